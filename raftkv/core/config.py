@@ -1,0 +1,120 @@
+"""The settings of the core, validated once."""
+
+from __future__ import annotations
+
+from enum import Enum
+
+from attrs import field, frozen
+
+from raftkv.core.types import APPLY_THREAD, NO_LIMIT
+from raftkv.errors import ConfigError
+
+
+class ReadMode(Enum):
+    """How reads are made linearizable."""
+
+    SAFE = "safe"  # a quorum round for each batch of reads (thesis 6.4)
+    LEASE = "lease"  # the leader's clock (thesis 6.4.1); needs ``check_quorum``
+
+
+@frozen(slots=True, kw_only=True)
+class Config:
+    """Settings of one member's core. Ticks are logical time; sizes are bytes.
+
+    The first group is Raft's and its extensions'; the second, off by default, is where raftkv does
+    better than the model it is compared with. ``Config.safest`` turns all of the second group on.
+    Raises :class:`~raftkv.errors.ConfigError` for values that make no cluster.
+    """
+
+    id: int
+    election_ticks: int = 10
+    heartbeat_ticks: int = 1
+    pre_vote: bool = False
+    check_quorum: bool = False
+    read_mode: ReadMode = ReadMode.SAFE
+    async_storage_writes: bool = True
+    append_bytes_max: int = NO_LIMIT
+    """Entries of one append message, encoded; at least one entry is sent."""
+    apply_bytes_max: int = 0
+    """Entries handed out and not yet reported applied; 0: the same as ``append_bytes_max``."""
+    uncommitted_bytes_max: int = NO_LIMIT
+    """Payload of entries in the leader's log above the applied ones; then proposals are refused."""
+    inflight_max: int = 256
+    """Appends under way to one peer; then it is paused."""
+    inflight_bytes_max: int = 0
+    """Payload of appends under way to one peer; 0: no limit."""
+    step_down_on_removal: bool = False
+    disable_change_validation: bool = False
+    disable_forwarding: bool = False
+    seed: int = 0
+    """Start of the generator of election timeouts; members should differ (0: the id is used)."""
+
+    single_voter_reads_wait: bool = False
+    """A single voter, too, answers reads only after a commit in its term."""
+    refuse_invalid_changes: bool = False
+    """A membership change that cannot be is refused with its reason, not turned into an empty entry."""
+    applied_bounds_commit: bool = False
+    """After restart the commit index is at least the applied one."""
+    reprobe_lost: bool = False
+    """A follower whose log lacks what it acknowledged says so and is probed again; else a fatal error."""
+    hand_over_first: bool = False
+    """A leader that leaves the membership hands over to the most advanced voter as it steps down."""
+    transfer_ends_lease: bool = False
+    """While leadership is handed over, no read is answered by lease."""
+    measured_lease: bool = False
+    """The lease counts from the sending of heartbeats a quorum answered, not from the last check."""
+    snapshot_timeout_ticks: int = 0
+    """A peer in snapshot state for longer is probed again; 0: never."""
+    recheck_campaign: bool = False
+    """A won pre-election, too, ends without campaign beside unapplied membership changes."""
+    report_dropped_reads: bool = False
+    """Reads that will never be answered are listed in Ready, those waiting at a step-down included."""
+    answer_forwarded: bool = False
+    """The leader tells the origin of a forwarded proposal that it refused it."""
+    verify_chain: bool = field(default=True)
+    """A follower recomputes the chain of entries it takes."""
+
+    def __attrs_post_init__(self) -> None:
+        """Refuse what RAFT_SEMANTICS section 12 refuses."""
+        if not 0 < self.id < APPLY_THREAD:
+            raise ConfigError(f"id must be between 1 and 2**64 - 3, not {self.id}")
+        if self.heartbeat_ticks < 1:
+            raise ConfigError(f"heartbeat_ticks must be at least 1, not {self.heartbeat_ticks}")
+        if self.election_ticks <= self.heartbeat_ticks:
+            raise ConfigError(
+                f"election_ticks ({self.election_ticks}) must be above"
+                f" heartbeat_ticks ({self.heartbeat_ticks})"
+            )
+        if self.inflight_max < 1:
+            raise ConfigError(f"inflight_max must be at least 1, not {self.inflight_max}")
+        if self.inflight_bytes_max and self.inflight_bytes_max < self.append_bytes_max:
+            raise ConfigError("inflight_bytes_max must not be below append_bytes_max")
+        if self.read_mode is ReadMode.LEASE and not self.check_quorum:
+            raise ConfigError("lease reads need check_quorum")
+        for name in ("append_bytes_max", "apply_bytes_max", "uncommitted_bytes_max"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must not be negative")
+
+    @property
+    def page_bytes_max(self) -> int:
+        """The apply budget in force."""
+        return self.apply_bytes_max or self.append_bytes_max
+
+
+SAFEST: dict[str, bool | int] = {
+    "pre_vote": True,
+    "check_quorum": True,
+    "step_down_on_removal": True,
+    "single_voter_reads_wait": True,
+    "refuse_invalid_changes": True,
+    "applied_bounds_commit": True,
+    "reprobe_lost": True,
+    "hand_over_first": True,
+    "transfer_ends_lease": True,
+    "measured_lease": True,
+    "snapshot_timeout_ticks": 300,
+    "recheck_campaign": True,
+    "report_dropped_reads": True,
+    "answer_forwarded": True,
+}
+"""What ``raftkv.open_node`` switches on."""

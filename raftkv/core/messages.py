@@ -1,0 +1,257 @@
+"""What members say to each other, one frozen class per kind.
+
+Every message names its ``sender`` and the member it is ``to``; ``term`` is the sender's term except where
+the class says otherwise (RAFT_SEMANTICS section 1). The last classes never leave the member: they are
+the requests and answers of its own storage threads.
+"""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from raftkv.core.types import Entry, HardState, Payload, Snapshot
+
+
+@frozen(slots=True)
+class PreVote:
+    """Would you vote for me? ``term`` is the term that would be campaigned for: own term + 1."""
+
+    sender: int
+    to: int
+    term: int
+    last_index: int
+    last_term: int
+    transfer: bool = False
+
+
+@frozen(slots=True)
+class PreVoteResponse:
+    """``term``: granted, that of the request; refused, the responder's own."""
+
+    sender: int
+    to: int
+    term: int
+    rejected: bool
+
+
+@frozen(slots=True)
+class RequestVote:
+    """A vote is asked for (§5.2, §5.4.1); ``transfer`` marks a hand-over, which overrides leases."""
+
+    sender: int
+    to: int
+    term: int
+    last_index: int
+    last_term: int
+    transfer: bool = False
+
+
+@frozen(slots=True)
+class VoteResponse:
+    """``term``: granted, that of the request; refused, the responder's own."""
+
+    sender: int
+    to: int
+    term: int
+    rejected: bool
+
+
+@frozen(slots=True)
+class AppendEntries:
+    """Entries after (``prev_index``, ``prev_term``), and the leader's commit index (§5.3)."""
+
+    sender: int
+    to: int
+    term: int
+    prev_index: int
+    prev_term: int
+    commit: int
+    entries: tuple[Entry, ...] = ()
+
+
+@frozen(slots=True)
+class AppendResponse:
+    """Accepted up to ``index``; or ``rejected`` at the probed ``index``, with a hint where logs may agree.
+
+    ``hint`` is the greatest index that could match and ``hint_term`` its term. ``lost`` says that the
+    sender's log ends before what it once acknowledged (only with ``Config.reprobe_lost``).
+    """
+
+    sender: int
+    to: int
+    term: int
+    index: int
+    rejected: bool = False
+    hint: int = 0
+    hint_term: int = 0
+    lost: bool = False
+
+
+@frozen(slots=True)
+class Heartbeat:
+    """The leader lives. ``read_position``: newest unconfirmed read, 0 for none. ``sent_tick``: the
+    leader's clock when it was sent, echoed to measure its lease."""
+
+    sender: int
+    to: int
+    term: int
+    commit: int
+    read_position: int = 0
+    sent_tick: int = 0
+
+
+@frozen(slots=True)
+class HeartbeatResponse:
+    """Echoes what the heartbeat carried."""
+
+    sender: int
+    to: int
+    term: int
+    read_position: int = 0
+    sent_tick: int = 0
+
+
+@frozen(slots=True)
+class InstallSnapshot:
+    """The log the receiver needs is compacted: here is the machine instead (§7)."""
+
+    sender: int
+    to: int
+    term: int
+    snapshot: Snapshot
+
+
+@frozen(slots=True)
+class TimeoutNow:
+    """Campaign at once: leadership is handed to you (thesis 3.10)."""
+
+    sender: int
+    to: int
+    term: int
+
+
+@frozen(slots=True)
+class TransferLeadership:
+    """A follower passes on the wish to hand leadership to ``target``.
+
+    ``term`` is 0 when it comes from the application.
+    """
+
+    sender: int
+    to: int
+    term: int
+    target: int
+
+
+@frozen(slots=True)
+class ForwardProposal:
+    """A follower passes a proposal on; ``sender`` is where it was made and ``request`` its id there."""
+
+    sender: int
+    to: int
+    payloads: tuple[Payload, ...]
+    request: int = 0
+
+
+@frozen(slots=True)
+class ProposalRefused:
+    """The leader could not take a forwarded proposal (only with ``Config.answer_forwarded``)."""
+
+    sender: int
+    to: int
+    term: int
+    request: int
+    reason: int
+
+
+@frozen(slots=True)
+class ReadIndexRequest:
+    """A follower asks at which index its read is linearizable (thesis 6.4)."""
+
+    sender: int
+    to: int
+    context: bytes
+    lease: bool = False
+
+
+@frozen(slots=True)
+class ReadIndexResponse:
+    """The read ``context`` is linearizable once ``index`` is applied."""
+
+    sender: int
+    to: int
+    term: int
+    index: int
+    context: bytes
+
+
+@frozen(slots=True)
+class StorageAppend:
+    """To the append thread: store these in one durable write, then deliver ``responses``."""
+
+    sender: int
+    to: int
+    hard_state: HardState | None
+    entries: tuple[Entry, ...]
+    snapshot: Snapshot | None
+    responses: tuple[Message, ...]
+
+
+@frozen(slots=True)
+class StorageAppendResponse:
+    """Everything up to (``index``, ``log_term``) is durable; ``term`` is that of the write's making.
+
+    ``index`` 0: nothing said about entries. ``number`` is that of the Ready that asked for the write.
+    """
+
+    sender: int
+    to: int
+    term: int
+    index: int
+    log_term: int
+    snapshot: Snapshot | None = None
+    number: int = 0
+
+
+@frozen(slots=True)
+class StorageApply:
+    """To the apply thread: apply these, then deliver ``responses``."""
+
+    sender: int
+    to: int
+    entries: tuple[Entry, ...]
+    responses: tuple[Message, ...]
+
+
+@frozen(slots=True)
+class StorageApplyResponse:
+    """These entries are applied."""
+
+    sender: int
+    to: int
+    entries: tuple[Entry, ...]
+
+
+PeerMessage = (
+    PreVote
+    | PreVoteResponse
+    | RequestVote
+    | VoteResponse
+    | AppendEntries
+    | AppendResponse
+    | Heartbeat
+    | HeartbeatResponse
+    | InstallSnapshot
+    | TimeoutNow
+    | TransferLeadership
+    | ForwardProposal
+    | ProposalRefused
+    | ReadIndexRequest
+    | ReadIndexResponse
+)
+"""What may travel between members."""
+
+LocalMessage = StorageAppend | StorageAppendResponse | StorageApply | StorageApplyResponse
+"""What a member says to its own storage threads, and they to it."""
+
+Message = PeerMessage | LocalMessage

@@ -1,0 +1,115 @@
+"""PORT: everything a node needs from the world that is not disk or network."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+from attrs import frozen
+
+T = TypeVar("T")
+
+
+class Clock(Protocol):
+    """Three clocks and a way to wait. Integers, nanoseconds."""
+
+    def monotonic_ns(self) -> int:
+        """Never jumps; stands still during suspend. For deadlines and ticks."""
+        ...
+
+    def boottime_ns(self) -> int:
+        """Like monotonic, but goes on during suspend. For the leader's lease."""
+        ...
+
+    def wall_ns(self) -> int:
+        """Unix time; may jump either way. For logs and certificates only."""
+        ...
+
+    async def sleep_until(self, monotonic_ns: int) -> None:
+        """Return once ``monotonic_ns()`` has reached the value; at once (after a checkpoint) if it has."""
+        ...
+
+
+class Rng(Protocol):
+    """Chance: one stream per node."""
+
+    def below(self, bound: int) -> int:
+        """A number from 0 up to and excluding ``bound`` (at least 1)."""
+        ...
+
+    def token(self, size_bytes: int) -> bytes:
+        """Unpredictable bytes, for identities."""
+        ...
+
+
+class Worker(Protocol):
+    """A named thread, or its simulated stand-in, that runs jobs one after another in order."""
+
+    def submit(self, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
+        """Run ``job`` off the loop, then call ``done`` with its result or exception on the loop.
+
+        Returns at once. ``done`` must not raise. After :meth:`close`, raises ClosedError.
+        """
+        ...
+
+    async def run(self, job: Callable[[], T]) -> T:
+        """Run ``job`` off the loop and return its result; cancellation abandons the wait, not the job."""
+        ...
+
+    async def close(self) -> None:
+        """Let the jobs submitted so far end, then end the thread. Shielded from cancellation."""
+        ...
+
+
+class Spawner(Protocol):
+    """The one way to start a task: named, owned by the node, its failure the node's failure."""
+
+    def spawn(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
+        """Start ``body`` as a task. An exception of it cancels the owner's scope and is raised there."""
+        ...
+
+
+class Waker(Protocol):
+    """A one-slot, repeatable event: the loop's doorbell. Loop thread only."""
+
+    def set(self) -> None:
+        """Ring; many rings before the next wait are one."""
+        ...
+
+    async def wait(self) -> None:
+        """Return at the next ring, or at once if it rang since the last return; then reset."""
+        ...
+
+
+class Workers(Protocol):
+    """Makes workers."""
+
+    def worker(self, name: str) -> Worker:
+        """A new worker of that name (``wal``, ``witness``, ``snapshot``)."""
+        ...
+
+
+class Environment(Protocol):
+    """Where we are."""
+
+    def pid(self) -> int:
+        """The process id; differs after a fork."""
+        ...
+
+    def thread_id(self) -> int:
+        """The calling thread's id."""
+        ...
+
+
+@frozen
+class Runtime:
+    """The world as one node sees it; give a node another one and it lives in a simulation."""
+
+    clock: Clock
+    rng: Rng
+    workers: Workers
+    environment: Environment
+    waker: Callable[[], Waker]
+    """Makes a new doorbell for the running event loop."""
+    buggify: Callable[[str], bool]
+    """Whether to misbehave at the named point; always False in production."""

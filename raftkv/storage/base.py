@@ -1,0 +1,212 @@
+"""PORT: where a node keeps its log, its hard state and its machine's rows.
+
+Two ports, one above the other. A :class:`Store` is named spaces of ordered bytes with atomic batches
+and one sync position for everything: RocksDB or memory. A :class:`LogStore` is raft's state written
+through such batches. The node opens one batch per turn and hands it to the log and to an on-disk
+machine, so that log, hard state, rows, applied index and membership change together.
+
+The only durable write is ``write(batch)`` (unsynced) and then ``sync()`` in the ``wal`` worker: one sync
+covers every batch written before it began.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import Enum
+from typing import Protocol
+
+from attrs import frozen
+
+from raftkv.core.types import Entry, HardState, Membership, Snapshot
+
+
+class Space(Enum):
+    """The named spaces of a store. Their names are on disk: they never change."""
+
+    LOG = "log"  # entries by index
+    META = "meta"  # identity, hard state, snapshot position, applied, membership
+    MACHINE = "machine"  # an on-disk machine's rows
+    IMAGE = "image"  # chunks of an in-memory machine's newest snapshot
+
+
+class Batch(Protocol):
+    """Changes that become visible, and durable, together or not at all. Later ones win."""
+
+    def put(self, space: Space, key: bytes, value: bytes) -> None:
+        """Set ``key`` to ``value``."""
+        ...
+
+    def delete(self, space: Space, key: bytes) -> None:
+        """Remove ``key``; no error if absent."""
+        ...
+
+    def delete_range(self, space: Space, start: bytes, stop: bytes) -> None:
+        """Remove every key from ``start`` up to and excluding ``stop``."""
+        ...
+
+    @property
+    def size_bytes(self) -> int:
+        """Roughly what the batch will cost in the write-ahead log; 0 when empty."""
+        ...
+
+
+class Reader(Protocol):
+    """A consistent view: the store itself, or a frozen moment of it."""
+
+    def get(self, space: Space, key: bytes) -> bytes | None:
+        """The value, or None. Raises StorageCorruptError rather than answer wrongly."""
+        ...
+
+    def scan(
+        self, space: Space, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows from ``start`` up to and excluding ``stop`` (None: to the end), in byte order.
+
+        Raises StorageCorruptError where rows are unreadable; never ends short in silence.
+        """
+        ...
+
+
+class View(Reader, Protocol):
+    """A frozen moment of a store, readable from any thread until closed."""
+
+    def close(self) -> None:
+        """Release it; the store cannot close before."""
+        ...
+
+
+class Store(Reader, Protocol):
+    """Named spaces of ordered bytes. Loop thread only, except ``sync`` and views."""
+
+    def batch(self) -> Batch:
+        """A new empty batch."""
+        ...
+
+    def write(self, batch: Batch) -> int:
+        """Make the batch visible, and return its position; it is durable once ``sync`` answers that or more.
+
+        Does not wait for the disk. Raises StorageStallError if RocksDB would stall (nothing was written;
+        try the same batch again), anything else poisons the store for good.
+        """
+        ...
+
+    def sync(self) -> int:
+        """Wait until everything written before the call is durable; answer the newest such position.
+
+        Blocks: call it in the ``wal`` worker. Raises StorageFailedError, which poisons the store for good.
+        """
+        ...
+
+    def view(self) -> View:
+        """A frozen moment: what is visible now."""
+        ...
+
+    def close(self) -> None:
+        """Release files and lock; needs all views closed. Later calls raise ClosedError."""
+        ...
+
+    @property
+    def written(self) -> int:
+        """Position of the last write; 0 at first."""
+        ...
+
+
+@frozen(slots=True)
+class Identity:
+    """Whose data this is. ``boot`` counts the openings of this directory, from 1."""
+
+    cluster_id: int
+    member_id: int
+    disk_uuid: bytes
+    boot: int
+
+
+@frozen(slots=True)
+class AppliedMark:
+    """How far the machine's durable state reaches, with the membership in force there."""
+
+    index: int = 0
+    term: int = 0
+    chain: int = 0
+    membership: Membership = Membership()
+
+
+@frozen(slots=True)
+class Recovered:
+    """What a log store reads back on start.
+
+    ``snapshot`` is the compaction point (index, term, chain) with the membership there; ``entries`` follow
+    it without gap. ``applied`` is the mark of the last batch that carried effects.
+    """
+
+    hard_state: HardState
+    snapshot: Snapshot
+    entries: tuple[Entry, ...]
+    applied: AppliedMark
+
+
+class LogStore(Protocol):
+    """Raft's state in a store: every method but ``recover`` only adds to the batch given."""
+
+    def recover(self) -> Recovered:
+        """Read everything back, checking each record and the chain. Raises StorageCorruptError."""
+        ...
+
+    def save_hard_state(self, batch: Batch, hard_state: HardState) -> None:
+        """Replace term, vote and commit."""
+        ...
+
+    def append(self, batch: Batch, entries: tuple[Entry, ...]) -> None:
+        """Store entries; everything stored from the first one's index on is replaced."""
+        ...
+
+    def install_snapshot(self, batch: Batch, snapshot: Snapshot) -> None:
+        """Replace the whole log by a snapshot position; applied becomes the same."""
+        ...
+
+    def compact(self, batch: Batch, snapshot: Snapshot) -> None:
+        """Forget entries up to and including ``snapshot.index``, which becomes the compaction point."""
+        ...
+
+    def mark_applied(self, batch: Batch, mark: AppliedMark) -> None:
+        """Say how far the effects in this batch reach."""
+        ...
+
+
+@frozen(slots=True)
+class WitnessRecord:
+    """What was last promised to others, kept beside the store to notice that the store lost it."""
+
+    identity: Identity
+    term: int
+    vote: int
+    last_index: int
+    last_term: int
+    last_chain: int
+
+
+class Storage(Protocol):
+    """One member's data directory, open: store, log, identity, and the witness that watches them."""
+
+    @property
+    def store(self) -> Store:
+        """The spaces."""
+        ...
+
+    @property
+    def log(self) -> LogStore:
+        """Raft's part of them."""
+        ...
+
+    @property
+    def identity(self) -> Identity:
+        """Whose directory it is."""
+        ...
+
+    def sync(self, promised: WitnessRecord) -> int:
+        """``store.sync()`` and then make the witness remember ``promised``. Blocks: ``wal`` worker only."""
+        ...
+
+    def close(self) -> None:
+        """Close store and witness. Idempotent."""
+        ...

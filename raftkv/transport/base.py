@@ -1,0 +1,75 @@
+"""PORT: how frames reach other members.
+
+Frames are bytes: the node encodes messages (``transport.codec``) and the adapter carries them whole, in
+order per lane, or not at all. Nothing here waits for a peer: queues are bounded and a full one drops,
+which Raft repairs by probing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from enum import IntEnum
+from typing import Protocol
+
+from attrs import frozen
+
+
+class Lane(IntEnum):
+    """Independent streams to one peer. The numbers are on the wire: they never change."""
+
+    RAFT = 1  # consensus messages, small and urgent
+    BULK = 2  # snapshot chunks
+
+
+@frozen(slots=True)
+class Hello:
+    """Who a member is, as exchanged in the handshake."""
+
+    cluster_id: int
+    member_id: int
+    disk_uuid: bytes
+    boot: int
+
+
+class Receiver(Protocol):
+    """The node's side. Called on the loop; must return quickly and not raise."""
+
+    def on_frame(self, peer: int, lane: Lane, frame: bytes) -> None:
+        """A whole, checksummed frame of an authenticated peer."""
+        ...
+
+    def on_up(self, peer: int, hello: Hello) -> None:
+        """A connection to or from the peer passed the handshake."""
+        ...
+
+    def on_down(self, peer: int) -> None:
+        """Frames to the peer are being lost: its last outgoing connection broke."""
+        ...
+
+    def accepts(self, hello: Hello) -> str | None:
+        """None to let the peer in; else the reason to refuse it (unknown id, changed disk uuid)."""
+        ...
+
+
+class Transport(Protocol):
+    """Carries frames between members. ``serve`` is the only way in."""
+
+    def serve(self, hello: Hello, receiver: Receiver) -> AbstractAsyncContextManager[None]:
+        """Listen and connect while the context is open. Raises TransportError if the port is in use."""
+        ...
+
+    def set_peers(self, addresses: Mapping[int, str]) -> None:
+        """The members to connect to, without ourselves; connections to others are closed."""
+        ...
+
+    def send(self, peer: int, frame: bytes, lane: Lane = Lane.RAFT) -> bool:
+        """Queue a frame; False if it was dropped at once (unknown peer, not connected, queue full).
+
+        Never blocks. Frames queued in one turn of the loop leave in one joined write.
+        """
+        ...
+
+    async def drained(self, peer: int, lane: Lane) -> bool:
+        """Wait until the lane's queue to the peer is at most half full; False if it is not connected."""
+        ...
