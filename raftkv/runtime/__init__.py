@@ -1,5 +1,5 @@
-"""The world as ports: clock, chance, threads, tasks, environment. Only ``system`` touches the real ones.
+"""The world as ports: clock, chance, threads, tasks, environment.
 
-Every other module gets them as a :class:`~raftkv.runtime.base.Runtime`, so that a simulator can run the
-very same code in virtual time.
+Only ``system`` touches the real ones. Every other module gets them as a
+:class:`~raftkv.runtime.base.Runtime`, so that a simulator can run the same code in virtual time.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
 from typing import Protocol, TypeVar
 
 from attrs import frozen
@@ -26,7 +26,10 @@ class Clock(Protocol):
         ...
 
     async def sleep_until(self, monotonic_ns: int) -> None:
-        """Return once ``monotonic_ns()`` has reached the value; at once (after a checkpoint) if it has."""
+        """Return once ``monotonic_ns()`` has reached the value.
+
+        At once, after a checkpoint, if it has already.
+        """
         ...
 
 
@@ -53,7 +56,10 @@ class Worker(Protocol):
         ...
 
     async def run(self, job: Callable[[], T]) -> T:
-        """Run ``job`` off the loop and return its result; cancellation abandons the wait, not the job."""
+        """Run ``job`` off the loop and return its result.
+
+        Cancellation abandons the wait, not the job.
+        """
         ...
 
     async def close(self) -> None:
@@ -65,7 +71,10 @@ class Spawner(Protocol):
     """The one way to start a task: named, owned by the node, its failure the node's failure."""
 
     def spawn(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
-        """Start ``body`` as a task. An exception of it cancels the owner's scope and is raised there."""
+        """Start ``body`` as a task.
+
+        An exception of it cancels the owner's scope and is raised there.
+        """
         ...
 
 
@@ -78,6 +87,30 @@ class Waker(Protocol):
 
     async def wait(self) -> None:
         """Return at the next ring, or at once if it rang since the last return; then reset."""
+        ...
+
+
+class Promise(Protocol[T]):
+    """A value to come, awaited by one task: what stands for a request on its way. Loop thread only.
+
+    The names are those of ``asyncio.Future``, which is one without a wrapper: thousands are made a
+    second. If the waiting task is cancelled the promise is done, and nobody looks at its value.
+    """
+
+    def set_result(self, value: T, /) -> None:
+        """Wake the waiter with a value; ask ``done`` first."""
+        ...
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Wake the waiter with an error; ask ``done`` first."""
+        ...
+
+    def done(self) -> bool:
+        """Whether it was kept, broken, or its waiter was cancelled."""
+        ...
+
+    def __await__(self) -> Generator[object, None, T]:
+        """Wait for it."""
         ...
 
 
@@ -111,5 +144,7 @@ class Runtime:
     environment: Environment
     waker: Callable[[], Waker]
     """Makes a new doorbell for the running event loop."""
+    promise: Callable[[], Promise[object]]
+    """Makes a new promise for the running event loop."""
     buggify: Callable[[str], bool]
     """Whether to misbehave at the named point; always False in production."""
