@@ -28,28 +28,35 @@ class _Fields:
     """Which attributes hold sets and which functions return them, by their annotations."""
 
     def __init__(self, package: Iterable[Module]) -> None:
-        sets: set[str] = set()
-        others: set[str] = set()
+        self.sets_of: dict[str, set[str]] = {}
         self.functions: set[str] = set()
+        others: set[str] = set()
         for module in package:
             for node in ast.walk(module.tree):
                 if isinstance(node, ast.ClassDef):
-                    for name, says_set in _annotated(node.body):
-                        (sets if says_set else others).add(name)
-                elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Attribute):
-                    (sets if _says_set(node.annotation) else others).add(node.target.attr)
-                elif isinstance(node, ast.Assign) and _makes_set(node.value):
-                    sets.update(to.attr for to in node.targets if isinstance(to, ast.Attribute))
+                    sets = self.sets_of.setdefault(node.name, set())
+                    for name, is_set in _fields(node):
+                        (sets if is_set else others).add(name)
                 elif isinstance(node, ast.FunctionDef) and _says_set(node.returns):
                     self.functions.add(node.name)
         # A name that is a tuple in one class and a set in another tells nothing by itself.
-        self.attributes = sets - others
+        self.sets = {name for names in self.sets_of.values() for name in names} - others
 
 
-def _annotated(body: Iterable[ast.stmt]) -> Iterator[tuple[str, bool]]:
-    for node in body:
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            yield node.target.id, _says_set(node.annotation)
+def _fields(root: ast.ClassDef) -> Iterator[tuple[str, bool]]:
+    """The attributes a class gives itself, and whether they are sets."""
+    for node in ast.walk(root):
+        match node:
+            case ast.AnnAssign(target=ast.Name(id=name), annotation=annotation) if (
+                node in root.body
+            ):
+                yield name, _says_set(annotation)
+            case ast.AnnAssign(target=ast.Attribute(attr=name), annotation=annotation):
+                yield name, _says_set(annotation)
+            case ast.Assign(targets=[ast.Attribute(attr=name)], value=value) if _makes_set(value):
+                yield name, True
+            case _:
+                pass
 
 
 def _makes_set(value: ast.expr) -> bool:
@@ -66,28 +73,36 @@ def _says_set(annotation: ast.expr | None) -> bool:
 
 
 class _Scope:
-    """One function, or a module's top: which of its names are sets."""
+    """One function, or a module's top: which names are sets, and of which class the others."""
 
-    def __init__(self, root: ast.AST, fields: _Fields, outer: frozenset[str] = frozenset()) -> None:
+    def __init__(self, root: ast.AST, fields: _Fields, outer: _Scope | None, owner: str) -> None:
         self.nodes = tuple(_own_nodes(root))
         self._fields = fields
-        self._names = set(outer)
+        self._names: set[str] = set(outer._names) if outer else set()
+        self._class_of = {"self": owner}
         for node in self.nodes:
-            if isinstance(node, ast.arg):
-                self._learn(node.arg, _says_set(node.annotation))
+            if isinstance(node, ast.arg) and node.annotation:
+                self._learn(node.arg, node.annotation)
             elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                self._learn(node.target.id, _says_set(node.annotation))
+                self._learn(node.target.id, node.annotation)
             elif isinstance(node, ast.Assign):
                 for target in node.targets:
-                    if isinstance(target, ast.Name) and self.holds(node.value):
-                        self._names.add(target.id)
+                    if isinstance(target, ast.Name):
+                        self._learn_from(target.id, node.value)
 
-    @property
-    def names(self) -> frozenset[str]:
-        return frozenset(self._names)
+    def _learn(self, name: str, annotation: ast.expr) -> None:
+        (self._names.add if _says_set(annotation) else self._names.discard)(name)
+        self._class_of[name] = ast.unparse(annotation).strip("'\"")
 
-    def _learn(self, name: str, says_set: bool) -> None:
-        (self._names.add if says_set else self._names.discard)(name)
+    def _learn_from(self, name: str, value: ast.expr) -> None:
+        if self.holds(value):
+            self._names.add(name)
+        elif isinstance(value, ast.Call):
+            self._class_of[name] = dotted(value.func)
+
+    def _is_set_attribute(self, owner: str, name: str) -> bool:
+        owner = self._class_of.get(owner, "")
+        return name in self._fields.sets_of.get(owner, self._fields.sets)
 
     def holds(self, node: ast.expr) -> bool:
         """Whether an expression is, as far as this can tell, a set."""
@@ -96,8 +111,8 @@ class _Scope:
                 return True
             case ast.Name(id=name):
                 return name in self._names
-            case ast.Attribute(attr=name):
-                return name in self._fields.attributes
+            case ast.Attribute(value=value, attr=name):
+                return self._is_set_attribute(dotted(value), name)
             case ast.BinOp(left=left, op=op, right=right):
                 return isinstance(op, _SET_OPERATORS) and (self.holds(left) or self.holds(right))
             case ast.Call(func=ast.Attribute(value=value, attr=name)) if name in _SET_METHODS:
@@ -119,29 +134,29 @@ def _own_nodes(root: ast.AST) -> Iterator[ast.AST]:
             yield from _own_nodes(node)
 
 
-def _functions(root: ast.AST) -> Iterator[ast.AST]:
-    """The functions directly in a scope, those in its classes included."""
+def _functions(root: ast.AST, owner: str = "") -> Iterator[tuple[ast.AST, str]]:
+    """The functions directly in a scope, those in its classes included, with their class."""
     for node in ast.iter_child_nodes(root):
         if isinstance(node, _FUNCTIONS):
-            yield node
+            yield node, owner
         else:
-            yield from _functions(node)
+            yield from _functions(node, node.name if isinstance(node, ast.ClassDef) else owner)
 
 
 def unordered_walks(module: Module, package: Iterable[Module] = ()) -> Iterator[Finding]:
     """Every place where the order of a set reaches a result."""
     fields = _Fields((*package, module))
 
-    def visit(root: ast.AST, outer: frozenset[str]) -> Iterator[Finding]:
-        scope = _Scope(root, fields, outer)
+    def visit(root: ast.AST, outer: _Scope | None, owner: str) -> Iterator[Finding]:
+        scope = _Scope(root, fields, outer, owner)
         free = _walked_in_any_order(scope.nodes)
         for node in scope.nodes:
             if node not in free and any(scope.holds(walked) for walked in _walked(node)):
                 yield module.finding(node, _RULE)
-        for function in _functions(root):
-            yield from visit(function, scope.names)
+        for function, of_class in _functions(root):
+            yield from visit(function, scope, of_class or owner)
 
-    yield from visit(module.tree, frozenset())
+    yield from visit(module.tree, None, "")
 
 
 def _walked(node: ast.AST) -> list[ast.expr]:
@@ -192,6 +207,9 @@ def test_the_core_never_depends_on_the_order_of_a_set() -> None:
         "    def f(self):\n        for node in self.voters: send(node)",
         "class D:\n    def __init__(self):\n        self.gone = set[int]()\n"
         "    def f(self):\n        for node in self.gone: send(node)",
+        "class M:\n    gone: tuple[int]\n"
+        "class D:\n    def __init__(self):\n        self.gone = {1}\n"
+        "def f():\n    d = D()\n    for node in d.gone: send(node)",
         "def voters() -> set[int]: ...\nresult = {node: 0 for node in voters()}",
         "voters = {1, 2}\nfirst = next(iter(voters))",
         "voters = {1, 2}\nfirst = voters.pop()",
