@@ -135,7 +135,7 @@ def leave_joint(
     draft = _Draft(membership, progress, 0)
     draft.learners |= draft.learners_next
     draft.learners_next = set()
-    for node in draft.outgoing - draft.incoming - draft.learners:
+    for node in sorted(draft.outgoing - draft.incoming - draft.learners):
         del draft.progress[node]
     draft.outgoing = set()
     return draft.freeze(False)
