@@ -1,8 +1,8 @@
 """PORT: how frames reach other members.
 
-Frames are bytes: the node encodes messages (``transport.codec``) and the adapter carries them whole, in
-order per lane, or not at all. Nothing here waits for a peer: queues are bounded and a full one drops,
-which Raft repairs by probing.
+Frames are bytes: the node encodes messages (``transport.codec``) and the adapter carries them
+whole, in order per lane, or not at all. Nothing here waits for a peer: queues are bounded and a
+full one drops, which Raft repairs by probing.
 """
 
 from __future__ import annotations
@@ -24,31 +24,43 @@ class Lane(IntEnum):
 
 @frozen(slots=True)
 class Hello:
-    """Who a member is, as exchanged in the handshake."""
+    """Who a member is, as exchanged in the handshake.
+
+    ``address`` is where the member says it can be reached. Ids are pure functions of addresses, so
+    that a receiver can judge a member it has not yet heard of; over TLS the certificate must name
+    the address's host.
+    """
 
     cluster_id: int
     member_id: int
     disk_uuid: bytes
     boot: int
+    address: str = ""
 
 
 class Receiver(Protocol):
-    """The node's side. Called on the loop; must return quickly and not raise."""
+    """The node's side. Called on the loop; must return quickly and not raise.
+
+    An exception that escapes all the same ends ``serve``, which raises it: the node's failure.
+    """
 
     def on_frame(self, peer: int, lane: Lane, frame: bytes) -> None:
         """A whole, checksummed frame of an authenticated peer."""
         ...
 
     def on_up(self, peer: int, hello: Hello) -> None:
-        """A connection to or from the peer passed the handshake."""
+        """A connection to or from the peer passed the handshake; called for each one."""
         ...
 
     def on_down(self, peer: int) -> None:
-        """Frames to the peer are being lost: its last outgoing connection broke."""
+        """Frames to the peer are being lost: the outgoing connection of its RAFT lane broke."""
         ...
 
     def accepts(self, hello: Hello) -> str | None:
-        """None to let the peer in; else the reason to refuse it (unknown id, changed disk uuid)."""
+        """None to let the peer in; else the reason to refuse it (unknown id, changed disk uuid).
+
+        Asked in every handshake, whichever side connected, before ``on_up``.
+        """
         ...
 
 
@@ -56,20 +68,30 @@ class Transport(Protocol):
     """Carries frames between members. ``serve`` is the only way in."""
 
     def serve(self, hello: Hello, receiver: Receiver) -> AbstractAsyncContextManager[None]:
-        """Listen and connect while the context is open. Raises TransportError if the port is in use."""
+        """Listen and connect while the context is open.
+
+        Raises TransportError if the port is in use, UsageError if it is being served already.
+        """
         ...
 
     def set_peers(self, addresses: Mapping[int, str]) -> None:
-        """The members to connect to, without ourselves; connections to others are closed."""
+        """The members to connect to, without ourselves; connections to others are closed.
+
+        May be called before and during ``serve``. Raises ConfigError for an address that cannot be.
+        """
         ...
 
     def send(self, peer: int, frame: bytes, lane: Lane = Lane.RAFT) -> bool:
         """Queue a frame; False if it was dropped at once (unknown peer, not connected, queue full).
 
-        Never blocks. Frames queued in one turn of the loop leave in one joined write.
+        Never blocks. Frames queued in one turn of the loop leave in one joined write. Raises
+        RequestTooLargeError for a frame that no queue would ever take.
         """
         ...
 
     async def drained(self, peer: int, lane: Lane) -> bool:
-        """Wait until the lane's queue to the peer is at most half full; False if it is not connected."""
+        """Wait until the lane's queue to the peer is at most half full.
+
+        False if it is not connected, or the connection breaks meanwhile.
+        """
         ...

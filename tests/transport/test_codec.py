@@ -1,0 +1,238 @@
+"""Messages survive the way through bytes; hostile bytes raise WireError and nothing else."""
+
+from __future__ import annotations
+
+import struct
+import tracemalloc
+from typing import get_args
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from raftkv.core.messages import (
+    AppendEntries,
+    AppendResponse,
+    ForwardProposal,
+    Heartbeat,
+    HeartbeatResponse,
+    InstallSnapshot,
+    PeerMessage,
+    PreVote,
+    PreVoteResponse,
+    ProposalRefused,
+    ReadIndexRequest,
+    ReadIndexResponse,
+    RequestVote,
+    StorageApplyResponse,
+    TimeoutNow,
+    TransferLeadership,
+    VoteResponse,
+)
+from raftkv.core.types import Entry, EntryKind, Membership, Payload, Snapshot
+from raftkv.errors import InvariantError, WireError
+from raftkv.transport.codec import ITEMS_MAX, decode_messages, encode_messages, misrouted
+
+numbers = st.integers(0, 2**64 - 1) | st.integers(0, 20)
+truths = st.booleans()
+blobs = st.binary(max_size=200)
+kinds = st.sampled_from(EntryKind)
+entries = st.builds(Entry, numbers, numbers, kinds, blobs, numbers)
+members = st.lists(numbers, max_size=5).map(tuple)
+memberships = st.builds(Membership, members, members, members, members, truths)
+snapshots = st.builds(Snapshot, numbers, numbers, numbers, memberships, blobs)
+payloads = st.builds(Payload, kinds, blobs)
+
+STRATEGIES: dict[type, st.SearchStrategy[PeerMessage]] = {
+    PreVote: st.builds(PreVote, numbers, numbers, numbers, numbers, numbers, truths),
+    PreVoteResponse: st.builds(PreVoteResponse, numbers, numbers, numbers, truths),
+    RequestVote: st.builds(RequestVote, numbers, numbers, numbers, numbers, numbers, truths),
+    VoteResponse: st.builds(VoteResponse, numbers, numbers, numbers, truths),
+    AppendEntries: st.builds(
+        AppendEntries,
+        numbers,
+        numbers,
+        numbers,
+        numbers,
+        numbers,
+        numbers,
+        st.lists(entries, max_size=6).map(tuple),
+    ),
+    AppendResponse: st.builds(
+        AppendResponse, numbers, numbers, numbers, numbers, truths, numbers, numbers, truths
+    ),
+    Heartbeat: st.builds(Heartbeat, numbers, numbers, numbers, numbers, numbers, numbers),
+    HeartbeatResponse: st.builds(HeartbeatResponse, numbers, numbers, numbers, numbers, numbers),
+    InstallSnapshot: st.builds(InstallSnapshot, numbers, numbers, numbers, snapshots),
+    TimeoutNow: st.builds(TimeoutNow, numbers, numbers, numbers),
+    TransferLeadership: st.builds(TransferLeadership, numbers, numbers, numbers, numbers),
+    ForwardProposal: st.builds(
+        ForwardProposal, numbers, numbers, st.lists(payloads, max_size=6).map(tuple), numbers
+    ),
+    ProposalRefused: st.builds(ProposalRefused, numbers, numbers, numbers, numbers),
+    ReadIndexRequest: st.builds(ReadIndexRequest, numbers, numbers, blobs, truths),
+    ReadIndexResponse: st.builds(ReadIndexResponse, numbers, numbers, numbers, numbers, blobs),
+}
+messages = st.one_of(*STRATEGIES.values())
+batches = st.lists(messages, min_size=1, max_size=5).map(tuple)
+
+EMPTY = Entry(1, 1, EntryKind.NORMAL, b"", 0)
+
+
+def append(*entries: Entry) -> AppendEntries:
+    return AppendEntries(1, 2, 3, 4, 3, 4, entries)
+
+
+def test_every_message_of_the_protocol_is_tried_here() -> None:
+    assert set(STRATEGIES) == set(get_args(PeerMessage))
+
+
+@given(batches)
+def test_messages_come_back_equal_and_in_order(batch: tuple[PeerMessage, ...]) -> None:
+    assert decode_messages(encode_messages(batch)) == batch
+
+
+@pytest.mark.parametrize("cls", STRATEGIES, ids=lambda cls: cls.__name__)
+def test_each_kind_comes_back_with_fields_of_the_same_type(cls: type) -> None:
+    @given(STRATEGIES[cls])
+    def check(message: PeerMessage) -> None:
+        (back,) = decode_messages(encode_messages([message]))
+        assert back == message
+        assert repr(back) == repr(message)  # False == 0, but their reprs differ
+
+    check()
+
+
+def test_the_bytes_of_a_message_never_change() -> None:
+    one = append(Entry(7, 5, EntryKind.CHANGE, b"xyz", 9))
+    expected = struct.pack("<BBQQQQQQIQQQBI3s", 1, 1, 1, 2, 3, 4, 3, 4, 1, 7, 5, 9, 2, 3, b"xyz")
+    assert encode_messages([one]) == expected
+    answer = AppendResponse(2, 1, 3, 5, True, 4, 2, False)
+    assert encode_messages([answer]) == struct.pack("<BBQQQQBQQB", 1, 2, 2, 1, 3, 5, 1, 4, 2, 0)
+
+
+@given(batches, st.data())
+def test_a_frame_cut_anywhere_is_a_wire_error(
+    batch: tuple[PeerMessage, ...], data: st.DataObject
+) -> None:
+    frame = encode_messages(batch)
+    cut = data.draw(st.integers(0, len(frame) - 1))
+    try:
+        assert decode_messages(frame[:cut]) == batch[: len(decode_messages(frame[:cut]))]
+    except WireError:
+        return
+    # Cut between two messages, the rest is a whole frame of its own.
+    assert any(len(encode_messages(batch[:n])) == cut for n in range(1, len(batch)))
+
+
+@given(batches, st.binary(min_size=1, max_size=8))
+def test_trailing_bytes_are_refused_or_are_messages(
+    batch: tuple[PeerMessage, ...], tail: bytes
+) -> None:
+    with pytest.raises(WireError):
+        decode_messages(encode_messages(batch) + tail)  # no message is that short
+
+
+@given(batches, st.data())
+def test_what_is_accepted_is_canonical_whatever_was_changed(
+    batch: tuple[PeerMessage, ...], data: st.DataObject
+) -> None:
+    frame = bytearray(encode_messages(batch))
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(frame) - 1))
+        frame[at] = data.draw(st.integers(0, 255))
+    try:
+        accepted = decode_messages(bytes(frame))
+    except WireError:
+        return
+    assert encode_messages(accepted) == frame
+
+
+@given(st.binary(max_size=300) | st.binary(max_size=300).map(lambda tail: b"\x01" + tail))
+@example(b"")
+@example(b"\x01")
+@example(b"\x02" + b"\x03" * 60)
+def test_arbitrary_bytes_raise_a_wire_error_or_are_messages(frame: bytes) -> None:
+    try:
+        accepted = decode_messages(frame)
+    except WireError:
+        return
+    assert encode_messages(accepted) == frame
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        struct.pack("<BBQQQQQQI", 1, 1, 1, 2, 3, 4, 3, 4, 2**32 - 1),
+        struct.pack("<BBQQQQQQIQQQBI", 1, 1, 1, 2, 3, 4, 3, 4, 1, 7, 5, 9, 0, 2**32 - 1),
+        struct.pack("<BBQQQI", 1, 12, 1, 2, 3, 2**32 - 1),
+        struct.pack("<BBQQBI", 1, 14, 1, 2, 0, 2**32 - 1),
+        struct.pack("<BBQQQQQQBHHHHI", 1, 9, 1, 2, 3, 4, 5, 6, 0, *[2**16 - 1] * 4, 2**32 - 1),
+    ],
+    ids=["entries", "entry", "payloads", "context", "snapshot"],
+)
+def test_an_announced_size_costs_no_memory(bomb: bytes) -> None:
+    tracemalloc.start()
+    try:
+        with pytest.raises(WireError):
+            decode_messages(bomb)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
+
+
+def test_a_frame_full_of_empty_entries_costs_at_most_eight_mib() -> None:
+    frame = encode_messages([append(*[Entry(2**60, 2**61, EntryKind.NORMAL, b"", 2**62)] * 32_767)])
+    tracemalloc.start()
+    try:
+        assert len(decode_messages(frame)) == 1
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8 * 2**20
+
+
+@pytest.mark.parametrize("over", [-1, 0, 1])
+def test_items_in_a_frame_are_bounded_on_both_ways(over: int) -> None:
+    entries = (EMPTY,) * (ITEMS_MAX - 2 + over)
+    pair = (append(*entries), TimeoutNow(1, 2, 3))
+    if over <= 0:
+        assert decode_messages(encode_messages(pair)) == pair
+        return
+    with pytest.raises(InvariantError, match="at most"):
+        encode_messages(pair)
+    first = bytearray(encode_messages([append(*entries)]))
+    with pytest.raises(WireError, match="more than"):
+        decode_messages(bytes(first) + encode_messages([TimeoutNow(1, 2, 3)])[1:])
+    first[50:54] = (ITEMS_MAX + 1).to_bytes(4, "little")  # the count, announced too high
+    with pytest.raises(WireError, match="more than"):
+        decode_messages(bytes(first))
+
+
+def test_what_cannot_be_sent_is_refused_before_it_is_sent() -> None:
+    with pytest.raises(InvariantError, match="at least one"):
+        encode_messages([])
+    with pytest.raises(InvariantError, match="cannot be sent"):
+        encode_messages([TimeoutNow(1, 2, -1)])
+    with pytest.raises(InvariantError, match="never leaves"):
+        encode_messages([StorageApplyResponse(1, 2, ())])  # type: ignore[list-item] # pyright: ignore[reportArgumentType]
+
+
+def test_messages_in_the_name_of_another_are_found() -> None:
+    fine = Heartbeat(1, 2, 3, 4)
+    assert misrouted([fine, append()], peer=1, me=2) is None
+    stolen = VoteResponse(3, 2, 9, False)
+    assert misrouted([fine, stolen], peer=1, me=2) is stolen
+    astray = Heartbeat(1, 3, 3, 4)
+    assert misrouted([astray], peer=1, me=2) is astray
+
+
+def test_a_relayed_wish_keeps_its_origin() -> None:
+    relayed: list[PeerMessage] = [
+        ForwardProposal(3, 2, (Payload(EntryKind.NORMAL, b""),)),
+        ReadIndexRequest(3, 2, b"c"),
+        TransferLeadership(3, 2, 1, 3),
+    ]
+    assert misrouted(relayed, peer=1, me=2) is None
+    assert misrouted(relayed, peer=1, me=4) is relayed[0]
