@@ -1,0 +1,148 @@
+"""What applications hold: keys with their revisions, spans of keys, and the results of operations.
+
+Words as in etcd: a *revision* counts the writes of the whole store (a fresh store is at 1, its
+first write makes 2), a *version* counts the writes of one key since it was created, and a delete
+ends that life.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from attrs import frozen
+
+from raftkv.errors import InvalidArgumentError
+
+FIRST_REVISION: Final = 1
+"""The revision of a store that nobody has written to."""
+
+KEY_BYTES_MAX: Final = 64 * 1024
+"""Longest key; a longer one is refused before it is proposed."""
+
+REQUEST_BYTES_MAX: Final = 1536 * 1024
+"""Longest encoded command (etcd's 1.5 MiB); a longer one is refused before it is proposed."""
+
+
+@frozen(slots=True)
+class KeyValue:
+    """One key as of one revision.
+
+    ``create_revision`` is the revision that created it in its present life, ``mod_revision`` the
+    one that changed it last, ``version`` the number of puts since creation (1 at first), ``lease``
+    the id of the KV lease it is attached to, or 0.
+    """
+
+    key: bytes
+    value: bytes
+    create_revision: int
+    mod_revision: int
+    version: int
+    lease: int = 0
+
+
+@frozen(slots=True)
+class PutResult:
+    """A put, as ``revision``; ``previous`` is what it replaced, if that was asked for."""
+
+    revision: int
+    previous: KeyValue | None = None
+
+
+@frozen(slots=True)
+class DeleteResult:
+    """How many keys were deleted; if none, ``revision`` is the store's unchanged one.
+
+    ``previous`` holds what they were, in key order, if that was asked for.
+    """
+
+    revision: int
+    deleted: int
+    previous: tuple[KeyValue, ...] = ()
+
+
+@frozen(slots=True)
+class RangeResult:
+    """The keys found, in key order, as of the revision asked for.
+
+    ``count`` is the number of keys in the range whatever the limit (unless ``counted=False`` was
+    asked: then it is the number of items). ``more`` says that the limit cut the items short.
+    ``revision`` is the store's current one at the time of the read, not the one asked for.
+    """
+
+    items: tuple[KeyValue, ...]
+    count: int
+    more: bool
+    revision: int
+
+
+@frozen(slots=True)
+class Refused:
+    """A command that every member refused alike, without effect; ``message`` says why."""
+
+    message: str
+
+
+KvResult = PutResult | DeleteResult | Refused
+"""What applying one command gives."""
+
+
+@frozen(slots=True)
+class Span:
+    """The keys from ``start`` up to and excluding ``stop``; None means to the end."""
+
+    start: bytes
+    stop: bytes | None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no key can lie in it."""
+        return self.stop is not None and self.start >= self.stop
+
+
+EVERYTHING: Final = Span(b"", None)
+
+
+def prefix_stop(prefix: bytes) -> bytes | None:
+    """The first key behind all keys that begin with ``prefix``; None if there is none.
+
+    The last byte below 0xff is incremented and what follows it dropped.
+    """
+    stripped = prefix.rstrip(b"\xff")
+    if not stripped:
+        return None
+    return stripped[:-1] + bytes((stripped[-1] + 1,))
+
+
+def prefix_span(prefix: bytes) -> Span:
+    """All keys that begin with ``prefix``; every key for the empty prefix."""
+    return Span(prefix, prefix_stop(prefix))
+
+
+def to_bytes(what: str, given: object) -> bytes:
+    """``given`` as bytes: ``str`` is encoded as UTF-8, ``bytes`` taken as they are.
+
+    Anything else raises InvalidArgumentError, in whose sentence ``what`` names the argument.
+    """
+    if isinstance(given, str):
+        try:
+            return given.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidArgumentError(
+                f"{what} cannot be encoded as UTF-8 ({error.reason}); pass bytes instead"
+            ) from error
+    if isinstance(given, bytes):
+        return bytes(given)
+    raise InvalidArgumentError(f"{what} must be str or bytes, not {type(given).__name__}")
+
+
+def check_key(what: str, key: bytes) -> bytes:
+    """``key`` if a store can hold it. Raises InvalidArgumentError if it is empty or too long."""
+    if not key:
+        raise InvalidArgumentError(
+            f"key is not provided: {what} is empty; give it at least one byte"
+        )
+    if len(key) > KEY_BYTES_MAX:
+        raise InvalidArgumentError(
+            f"{what} is too large: {len(key)} bytes, at most {KEY_BYTES_MAX}; shorten it"
+        )
+    return key
