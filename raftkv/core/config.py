@@ -62,7 +62,10 @@ class Config:
     transfer_ends_lease: bool = False
     """While leadership is handed over, no read is answered by lease."""
     measured_lease: bool = False
-    """The lease counts from the sending of heartbeats a quorum answered, not from the last check."""
+    """The lease counts from the sending of heartbeats a quorum answered, not from the last check.
+
+    It then tolerates clock rates that differ by 20 %, and a restarted member gives no vote for
+    ``election_ticks``, because it forgot what it promised."""
     snapshot_timeout_ticks: int = 0
     """A peer in snapshot state for longer is probed again; 0: never."""
     recheck_campaign: bool = False

@@ -92,7 +92,7 @@ class Log:
     def __repr__(self) -> str:
         return (
             f"Log({self.base_term}/{self.base_index} .. {self.last_term}/{self.last_index},"
-            f" chain={self.last_chain:016x})"
+            f" chain={self.base_chain:016x}..{self.last_chain:016x})"
         )
 
     def has_term(self, index: int) -> bool:
@@ -118,21 +118,22 @@ class Log:
             last_term == self.last_term and last_index >= self.last_index
         )
 
-    def last_at_most(self, index: int, term: int) -> int:
-        """The greatest index up to ``index`` whose term is at most ``term``, for probing hints.
+    def last_at_most(self, index: int, term: int) -> tuple[int, int]:
+        """The greatest index up to ``index`` whose term is at most ``term``, with its term.
 
-        Ends at the compaction point if its term is still greater, or at ``index`` itself if that
-        lies outside the window.
+        For probing hints. Where the search leaves the window, that index with term 0.
         """
         if not self.has_term(index):
-            return index
+            return index, 0
         for first, run_term in reversed(self.runs):
             if index < first:
                 continue
             if run_term <= term:
-                return index
+                return index, run_term
             index = first - 1
-        return index
+        if self.base_term <= term:
+            return index, self.base_term
+        return index - 1, 0
 
     def entry(self, index: int) -> Entry:
         """The entry at ``index``, which must lie in the window."""

@@ -75,7 +75,10 @@ def normalised(membership: Membership) -> Membership:
 
 
 def apply_change(
-    membership: Membership, progress: tuple[Progress, ...], change: MembershipChange, last_index: int
+    membership: Membership,
+    progress: tuple[Progress, ...],
+    change: MembershipChange,
+    last_index: int,
 ) -> tuple[Membership, tuple[Progress, ...]]:
     """The configuration and the peers after the change. Raises MembershipError if it cannot be."""
     if leaves_joint(change):

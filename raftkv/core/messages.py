@@ -90,7 +90,8 @@ class AppendResponse:
 @frozen(slots=True)
 class Heartbeat:
     """The leader lives. ``read_position``: newest unconfirmed read, 0 for none. ``sent_tick``: the
-    leader's clock when it was sent, echoed to measure its lease."""
+    leader's clock when it was sent, echoed to measure its lease.
+    """
 
     sender: int
     to: int
@@ -155,11 +156,13 @@ class ForwardProposal:
 
 @frozen(slots=True)
 class ProposalRefused:
-    """The leader could not take a forwarded proposal (only with ``Config.answer_forwarded``)."""
+    """A forwarded proposal was not taken (only with ``Config.answer_forwarded``). Carries no term.
+
+    ``reason`` is a number of :class:`~raftkv.core.ready.Refusal`.
+    """
 
     sender: int
     to: int
-    term: int
     request: int
     reason: int
 

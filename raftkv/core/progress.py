@@ -54,9 +54,7 @@ class Progress:
 
 def new_progress(peer: int, *, match: int, next_index: int, active: bool) -> Progress:
     """A peer of whom nothing more is known: probed from ``next_index``."""
-    return Progress(
-        peer, match, next_index, ProgressState.PROBE, False, 0, active, 0, (), 0, 0, 0
-    )
+    return Progress(peer, match, next_index, ProgressState.PROBE, False, 0, active, 0, (), 0, 0, 0)
 
 
 class Peer:

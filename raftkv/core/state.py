@@ -121,6 +121,8 @@ class State:
     lead_ticks: int
     """Ticks since this member became leader."""
     lease_given_up: bool
+    hold_ticks: int
+    """Ticks after a restart during which no vote is given, lest a lease promised before is broken."""
     # the outside
     outbox: Outbox
     told_soft: SoftState
@@ -130,7 +132,7 @@ class State:
 
     @property
     def id(self) -> int:
-        """This member's id."""
+        """Id of this member."""
         return self.config.id
 
     @property
@@ -175,6 +177,7 @@ class Draft:
         "election_elapsed",
         "handed",
         "heartbeat_elapsed",
+        "hold_ticks",
         "incoming",
         "incoming_handed",
         "lead_ticks",
@@ -240,6 +243,7 @@ class Draft:
         self.reads = state.reads
         self.lead_ticks = state.lead_ticks
         self.lease_given_up = state.lease_given_up
+        self.hold_ticks = state.hold_ticks
         self.outbox = state.outbox
         self.told_soft = state.told_soft
         self.told_hard = state.told_hard
@@ -263,6 +267,10 @@ class Draft:
                     peer = self.peers[node] = Peer(progress)
                     break
         return peer
+
+    def tracks(self, node: int) -> bool:
+        """Whether there is such a peer."""
+        return any(progress.id == node for progress in self.progress)
 
     def set_progress(self, progress: tuple[Progress, ...]) -> None:
         """Replace all peers."""
@@ -312,6 +320,7 @@ class Draft:
             self.reads,
             self.lead_ticks,
             self.lease_given_up,
+            self.hold_ticks,
             self._joined_outbox(),
             self.told_soft,
             self.told_hard,

@@ -1,0 +1,162 @@
+"""ready(): everything that now has to be done, taken out of State."""
+
+from __future__ import annotations
+
+from raftkv.core.ensure import ensure
+from raftkv.core.messages import Message, PeerMessage, StorageAppendResponse
+from raftkv.core.ready import Answer, Ready
+from raftkv.core.state import EMPTY_OUTBOX, Draft, Outbox, Page, State, Write
+from raftkv.core.types import APPEND_THREAD, Entry, HardState, Snapshot
+
+
+def has_ready(state: State) -> bool:
+    """Whether ``ready`` would give anything to do."""
+    if state.outbox is not EMPTY_OUTBOX and state.outbox != EMPTY_OUTBOX:
+        return True
+    if state.handed <= state.log.last_index:
+        return True
+    told = state.told_hard
+    if told.commit != state.commit or told.term != state.term or told.vote != state.vote:
+        return True
+    soft = state.told_soft
+    if soft.role is not state.role or soft.leader != state.leader:
+        return True
+    if state.incoming is not None:
+        return not state.incoming_handed
+    return not state.apply_paused and state.applying < _appliable(state)
+
+
+def take_answers(state: State) -> tuple[State, tuple[Answer, ...]]:
+    """The answers to proposals alone, before the rest of the work."""
+    answers = state.outbox.answers
+    if not answers:
+        return state, ()
+    draft = Draft(state)
+    old = state.outbox
+    draft.outbox = Outbox(
+        old.messages,
+        old.messages_after_append,
+        old.reads,
+        (),
+        old.dropped_reads,
+        old.alarms,
+        old.snapshot_wanted,
+    )
+    return draft.freeze(), answers
+
+
+def ready(state: State) -> tuple[State, Ready]:
+    """Take out all that has to be done, numbered. The new State counts it as handed over.
+
+    A Ready that is taken must be worked off: nothing of it comes again.
+    """
+    draft = Draft(state)
+    outbox = state.outbox
+    number = state.number + 1
+    hard_state = _changed_hard_state(state)
+    entries = state.log.slice(state.handed, state.log.last_index + 1)
+    snapshot = None if state.incoming_handed else state.incoming
+    must_sync = bool(entries) or (
+        hard_state is not None
+        and (hard_state.term != state.told_hard.term or hard_state.vote != state.told_hard.vote)
+    )
+    soft_state = None
+    told = state.told_soft
+    if told.leader != state.leader or told.role is not state.role:
+        soft_state = draft.told_soft = state.soft_state
+    committed = _next_page(draft)
+    after = outbox.messages_after_append
+    responses: tuple[Message, ...] = after
+    if hard_state or entries or snapshot or after:
+        responses = _with_append_response(state, after, snapshot, number)
+        own = state.config.id
+        if responses:
+            mine = tuple(one for one in responses if one.to == own)
+            if mine:
+                draft.writes = (*draft.writes, Write(number, mine))
+    draft.number = number
+    draft.outbox = EMPTY_OUTBOX
+    draft.handed = state.log.last_index + 1
+    draft.incoming_handed = state.incoming is not None
+    if hard_state is not None:
+        draft.told_hard = hard_state
+    result = Ready(
+        number,
+        soft_state,
+        hard_state,
+        entries,
+        snapshot,
+        must_sync,
+        outbox.messages,
+        _to_others(state.config.id, after),
+        responses,
+        committed,
+        outbox.reads,
+        outbox.answers,
+        outbox.dropped_reads,
+        outbox.snapshot_wanted,
+        outbox.alarms,
+    )
+    return draft.freeze(), result
+
+
+def _changed_hard_state(state: State) -> HardState | None:
+    told = state.told_hard
+    if told.commit == state.commit and told.term == state.term and told.vote == state.vote:
+        return None
+    return state.hard_state
+
+
+def _to_others(own: int, messages: tuple[PeerMessage, ...]) -> tuple[PeerMessage, ...]:
+    return tuple([one for one in messages if one.to != own])
+
+
+def _with_append_response(
+    state: State, after: tuple[PeerMessage, ...], snapshot: Snapshot | None, number: int
+) -> tuple[Message, ...]:
+    """The messages behind this write, and its own report if it vouches for entries or a snapshot.
+
+    It names the log's end even if this write has no entries: it then vouches for an earlier one
+    whose report was lost to a change of term.
+    """
+    log = state.log
+    some = state.unstable <= log.last_index
+    if not some and snapshot is None:
+        return after
+    response = StorageAppendResponse(
+        APPEND_THREAD,
+        state.config.id,
+        state.term,
+        log.last_index if some else 0,
+        log.last_term if some else 0,
+        snapshot,
+        number,
+    )
+    return (*after, response)
+
+
+def _appliable(state: State | Draft) -> int:
+    """The highest index that may be applied; with asynchronous writes only what is durable here."""
+    if state.config.async_storage_writes:
+        return min(state.commit, state.unstable - 1)
+    return state.commit
+
+
+def _next_page(draft: Draft) -> tuple[Entry, ...]:
+    """Committed entries to hand out now, within the apply budget; noted as handed out."""
+    if draft.apply_paused or draft.incoming is not None:
+        return ()
+    appliable = _appliable(draft)
+    if draft.applying >= appliable:
+        return ()
+    bytes_max = draft.config.page_bytes_max
+    outstanding = sum([page.encoded_bytes for page in draft.pages])
+    ensure(outstanding < bytes_max, "the apply budget is spent, yet not paused")
+    entries = draft.log.page(draft.applying + 1, appliable + 1, bytes_max - outstanding)
+    encoded = sum([entry.size_bytes for entry in entries])
+    last = entries[-1].index
+    page = Page(last, encoded, sum([len(entry.data) for entry in entries]))
+    draft.pages = (*draft.pages, page)
+    draft.applying = last
+    draft.apply_paused = outstanding + encoded >= bytes_max or last < appliable
+    return entries

@@ -1,0 +1,206 @@
+"""A leader: takes proposals, replicates, counts acknowledgements, keeps its quorum."""
+
+from __future__ import annotations
+
+from raftkv.core.messages import (
+    AppendResponse,
+    HeartbeatResponse,
+    TransferLeadership,
+)
+from raftkv.core.progress import Peer, ProgressState
+from raftkv.core.quorum import Vote, committed_jointly, vote_jointly
+from raftkv.core.reads import on_read_ack, release_waiting_reads
+from raftkv.core.sending import (
+    broadcast_append,
+    broadcast_heartbeat,
+    send_append,
+    send_append_response,
+    send_timeout_now,
+)
+from raftkv.core.state import Draft
+from raftkv.core.transitions import adopt_log, become_follower
+from raftkv.core.types import Payload, Role
+
+
+def append_payloads(draft: Draft, payloads: tuple[Payload, ...]) -> None:
+    """Put payloads at the end of the own log and acknowledge them to ourselves, once stored."""
+    log, placed = draft.log.propose(draft.term, payloads)
+    adopt_log(draft, log)
+    draft.uncommitted_bytes += sum([len(entry.data) for entry in placed])
+    send_append_response(draft, draft.config.id, log.last_index)
+
+
+def maybe_commit(draft: Draft) -> bool:
+    """Commit what a quorum has stored, but only an entry of our own term (§5.4.2, figure 8).
+
+    Entries of earlier terms follow along with it; counting them alone could lose them again.
+    """
+    matches: dict[int, int] = {}
+    peers = draft.peers
+    for one in draft.progress:
+        node = one.id
+        matches[node] = peers[node].match if node in peers else one.match
+    index = committed_jointly(draft.membership.voters, draft.membership.outgoing, matches)
+    if index <= draft.commit or not draft.log.matches(index, draft.term):
+        return False
+    draft.commit = index
+    return True
+
+
+def on_append_response(draft: Draft, message: AppendResponse) -> None:
+    """A member, perhaps ourselves, tells how far its log agrees with ours."""
+    peer = draft.peer(message.sender)
+    if peer is None:
+        return
+    peer.active = True
+    if message.lost and draft.config.reprobe_lost:
+        _reprobe(draft, peer, message)
+    elif message.rejected:
+        hint = message.hint
+        if message.hint_term > 0:
+            # Skip all of our entries whose term the follower cannot have there.
+            hint, _ = draft.log.last_at_most(hint, message.hint_term)
+        if peer.reject(message.index, hint):
+            if peer.state is ProgressState.REPLICATE:
+                peer.become_probe()
+            send_append(draft, peer, allow_empty=True)
+    else:
+        _on_accepted(draft, peer, message.index)
+
+
+def _reprobe(draft: Draft, peer: Peer, message: AppendResponse) -> None:
+    """The peer's log lacks what it acknowledged: count none of it any more and find out what it has."""
+    hint, _ = draft.log.last_at_most(message.hint, message.hint_term)
+    peer.match = 0
+    peer.become_probe()
+    peer.next = min(hint, draft.log.last_index) + 1
+    peer.sent_commit = min(peer.sent_commit, peer.next - 1)
+    send_append(draft, peer, allow_empty=True)
+
+
+def _on_accepted(draft: Draft, peer: Peer, index: int) -> None:
+    if index > draft.log.last_index:
+        return  # nobody can have what we never sent
+    probing = peer.state is ProgressState.PROBE
+    if not peer.acknowledge(index) and not (peer.match == index and probing):
+        return
+    if probing:
+        peer.become_replicate()
+    elif peer.state is ProgressState.REPLICATE:
+        peer.free_window(index)
+    elif peer.match + 1 >= draft.log.first_index:
+        # Our log continues where it stands now, whether or not the pending snapshot arrived.
+        peer.become_replicate()
+    own = peer.id == draft.config.id
+    if maybe_commit(draft):
+        release_waiting_reads(draft)
+        broadcast_append(draft)
+    elif not own and peer.sent_commit < min(draft.commit, peer.next - 1):
+        send_append(draft, peer, allow_empty=True)
+    if own:
+        return
+    while send_append(draft, peer, allow_empty=False):
+        pass
+    if peer.id == draft.transferee and peer.match == draft.log.last_index:
+        send_timeout_now(draft, peer.id)
+
+
+def on_heartbeat_response(draft: Draft, message: HeartbeatResponse) -> None:
+    """A member answered: it lives, and may have confirmed reads."""
+    peer = draft.peer(message.sender)
+    if peer is None:
+        return
+    peer.active = True
+    peer.flow_paused = False
+    peer.acked_tick = max(peer.acked_tick, min(message.sent_tick, draft.lead_ticks))
+    if peer.match < draft.log.last_index or peer.state is ProgressState.PROBE:
+        send_append(draft, peer, allow_empty=True)
+    if message.read_position:
+        on_read_ack(draft, message.sender, message.read_position)
+
+
+def on_tick(draft: Draft) -> None:
+    """Time at a leader: quorum checks each election timeout, heartbeats each heartbeat timeout."""
+    config = draft.config
+    draft.lead_ticks += 1
+    draft.heartbeat_elapsed += 1
+    draft.election_elapsed += 1
+    if config.snapshot_timeout_ticks:
+        _time_out_snapshots(draft)
+    if draft.election_elapsed >= config.election_ticks:
+        draft.election_elapsed = 0
+        if config.check_quorum:
+            check_quorum(draft)
+        if draft.role is not Role.LEADER:
+            return
+        draft.transferee = 0  # the target had a whole timeout
+    if draft.heartbeat_elapsed >= config.heartbeat_ticks:
+        draft.heartbeat_elapsed = 0
+        broadcast_heartbeat(draft)
+
+
+def _time_out_snapshots(draft: Draft) -> None:
+    for progress in draft.progress:
+        if progress.state is not ProgressState.SNAPSHOT:
+            continue
+        peer = draft.peer(progress.id)
+        if peer is None:
+            continue
+        peer.snapshot_ticks += 1
+        if peer.snapshot_ticks >= draft.config.snapshot_timeout_ticks:
+            on_snapshot_status(draft, peer.id, delivered=False)
+
+
+def check_quorum(draft: Draft) -> None:
+    """Step down if no quorum was heard from since the last check (thesis 6.2)."""
+    own = draft.config.id
+    heard: dict[int, bool] = {}
+    for progress in draft.frozen_progress():
+        heard[progress.id] = progress.active or progress.id == own
+    membership = draft.membership
+    kept = vote_jointly(membership.voters, membership.outgoing, heard) is Vote.WON
+    if not kept:
+        become_follower(draft, draft.term, 0)
+    for node in heard:
+        peer = draft.peer(node)
+        if peer is not None and node != own:
+            peer.active = False
+
+
+def on_snapshot_status(draft: Draft, node: int, *, delivered: bool) -> None:
+    """The sending of a snapshot ended: probe after it, or after what is known to match."""
+    peer = draft.peer(node)
+    if peer is None or peer.state is not ProgressState.SNAPSHOT:
+        return
+    if not delivered:
+        peer.pending_snapshot = 0
+    peer.become_probe()
+    # If it arrived its answer comes soon; if not, let a heartbeat pass before the next try.
+    peer.flow_paused = True
+
+
+def on_unreachable(draft: Draft, node: int) -> None:
+    """Appends under way to the peer are probably lost."""
+    peer = draft.peer(node)
+    if peer is not None and peer.state is ProgressState.REPLICATE:
+        peer.become_probe()
+
+
+def on_transfer(draft: Draft, message: TransferLeadership) -> None:
+    """Hand leadership to a voter, as soon as its log is complete (thesis 3.10)."""
+    target = message.target
+    peer = draft.peer(target)
+    membership = draft.membership
+    if peer is None or not (membership.is_voter(target)):
+        return
+    if draft.transferee == target:
+        return
+    draft.transferee = 0
+    if target == draft.config.id:
+        return
+    draft.election_elapsed = 0  # it has one election timeout from now
+    draft.transferee = target
+    if peer.match == draft.log.last_index:
+        send_timeout_now(draft, target)
+    else:
+        send_append(draft, peer, allow_empty=True)

@@ -1,0 +1,97 @@
+"""start(): the State of a member that just opened its disk."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from raftkv.core.config import Config
+from raftkv.core.ensure import ensure
+from raftkv.core.log import Log
+from raftkv.core.membership import normalised
+from raftkv.core.prng import between, seeded
+from raftkv.core.progress import new_progress
+from raftkv.core.ready import SoftState
+from raftkv.core.state import EMPTY_OUTBOX, NO_READS, State
+from raftkv.core.types import Entry, HardState, Membership, Role, Snapshot
+
+NOTHING_STORED: Final = HardState()
+
+
+def start(
+    config: Config,
+    *,
+    voters: tuple[int, ...] = (),
+    learners: tuple[int, ...] = (),
+    hard_state: HardState | None = None,
+    snapshot: Snapshot | None = None,
+    entries: tuple[Entry, ...] = (),
+    applied: int = 0,
+    membership: Membership | None = None,
+) -> State:
+    """A follower that knows no leader, with what its disk gave back.
+
+    A new member of a new cluster gives ``voters`` (and ``learners``); all of them must give the same.
+    One that comes back gives ``hard_state``, ``snapshot`` (the compaction point and the membership
+    there), the ``entries`` after it, how far its machine has ``applied``, and the ``membership`` in
+    force at that point if it differs from the snapshot's. The membership never comes from log entries:
+    those act again when they are applied again. A member that is to join gives nothing.
+
+    Raises InvariantError if the parts contradict each other.
+    """
+    hard = hard_state or NOTHING_STORED
+    base = snapshot or Snapshot(0, 0, 0, Membership(voters, (), learners))
+    members = normalised(membership or base.membership)
+    log = Log.starting_at(base.index, base.term, base.chain).append(entries)
+    applied = max(applied, base.index)
+    commit = base.index if hard == NOTHING_STORED else hard.commit
+    if config.applied_bounds_commit:
+        commit = max(commit, applied)
+    ensure(
+        base.index <= commit <= log.last_index,
+        f"the stored commit index {commit} lies outside the log {base.index}..{log.last_index}",
+    )
+    ensure(applied <= commit, f"applied {applied} lies beyond the commit index {commit}")
+    election = config.election_ticks
+    rng, timeout = between(seeded(config.seed or config.id), election, 2 * election - 1)
+    own, last = config.id, log.last_index
+    return State(
+        config=config,
+        term=hard.term,
+        vote=hard.vote,
+        commit=commit,
+        role=Role.FOLLOWER,
+        leader=0,
+        log=log,
+        unstable=last + 1,
+        handed=last + 1,
+        incoming=None,
+        incoming_handed=False,
+        snapshot=snapshot if snapshot and snapshot.index else None,
+        applied=applied,
+        applying=applied,
+        pages=(),
+        apply_paused=False,
+        membership=members,
+        progress=tuple(
+            new_progress(node, match=last if node == own else 0, next_index=last + 1, active=False)
+            for node in members.members()
+        ),
+        votes=(),
+        election_elapsed=0,
+        heartbeat_elapsed=0,
+        timeout_ticks=timeout,
+        rng=rng,
+        transferee=0,
+        pending_change=0,
+        uncommitted_bytes=0,
+        waiting_reads=(),
+        reads=NO_READS,
+        lead_ticks=0,
+        lease_given_up=False,
+        hold_ticks=election if config.measured_lease and hard.term else 0,
+        outbox=EMPTY_OUTBOX,
+        told_soft=SoftState(0, Role.FOLLOWER),
+        told_hard=HardState(hard.term, hard.vote, commit),
+        number=0,
+        writes=(),
+    )
