@@ -1,13 +1,14 @@
-"""The hands: inbox -> step -> Ready -> persist beside send -> apply -> reply. No protocol decisions.
+"""The hands: inbox -> step -> Ready -> persist beside send -> apply -> reply. They do not decide.
 
 How a write travels through these files:
 
 1. ``node.propose`` checks the caller and puts a waiter into the queue (``waiters``).
-2. ``loop`` takes everything that queued meanwhile, makes one entry of it (``commands``) and steps it.
+2. ``loop`` takes everything that queued meanwhile, makes one entry of it (``commands``) and steps
+   it.
 3. ``loop`` takes the core's Ready: messages leave at once through the transport; entries and hard
    state go through ``disk`` in one batch, and one sync in the ``wal`` worker covers all batches so
    far. Only then is ``Persisted`` stepped and leave the messages that promise something.
 4. ``applier`` hands committed entries to the machine in slices and gives each waiter its result.
-5. ``images`` keeps an image of the machine when the log is compacted; ``snapshots`` carries one to a
-   member that needs it.
+5. ``images`` keeps an image of the machine when the log is compacted; ``snapshots`` carries one to
+   a member that needs it.
 """

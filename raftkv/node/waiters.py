@@ -5,8 +5,8 @@ Deadlines are swept by ticks. A caller who is cancelled abandons its wait, never
 
 Until its command is handed to raft a waiter stands in the *queue*, and an error says that nothing
 happened. From then on it is *in flight* under its sequence, until its command is applied on this
-member. A leader change alters nothing: the command may be committed by the next leader, and is never
-sent again, so the waiter stays until its deadline and then hears that the outcome is unknown.
+member. A leader change alters nothing: the command may be committed by the next leader, and is
+never sent again, so the waiter stays until its deadline and then hears that the outcome is unknown.
 """
 
 from __future__ import annotations

@@ -1,0 +1,174 @@
+"""Committed entries into the machine, slice by slice, and each result to who waits for it.
+
+A slice is a few entries, applied in one call and written in one batch together with the applied
+index; only then do callers see results. The effects need not be synced for that: the entries
+themselves are durable on a majority, and are applied again should the effects be lost. A slice
+never cuts an entry, so the applied index says everything.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Final
+
+from attrs import frozen
+
+from raftkv.core.membership import decode_change
+from raftkv.core.types import Entry, EntryKind, Membership, MembershipChange
+from raftkv.errors import InvariantError, MachineError, MembershipError, StorageError
+from raftkv.machine import Command, DurableStateMachine, StateMachine
+from raftkv.node.commands import Origin, decode_commands, origin_of
+from raftkv.node.waiters import InFlight
+from raftkv.storage.base import AppliedMark, Batch, LogStore
+
+_SLICE_BYTES_MAX: Final = 1024 * 1024
+
+AnyMachine = StateMachine[object] | DurableStateMachine[object]
+
+
+@frozen(slots=True)
+class _Committed:
+    """An entry on its way to the machine, and whose commands it carries."""
+
+    entry: Entry
+    origin: Origin
+
+
+class Applier:
+    """The queue between commit and machine. Loop thread only."""
+
+    def __init__(
+        self,
+        machine: AnyMachine,
+        log: LogStore,
+        in_flight: InFlight,
+        mark: AppliedMark,
+        slice_commands_max: int,
+    ) -> None:
+        # Told apart once: a runtime check of a protocol costs microseconds.
+        self._durable = machine if isinstance(machine, DurableStateMachine) else None
+        self._in_memory = machine if isinstance(machine, StateMachine) else None
+        self._log = log
+        self._in_flight = in_flight
+        self._slice_commands_max = slice_commands_max
+        self._queue: deque[_Committed] = deque()
+        self._results: list[tuple[int, Sequence[object]]] = []
+        self.mark = mark
+        """How far the machine is."""
+        self.commands = 0
+        self.size_bytes = 0
+        """What is committed and not applied."""
+
+    @property
+    def has_work(self) -> bool:
+        """Whether anything waits to be applied."""
+        return bool(self._queue)
+
+    def add(self, entries: tuple[Entry, ...]) -> None:
+        """Committed entries, in order."""
+        for entry in entries:
+            is_normal = entry.kind is EntryKind.NORMAL
+            origin = origin_of(entry.data if is_normal else b"")
+            self._queue.append(_Committed(entry, origin))
+            self.commands += origin.count
+            self.size_bytes += entry.size_bytes
+
+    def next_change(self) -> MembershipChange | None:
+        """The membership change whose turn it is; None if something else comes first.
+
+        Report with :meth:`changed` what the core made of it.
+        """
+        entry = self._queue[0].entry
+        if entry.kind is EntryKind.NORMAL:
+            return None
+        try:
+            return decode_change(entry.data)
+        except MembershipError as error:
+            raise InvariantError(f"the change in entry {entry.index} cannot be read") from error
+
+    def changed(self, membership: Membership, batch: Batch) -> None:
+        """The change at the head of the queue has taken effect."""
+        entry = self._queue.popleft().entry
+        self.size_bytes -= entry.size_bytes
+        self._advance(entry, membership, batch)
+
+    def apply_slice(self, batch: Batch) -> None:
+        """Apply the next entries up to a change. Write the batch, then call :meth:`release`.
+
+        Raises MachineError if the machine does, StorageError if the store does.
+        """
+        commands: list[Command] = []
+        places: list[tuple[Origin, int]] = []
+        size = 0
+        entry: Entry | None = None
+        while self._queue:
+            head = self._queue[0]
+            if head.entry.kind is not EntryKind.NORMAL:
+                break
+            length = head.entry.size_bytes
+            if entry is not None and (
+                len(commands) + head.origin.count > self._slice_commands_max
+                or size + length > _SLICE_BYTES_MAX
+            ):
+                break
+            entry = self._queue.popleft().entry
+            if head.origin.count:
+                places.append((head.origin, len(commands)))
+                commands += decode_commands(entry.index, entry.data, head.origin)
+            size += length
+        if entry is None:
+            return
+        if commands:
+            self._hold(places, self._call(commands, batch))
+        self.commands -= len(commands)
+        self.size_bytes -= size
+        self._advance(entry, self.mark.membership, batch)
+
+    def release(self) -> None:
+        """The batch is written: wake who waits for a result."""
+        for first, results in self._results:
+            self._in_flight.resolve(first, results)
+        self._results.clear()
+
+    def reset(self, mark: AppliedMark) -> None:
+        """A snapshot replaced the machine: what was queued is contained in it.
+
+        Who waits for a command in it will not learn its result here.
+        """
+        self._queue.clear()
+        self.commands = 0
+        self.size_bytes = 0
+        self.mark = mark
+
+    def _call(self, commands: list[Command], batch: Batch) -> Sequence[object]:
+        try:
+            if self._durable is not None:
+                results = self._durable.apply_durable(commands, batch)
+            elif self._in_memory is not None:
+                results = self._in_memory.apply(commands)
+            else:
+                raise TypeError("the object is no state machine")
+        except StorageError:
+            raise
+        except Exception as error:
+            raise MachineError(
+                f"the state machine raised {type(error).__name__} at the commands of entries"
+                f" {commands[0].index} to {commands[-1].index}: {error}"
+            ) from error
+        if len(results) != len(commands):
+            raise MachineError(
+                f"the state machine answered {len(commands)} commands with {len(results)} results"
+            )
+        return results
+
+    def _hold(self, places: list[tuple[Origin, int]], results: Sequence[object]) -> None:
+        member, boot = self._in_flight.member, self._in_flight.boot
+        for origin, start in places:
+            if origin.member == member and origin.boot == boot:
+                self._results.append((origin.first, results[start : start + origin.count]))
+
+    def _advance(self, entry: Entry, membership: Membership, batch: Batch) -> None:
+        self.mark = AppliedMark(entry.index, entry.term, entry.chain, membership)
+        if self._durable is not None:
+            self._log.mark_applied(batch, self.mark)

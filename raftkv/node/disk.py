@@ -1,0 +1,167 @@
+"""The node's hand on its disk: one batch at a time, one sync at a time, and what waits for it.
+
+A turn of the loop collects everything it wants stored in one open batch and writes it unsynced. A
+sync in the ``wal`` worker then makes every batch written so far durable, while the loop goes on;
+batches written meanwhile wait for the next sync. What a Ready promises to others is handed out only
+when the sync that covers it has returned.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+from attrs import frozen
+
+from raftkv.core.messages import PeerMessage
+from raftkv.core.ready import Ready
+from raftkv.errors import StorageFailedError, StorageStallError
+from raftkv.runtime.base import Clock, Waker, Worker
+from raftkv.storage.base import Batch, Recovered, Storage, WitnessRecord
+
+_RETRY_NS: Final = 5_000_000
+_SYNCS_REMEMBERED: Final = 512
+
+
+@frozen(slots=True)
+class Promise:
+    """A Ready that asked to be durable, and what may leave once it is."""
+
+    number: int
+    messages: tuple[PeerMessage, ...]
+
+
+class Disk:
+    """Writes in order, never twice, and stops for good at the first failure."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        recovered: Recovered,
+        worker: Worker,
+        clock: Clock,
+        waker: Waker,
+        stall_ns: int,
+    ) -> None:
+        self._storage = storage
+        self._store = storage.store
+        self._log = storage.log
+        self._worker = worker
+        self._clock = clock
+        self._waker = waker
+        self._stall_ns = stall_ns
+        self._batch: Batch | None = None
+        self._unwritten: list[Promise] = []
+        self._unsynced: list[Promise] = []
+        self._syncing: list[Promise] | None = None
+        self._durable: list[Promise] = []
+        self._failure: BaseException | None = None
+        self.sync_ns: deque[int] = deque(maxlen=_SYNCS_REMEMBERED)
+        self.syncs = 0
+        # What the next sync lets the witness remember.
+        self._term = recovered.hard_state.term
+        self._vote = recovered.hard_state.vote
+        last = recovered.entries[-1] if recovered.entries else recovered.snapshot
+        self._last = (last.index, last.term, last.chain)
+
+    @property
+    def batch(self) -> Batch:
+        """The open batch of this turn."""
+        if self._batch is None:
+            self._batch = self._store.batch()
+        return self._batch
+
+    @property
+    def has_promises(self) -> bool:
+        """Whether the open batch carries something that others wait for."""
+        return bool(self._unwritten)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything that has to be durable is."""
+        return self._syncing is None and not self._unsynced and not self._unwritten
+
+    def save(self, ready: Ready) -> None:
+        """Put what a Ready wants stored into the open batch; its snapshot was put there before."""
+        if ready.entries:
+            self._log.append(self.batch, ready.entries)
+            last = ready.entries[-1]
+            self._last = (last.index, last.term, last.chain)
+        elif ready.snapshot is not None:
+            snapshot = ready.snapshot
+            self._last = (snapshot.index, snapshot.term, snapshot.chain)
+        hard_state = ready.hard_state
+        if hard_state is not None:
+            self._log.save_hard_state(self.batch, hard_state)
+            self._term, self._vote = hard_state.term, hard_state.vote
+        if ready.must_sync or ready.responses or ready.messages_after_persist:
+            self._unwritten.append(Promise(ready.number, ready.messages_after_persist))
+
+    async def write(self) -> None:
+        """Write the open batch, if there is one, and have it synced if anything waits for that.
+
+        A stall of the store is waited out, within bounds; any other failure is for good.
+        """
+        batch = self._batch
+        if batch is not None:
+            self._batch = None
+            if batch.size_bytes:
+                await self._write(batch)
+        if self._unwritten:
+            self._unsynced += self._unwritten
+            self._unwritten.clear()
+            self._sync()
+
+    def take_durable(self) -> list[Promise]:
+        """What became durable since the last call. Raises what the disk answered instead."""
+        if self._failure is not None:
+            raise self._failure
+        durable = self._durable
+        if durable:
+            self._durable = []
+        return durable
+
+    async def _write(self, batch: Batch) -> None:
+        give_up_ns = 0
+        while True:
+            try:
+                self._store.write(batch)
+                return
+            except StorageStallError as stall:
+                now = self._clock.monotonic_ns()
+                give_up_ns = give_up_ns or now + self._stall_ns
+                if now >= give_up_ns:
+                    raise StorageFailedError(
+                        f"the store stalled for {self._stall_ns / 1e9:.0f} s: its disk is too slow"
+                        " for what is written; the node stops rather than pile up work"
+                    ) from stall
+                await self._clock.sleep_until(now + _RETRY_NS)
+
+    def _sync(self) -> None:
+        if self._syncing is not None or not self._unsynced:
+            return
+        self._syncing = self._unsynced
+        self._unsynced = []
+        promised = WitnessRecord(self._storage.identity, self._term, self._vote, *self._last)
+        storage, now_ns = self._storage, self._clock.monotonic_ns
+
+        def job() -> int:
+            start = now_ns()
+            storage.sync(promised)
+            return now_ns() - start
+
+        self._worker.submit(job, self._synced)
+
+    def _synced(self, outcome: int | BaseException) -> None:
+        covered = self._syncing or []
+        self._syncing = None
+        if isinstance(outcome, BaseException):
+            # No second try: the kernel may have marked the pages clean. Nothing is promised any
+            # more.
+            self._failure = outcome
+        else:
+            self.syncs += 1
+            self.sync_ns.append(outcome)
+            self._durable += covered
+            self._sync()
+        self._waker.set()
