@@ -1,12 +1,16 @@
-"""Hypothesis profiles and the two async backends for the whole suite."""
+"""Hypothesis profiles, the two async backends, and the rule on skips, for the whole suite."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.skips import pytest_make_collect_report, pytest_runtest_makereport
+
+# Hooks are found by their names in this module.
+__all__ = ["anyio_backend", "pytest_make_collect_report", "pytest_runtest_makereport"]
 
 _QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
 
@@ -31,6 +35,6 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 
 
 @pytest.fixture(params=["asyncio", "trio"])
-def anyio_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run each async test on both backends."""
-    yield request.param
+    return request.param
