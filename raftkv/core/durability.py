@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from raftkv.core.ensure import ensure
 from raftkv.core.messages import StorageAppendResponse
 from raftkv.core.proposals import propose_auto_leave
 from raftkv.core.state import Draft, Write
 from raftkv.core.types import Snapshot
+from raftkv.errors import InvariantError
 
 
 def on_stored(draft: Draft, response: StorageAppendResponse) -> None:
@@ -39,7 +39,8 @@ def _on_snapshot_stored(draft: Draft, snapshot: Snapshot) -> None:
 
 def on_applied(draft: Draft, index: int) -> None:
     """The machine is at ``index``: pages up to it are done, and a joint change may be left."""
-    ensure(index <= draft.commit, f"entry {index} was applied beyond the commit {draft.commit}")
+    if index > draft.commit:
+        raise InvariantError(f"entry {index} was applied beyond the commit {draft.commit}")
     draft.applied = max(draft.applied, index)
     draft.applying = max(draft.applying, draft.applied)
     done = 0

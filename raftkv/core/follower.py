@@ -21,6 +21,7 @@ from raftkv.core.sending import send_append_response
 from raftkv.core.state import Draft
 from raftkv.core.transitions import become_follower
 from raftkv.core.types import Entry, Role, Snapshot
+from raftkv.errors import InvariantError
 
 
 def on_append_entries(draft: Draft, message: AppendEntries) -> None:
@@ -98,11 +99,11 @@ def on_heartbeat(draft: Draft, message: Heartbeat) -> None:
     draft.election_elapsed = 0
     draft.leader = message.sender
     if message.commit > draft.log.last_index:
-        ensure(
-            draft.config.reprobe_lost,
-            f"the leader knows entry {message.commit} to be here, but the log ends at"
-            f" {draft.log.last_index}: was it truncated or lost?",
-        )
+        if not draft.config.reprobe_lost:
+            raise InvariantError(
+                f"the leader knows entry {message.commit} to be here, but the log ends at"
+                f" {draft.log.last_index}: was it truncated or lost?",
+            )
         send_append_response(
             draft,
             message.sender,
@@ -182,5 +183,4 @@ def on_vote_request(draft: Draft, message: RequestVote | PreVote) -> None:
 def follow(draft: Draft, sender: int) -> None:
     """A candidate hears from a leader of its own term: the election is over."""
     ensure(draft.role is not Role.LEADER, f"two leaders in term {draft.term}")
-    if draft.role is not Role.FOLLOWER:
-        become_follower(draft, draft.term, sender)
+    become_follower(draft, draft.term, sender)

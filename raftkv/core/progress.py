@@ -20,7 +20,7 @@ class ProgressState(Enum):
     SNAPSHOT = "snapshot"
 
 
-@frozen(slots=True)
+@frozen(slots=False)
 class Progress:
     """Positions and flow of one peer (RAFT_SEMANTICS section 4).
 

@@ -73,7 +73,7 @@ class ChainBroken:
     index: int
 
 
-@frozen(slots=True)
+@frozen(slots=False)
 class Ready:
     """Everything that now has to be done. Tuples only; empty or ``None`` means nothing of that kind.
 

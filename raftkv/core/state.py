@@ -51,7 +51,7 @@ class Write:
     own: tuple[Message, ...]
 
 
-@frozen(slots=True)
+@frozen(slots=False)
 class Outbox:
     """What was queued by steps since the last Ready."""
 
@@ -149,6 +149,11 @@ class State:
     def is_promotable(self) -> bool:
         """Whether this member may campaign: a voter, and no received snapshot is unstored."""
         return self.incoming is None and self.membership.is_voter(self.config.id)
+
+    @property
+    def peers_led(self) -> tuple[Progress, ...]:
+        """What is known of everybody, ourselves included, while this member leads; else nothing."""
+        return self.progress if self.role is Role.LEADER else ()
 
     def peer(self, node: int) -> Progress | None:
         """The progress of a member, ourselves included; None if it is not tracked."""
@@ -340,6 +345,16 @@ class Draft:
             or self.snapshot_wanted
         ):
             return old
+        if old is EMPTY_OUTBOX:
+            return Outbox(
+                tuple(self.messages),
+                tuple(self.messages_after_append),
+                tuple(self.read_states),
+                tuple(self.answers),
+                tuple(self.dropped_reads),
+                tuple(self.alarms),
+                self.snapshot_wanted,
+            )
         return Outbox(
             (*old.messages, *self.messages),
             (*old.messages_after_append, *self.messages_after_append),

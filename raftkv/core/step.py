@@ -9,7 +9,6 @@ from raftkv.core import leader
 from raftkv.core.candidate import campaign, on_vote_response
 from raftkv.core.config import ReadMode
 from raftkv.core.durability import on_applied, on_stored, taken_writes
-from raftkv.core.ensure import ensure
 from raftkv.core.follower import (
     follow,
     on_append_entries,
@@ -66,6 +65,7 @@ from raftkv.core.sending import send_append_response
 from raftkv.core.state import Draft, ReadRequest, State
 from raftkv.core.transitions import become_follower
 from raftkv.core.types import APPEND_THREAD, APPLY_THREAD, EntryKind, Payload, Role, Snapshot
+from raftkv.errors import InvariantError
 
 
 def step(state: State, event: Input) -> State:
@@ -75,17 +75,14 @@ def step(state: State, event: Input) -> State:
     """
     draft = Draft(state)
     _dispatch(draft, event)
-    ensure(
+    if not (
         draft.term >= state.term
-        and draft.commit >= state.commit
-        and draft.applied >= state.applied
-        and draft.commit <= draft.log.last_index
-        and draft.applied <= draft.commit,
-        "term, commit or applied moved backwards or past the log",
-    )
-    ensure(
-        draft.term > state.term or state.vote in (0, draft.vote), "a second vote in the same term"
-    )
+        and state.commit <= draft.commit <= draft.log.last_index
+        and state.applied <= draft.applied <= draft.commit
+    ):
+        raise InvariantError("term, commit or applied moved backwards or past the log")
+    if draft.vote != state.vote and draft.term == state.term and state.vote:
+        raise InvariantError(f"a second vote in term {state.term}")
     return draft.freeze()
 
 
@@ -203,18 +200,7 @@ def refuses(state: State, message: Message) -> ReceiveError | None:
 
 def receive(draft: Draft, message: Message) -> None:
     """A message: term rules (RAFT_SEMANTICS section 2), then the handler."""
-    match message:
-        case (
-            ForwardProposal()
-            | ReadIndexRequest()
-            | ProposalRefused()
-            | StorageAppend()
-            | StorageApply()
-            | StorageApplyResponse()
-        ):
-            term = 0
-        case _:
-            term = message.term
+    term = message.term
     if term > draft.term:
         if not _meets_higher_term(draft, message, term):
             return
@@ -276,15 +262,15 @@ def _handle(draft: Draft, message: Message) -> None:
     role = draft.role
     match message:
         case AppendEntries():
-            ensure(role is not Role.LEADER, f"a second leader appends in term {draft.term}")
-            follow(draft, message.sender)
+            if role is not Role.FOLLOWER:
+                follow(draft, message.sender)
             on_append_entries(draft, message)
         case AppendResponse():
             if role is Role.LEADER:
                 leader.on_append_response(draft, message)
         case Heartbeat():
-            ensure(role is not Role.LEADER, f"a second leader beats in term {draft.term}")
-            follow(draft, message.sender)
+            if role is not Role.FOLLOWER:
+                follow(draft, message.sender)
             on_heartbeat(draft, message)
         case HeartbeatResponse():
             if role is Role.LEADER:
@@ -295,9 +281,11 @@ def _handle(draft: Draft, message: Message) -> None:
             if message.entries:
                 on_applied(draft, message.entries[-1].index)
         case InstallSnapshot():
-            if role is not Role.LEADER:
+            if role is Role.LEADER:
+                return  # a stray one; no other leader can have sent it in our term
+            if role is not Role.FOLLOWER:
                 follow(draft, message.sender)
-                on_install_snapshot(draft, message)
+            on_install_snapshot(draft, message)
         case RequestVote() | PreVote():
             on_vote_request(draft, message)
         case VoteResponse() | PreVoteResponse():
