@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 
 from attrs import field, frozen
@@ -104,7 +105,7 @@ class Config:
         return self.apply_bytes_max or self.append_bytes_max
 
 
-SAFEST: dict[str, bool | int] = {
+SAFEST: Mapping[str, bool | int] = {
     "pre_vote": True,
     "check_quorum": True,
     "step_down_on_removal": True,
