@@ -25,8 +25,8 @@ from tests.source import (
 )
 
 _SYSTEM = "raftkv.runtime.system"  # clock, chance, threads, the backend's loop
-_ROCKS = "raftkv.storage.rocks*"  # files, locks, RocksDB
-_WITNESS = "raftkv.storage.witness*"  # the record beside the store
+_ROCKS = "raftkv.storage.rocks"  # RocksDB
+_FILES = "raftkv.storage.files"  # files and locks beside it
 _TCP = "raftkv.transport.tcp*"  # sockets, TLS, the asyncio fast path
 
 # Modules that touch the world, and who may import them (patterns of module names).
@@ -45,9 +45,9 @@ DOORS: dict[str, tuple[str, ...]] = {
     "gc": (),
     "asyncio": (_SYSTEM, _TCP),
     "trio": (_SYSTEM,),
-    "os": (_SYSTEM, _ROCKS, _WITNESS),
-    "fcntl": (_ROCKS, _WITNESS),
-    "shutil": (_ROCKS,),
+    "os": (_SYSTEM, _ROCKS, _FILES),
+    "fcntl": (_FILES,),
+    "shutil": (_FILES,),
     "tempfile": (),
     "socket": (_TCP,),
     "ssl": (_TCP,),
@@ -110,7 +110,7 @@ ORPHANS = {
 }
 
 # Reading or writing files: only where the disk lives.
-FILES = (_ROCKS, _WITNESS, _TCP)
+FILES = (_FILES,)
 
 # Shipped for tests and command lines: they stand outside the house and may use the real world.
 OUTSIDE = ("raftkv.testing", "raftkv.cli", "raftkv.server")
@@ -237,10 +237,11 @@ def asserts(module: Module) -> Iterator[Finding]:
 def rocksdb(module: Module) -> Iterator[Finding]:
     """What rocksdict does wrong in silence: short iteration, syncing with the GIL held."""
     knows_rocksdict = any(found.top == "rocksdict" for found in imports(module))
+    dictionaries = set(_dictionaries(module))
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Call):
             method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
-            if knows_rocksdict and method in {"items", "keys", "values", "entities"}:
+            if knows_rocksdict and method in _SHORT and _receiver(node) not in dictionaries:
                 yield module.finding(
                     node,
                     f".{method}() of a Rdict ends short on damage: use the checked scan helper",
@@ -256,9 +257,30 @@ def rocksdb(module: Module) -> Iterator[Finding]:
                     yield module.finding(node, _SYNC)
 
 
+_SHORT = {"items", "keys", "values", "entities"}
 _SYNC = (
     "sync=True holds the GIL for the whole fsync: write unsynced, then flush_wal in the wal worker"
 )
+
+
+def _receiver(node: ast.Call) -> str:
+    """The last name before the method: ``_families`` of ``self._families.items()``."""
+    return dotted(node.func).rpartition(".")[0].rpartition(".")[2]
+
+
+def _dictionaries(module: Module) -> Iterator[str]:
+    """Names and attributes that are evidently plain dictionaries."""
+    for node in ast.walk(module.tree):
+        if isinstance(node, ast.AnnAssign | ast.arg) and node.annotation:
+            annotation = ast.unparse(node.annotation).removeprefix("Final[")
+            if annotation.partition("[")[0] in {"dict", "Mapping"}:
+                yield node.arg if isinstance(node, ast.arg) else _last_name(node.target)
+        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict | ast.DictComp):
+            yield from (_last_name(target) for target in node.targets)
+
+
+def _last_name(node: ast.AST) -> str:
+    return dotted(node).rpartition(".")[2]
 
 
 def _is_constant(node: ast.expr, value: object) -> bool:
@@ -340,7 +362,8 @@ def test_a_way_around_the_ports_is_found(name: str, text: str) -> None:
     ("name", "text"),
     [
         ("raftkv.runtime.system", "import asyncio, os, secrets, threading, time"),
-        ("raftkv.storage.rocks", "import fcntl, os\nfrom rocksdict import Rdict\nopen('LOCK')"),
+        ("raftkv.storage.rocks", "from rocksdict import Rdict"),
+        ("raftkv.storage.files", "import fcntl, os, shutil\nopen('LOCK')"),
         ("raftkv.transport.tcp", "import asyncio, socket, ssl\nfrom anyio import connect_tcp"),
         ("raftkv.node.loop", "import anyio\nlock = anyio.Lock()\ntimeout = 5"),
     ],
@@ -420,6 +443,7 @@ def test_an_assert_is_found() -> None:
     [
         "from rocksdict import Rdict\nfor key, value in db.items(): f()",
         "import rocksdict\nnames = list(db.keys())",
+        "from rocksdict import Rdict\ntable = {}\nfor key in self.table.db.keys(): f()",
         "db.write(batch, sync=True)",
         "db.write(batch, sync=wanted)",
         "options.sync = True",
@@ -433,3 +457,5 @@ def test_an_unsafe_use_of_rocksdb_is_found(text: str) -> None:
 def test_dictionaries_elsewhere_and_unsynced_writes_are_let_through() -> None:
     text = "for key in table.keys(): f()\ndb.write(batch, sync=False)\noptions.sync = False"
     assert not rules_found(rocksdb(snippet("raftkv.storage.memory", text)))
+    known = "import rocksdict\nself._open = {f: 1 for f in g}\nnames = sorted(self._open.keys())"
+    assert not rules_found(rocksdb(snippet("raftkv.storage.rocks", known)))
