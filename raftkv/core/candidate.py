@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from raftkv.core.draft import Draft
 from raftkv.core.messages import PreVote, PreVoteResponse, RequestVote, VoteResponse
 from raftkv.core.quorum import Vote, vote_jointly
 from raftkv.core.sending import broadcast_append
-from raftkv.core.state import Draft
 from raftkv.core.transitions import (
     become_candidate,
     become_follower,
@@ -36,9 +36,9 @@ def campaign(draft: Draft, *, transfer: bool = False) -> None:
 
 def has_unapplied_changes(draft: Draft) -> bool:
     """Whether a committed membership change waits to be applied: we might count the wrong voters."""
-    if draft.applied >= draft.commit:
+    if draft.apply.applied >= draft.commit:
         return False
-    first = max(draft.applied + 1, draft.log.first_index)
+    first = max(draft.apply.applied + 1, draft.log.first_index)
     return any(
         entry.kind is not EntryKind.NORMAL for entry in draft.log.slice(first, draft.commit + 1)
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from raftkv.core.draft import Draft
 from raftkv.core.ensure import ensure
 from raftkv.core.messages import Message, PeerMessage, StorageAppendResponse
 from raftkv.core.ready import Answer, Ready
-from raftkv.core.state import EMPTY_OUTBOX, Draft, Outbox, Page, State, Write
+from raftkv.core.state import EMPTY_OUTBOX, ApplyState, Outbox, Page, State, Told, Write
 from raftkv.core.types import APPEND_THREAD, Entry, HardState, Snapshot
 
 
@@ -15,15 +16,15 @@ def has_ready(state: State) -> bool:
         return True
     if state.handed <= state.log.last_index:
         return True
-    told = state.told_hard
+    told = state.told.hard
     if told.commit != state.commit or told.term != state.term or told.vote != state.vote:
         return True
-    soft = state.told_soft
+    soft = state.told.soft
     if soft.role is not state.role or soft.leader != state.leader:
         return True
     if state.incoming is not None:
         return not state.incoming_handed
-    return not state.apply_paused and state.applying < _appliable(state)
+    return not state.apply.paused and state.apply.handed < _appliable(state)
 
 
 def take_answers(state: State) -> tuple[State, tuple[Answer, ...]]:
@@ -52,18 +53,18 @@ def ready(state: State) -> tuple[State, Ready]:
     """
     draft = Draft(state)
     outbox = state.outbox
-    number = state.number + 1
+    number = state.told.number + 1
     hard_state = _changed_hard_state(state)
     entries = state.log.slice(state.handed, state.log.last_index + 1)
     snapshot = None if state.incoming_handed else state.incoming
     must_sync = bool(entries) or (
         hard_state is not None
-        and (hard_state.term != state.told_hard.term or hard_state.vote != state.told_hard.vote)
+        and (hard_state.term != state.told.hard.term or hard_state.vote != state.told.hard.vote)
     )
     soft_state = None
-    told = state.told_soft
+    told = state.told.soft
     if told.leader != state.leader or told.role is not state.role:
-        soft_state = draft.told_soft = state.soft_state
+        soft_state = state.soft_state
     committed = _next_page(draft)
     after = outbox.messages_after_append
     responses: tuple[Message, ...] = after
@@ -74,12 +75,10 @@ def ready(state: State) -> tuple[State, Ready]:
             mine = tuple(one for one in responses if one.to == own)
             if mine:
                 draft.writes = (*draft.writes, Write(number, mine))
-    draft.number = number
     draft.outbox = EMPTY_OUTBOX
     draft.handed = state.log.last_index + 1
     draft.incoming_handed = state.incoming is not None
-    if hard_state is not None:
-        draft.told_hard = hard_state
+    draft.told = Told(soft_state or told, hard_state or state.told.hard, number)
     result = Ready(
         number,
         soft_state,
@@ -101,7 +100,7 @@ def ready(state: State) -> tuple[State, Ready]:
 
 
 def _changed_hard_state(state: State) -> HardState | None:
-    told = state.told_hard
+    told = state.told.hard
     if told.commit == state.commit and told.term == state.term and told.vote == state.vote:
         return None
     return state.hard_state
@@ -144,19 +143,19 @@ def _appliable(state: State | Draft) -> int:
 
 def _next_page(draft: Draft) -> tuple[Entry, ...]:
     """Committed entries to hand out now, within the apply budget; noted as handed out."""
-    if draft.apply_paused or draft.incoming is not None:
+    apply = draft.apply
+    if apply.paused or draft.incoming is not None:
         return ()
     appliable = _appliable(draft)
-    if draft.applying >= appliable:
+    if apply.handed >= appliable:
         return ()
     bytes_max = draft.config.page_bytes_max
-    outstanding = sum([page.encoded_bytes for page in draft.pages])
+    outstanding = sum([page.encoded_bytes for page in apply.pages])
     ensure(outstanding < bytes_max, "the apply budget is spent, yet not paused")
-    entries = draft.log.page(draft.applying + 1, appliable + 1, bytes_max - outstanding)
+    entries = draft.log.page(apply.handed + 1, appliable + 1, bytes_max - outstanding)
     encoded = sum([entry.size_bytes for entry in entries])
     last = entries[-1].index
     page = Page(last, encoded, sum([len(entry.data) for entry in entries]))
-    draft.pages = (*draft.pages, page)
-    draft.applying = last
-    draft.apply_paused = outstanding + encoded >= bytes_max or last < appliable
+    paused = outstanding + encoded >= bytes_max or last < appliable
+    draft.apply = ApplyState(apply.applied, last, (*apply.pages, page), paused)
     return entries

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from raftkv.core.draft import Draft
 from raftkv.core.messages import StorageAppendResponse
 from raftkv.core.proposals import propose_auto_leave
-from raftkv.core.state import Draft, Write
+from raftkv.core.state import ApplyState, Write
 from raftkv.core.types import Snapshot
 from raftkv.errors import InvariantError
 
@@ -41,18 +42,21 @@ def on_applied(draft: Draft, index: int) -> None:
     """The machine is at ``index``: pages up to it are done, and a joint change may be left."""
     if index > draft.commit:
         raise InvariantError(f"entry {index} was applied beyond the commit {draft.commit}")
-    draft.applied = max(draft.applied, index)
-    draft.applying = max(draft.applying, draft.applied)
+    old = draft.apply
+    applied = max(old.applied, index)
+    pages, paused = old.pages, old.paused
     done = 0
-    for page in draft.pages:
+    for page in pages:
         if page.last_index > index:
             break
         done += 1
-        draft.uncommitted_bytes = max(draft.uncommitted_bytes - page.payload_bytes, 0)
+        if draft.lead_now.uncommitted_bytes:
+            lead = draft.lead
+            lead.uncommitted_bytes = max(lead.uncommitted_bytes - page.payload_bytes, 0)
     if done:
-        draft.pages = draft.pages[done:]
-        outstanding = sum([page.encoded_bytes for page in draft.pages])
-        draft.apply_paused = outstanding >= draft.config.page_bytes_max
+        pages = pages[done:]
+        paused = sum([page.encoded_bytes for page in pages]) >= draft.config.page_bytes_max
+    draft.apply = ApplyState(applied, max(old.handed, applied), pages, paused)
     propose_auto_leave(draft)
 
 

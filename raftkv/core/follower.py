@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raftkv.core.draft import Draft
 from raftkv.core.ensure import ensure
 from raftkv.core.log import Log, chain_of
 from raftkv.core.membership import normalised
@@ -18,7 +19,6 @@ from raftkv.core.messages import (
 from raftkv.core.progress import new_progress
 from raftkv.core.ready import ChainBroken
 from raftkv.core.sending import send_append_response
-from raftkv.core.state import Draft
 from raftkv.core.transitions import become_follower
 from raftkv.core.types import Entry, Role, Snapshot
 from raftkv.errors import InvariantError

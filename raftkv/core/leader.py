@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raftkv.core.draft import Draft
 from raftkv.core.messages import (
     AppendResponse,
     HeartbeatResponse,
@@ -17,7 +18,6 @@ from raftkv.core.sending import (
     send_append_response,
     send_timeout_now,
 )
-from raftkv.core.state import Draft
 from raftkv.core.transitions import adopt_log, become_follower
 from raftkv.core.types import Payload, Role
 
@@ -26,7 +26,7 @@ def append_payloads(draft: Draft, payloads: tuple[Payload, ...]) -> None:
     """Put payloads at the end of the own log and acknowledge them to ourselves, once stored."""
     log, placed = draft.log.propose(draft.term, payloads)
     adopt_log(draft, log)
-    draft.uncommitted_bytes += sum([len(entry.data) for entry in placed])
+    draft.lead.uncommitted_bytes += sum([len(entry.data) for entry in placed])
     send_append_response(draft, draft.config.id, log.last_index)
 
 
@@ -101,7 +101,7 @@ def _on_accepted(draft: Draft, peer: Peer, index: int) -> None:
         return
     while send_append(draft, peer, allow_empty=False):
         pass
-    if peer.id == draft.transferee and peer.match == draft.log.last_index:
+    if peer.id == draft.lead_now.transferee and peer.match == draft.log.last_index:
         send_timeout_now(draft, peer.id)
 
 
@@ -133,7 +133,8 @@ def on_tick(draft: Draft) -> None:
             check_quorum(draft)
         if draft.role is not Role.LEADER:
             return
-        draft.transferee = 0  # the target had a whole timeout
+        if draft.lead_now.transferee:
+            draft.lead.transferee = 0  # the target had a whole timeout
     if draft.heartbeat_elapsed >= config.heartbeat_ticks:
         draft.heartbeat_elapsed = 0
         broadcast_heartbeat(draft)
@@ -193,13 +194,13 @@ def on_transfer(draft: Draft, message: TransferLeadership) -> None:
     membership = draft.membership
     if peer is None or not (membership.is_voter(target)):
         return
-    if draft.transferee == target:
+    if draft.lead_now.transferee == target:
         return
-    draft.transferee = 0
+    draft.lead.transferee = 0
     if target == draft.config.id:
         return
     draft.election_elapsed = 0  # it has one election timeout from now
-    draft.transferee = target
+    draft.lead.transferee = target
     if peer.match == draft.log.last_index:
         send_timeout_now(draft, target)
     else:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from raftkv.core.draft import Draft
 from raftkv.core.ensure import ensure
 from raftkv.core.leader import append_payloads
 from raftkv.core.membership import apply_change, decode_change
 from raftkv.core.messages import ForwardProposal, ProposalRefused
 from raftkv.core.ready import Accepted, Refusal, Refused
 from raftkv.core.sending import broadcast_append
-from raftkv.core.state import Draft
 from raftkv.core.types import EntryKind, MembershipChange, Payload, Role
 from raftkv.errors import MembershipError
 
@@ -55,9 +55,9 @@ def _take(draft: Draft, payloads: tuple[Payload, ...], request: int, origin: int
     own = draft.config.id
     if not draft.tracks(own):
         return Refusal.NOT_A_MEMBER
-    if draft.transferee:
+    if draft.lead_now.transferee:
         return Refusal.TRANSFERRING
-    pending = draft.pending_change
+    pending = draft.lead_now.pending_change
     first = draft.log.last_index + 1
     if any(payload.kind is not EntryKind.NORMAL for payload in payloads):
         checked = _check_changes(draft, payloads, first)
@@ -66,7 +66,8 @@ def _take(draft: Draft, payloads: tuple[Payload, ...], request: int, origin: int
         payloads, pending = checked
     if _is_too_much(draft, payloads):
         return Refusal.TOO_MUCH_UNCOMMITTED
-    draft.pending_change = pending
+    if pending != draft.lead_now.pending_change:
+        draft.lead.pending_change = pending
     append_payloads(draft, payloads)
     broadcast_append(draft)
     if request and origin in (0, own):
@@ -77,7 +78,7 @@ def _take(draft: Draft, payloads: tuple[Payload, ...], request: int, origin: int
 def _is_too_much(draft: Draft, payloads: tuple[Payload, ...]) -> bool:
     """Whether the log would hold too much unapplied payload; a first oversized proposal passes."""
     size = sum([len(payload.data) for payload in payloads])
-    now = draft.uncommitted_bytes
+    now = draft.lead_now.uncommitted_bytes
     return now > 0 and size > 0 and now + size > draft.config.uncommitted_bytes_max
 
 
@@ -86,7 +87,7 @@ def _check_changes(
 ) -> tuple[tuple[Payload, ...], int] | Refusal:
     """The payloads to append and the new pending index; what may not be becomes an empty entry."""
     config = draft.config
-    pending = draft.pending_change
+    pending = draft.lead_now.pending_change
     kept: list[Payload] = []
     for index, payload in enumerate(payloads, first):
         if payload.kind is EntryKind.NORMAL:
@@ -110,7 +111,7 @@ def _failed_check(draft: Draft, data: bytes, pending: int) -> Refusal | None:
         change = decode_change(data)
     except MembershipError:
         return Refusal.CHANGE_INVALID
-    if pending > draft.applied:
+    if pending > draft.apply.applied:
         return Refusal.CHANGE_PENDING
     if draft.membership.is_joint and change.changes:
         return Refusal.CHANGE_WHILE_JOINT
@@ -135,7 +136,7 @@ def propose_auto_leave(draft: Draft) -> None:
     if (
         draft.membership.auto_leave
         and draft.role is Role.LEADER
-        and draft.applied >= draft.pending_change
+        and draft.apply.applied >= draft.lead_now.pending_change
     ):
         _take(draft, (Payload(EntryKind.CHANGE, b""),), 0, 0)
 

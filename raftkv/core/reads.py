@@ -8,11 +8,12 @@ position confirms all before it, so reads are batched by nature.
 from __future__ import annotations
 
 from raftkv.core.config import ReadMode
+from raftkv.core.draft import Draft
 from raftkv.core.messages import ReadIndexRequest, ReadIndexResponse
 from raftkv.core.quorum import committed_jointly
 from raftkv.core.ready import ReadState
 from raftkv.core.sending import broadcast_heartbeat
-from raftkv.core.state import Draft, ReadQueue, ReadRequest
+from raftkv.core.state import ReadQueue, ReadRequest
 from raftkv.core.types import Role
 
 
@@ -37,7 +38,7 @@ def _on_read_at_leader(draft: Draft, request: ReadRequest) -> None:
     if alone and (settled or not draft.config.single_voter_reads_wait):
         answer_read(draft, request, draft.commit)
     elif not settled:
-        draft.waiting_reads = (*draft.waiting_reads, request)
+        draft.lead.waiting_reads = (*draft.lead.waiting_reads, request)
     else:
         _confirm(draft, request)
 
@@ -50,8 +51,8 @@ def has_committed_in_term(draft: Draft) -> bool:
 
 def release_waiting_reads(draft: Draft) -> None:
     """The first entry of the term is committed: reads that waited for it go on."""
-    if draft.waiting_reads and has_committed_in_term(draft):
-        waiting, draft.waiting_reads = draft.waiting_reads, ()
+    if draft.lead_now.waiting_reads and has_committed_in_term(draft):
+        waiting, draft.lead.waiting_reads = draft.lead.waiting_reads, ()
         for request in waiting:
             _confirm(draft, request)
 
@@ -61,9 +62,11 @@ def _confirm(draft: Draft, request: ReadRequest) -> None:
     if wants_lease and draft.config.check_quorum and _lease_holds(draft):
         answer_read(draft, request, draft.commit)
         return
-    old = draft.reads
+    old = draft.lead.reads
     position = old.position + 1
-    draft.reads = ReadQueue(position, (*old.queue, (position, request, draft.commit)), old.acks)
+    draft.lead.reads = ReadQueue(
+        position, (*old.queue, (position, request, draft.commit)), old.acks
+    )
     broadcast_heartbeat(draft)
     on_read_ack(draft, draft.config.id, position)
 
@@ -76,7 +79,8 @@ def _lease_holds(draft: Draft) -> bool:
     after it was sent; two thirds of that allow clocks to differ by a fifth either way.
     """
     config = draft.config
-    if config.transfer_ends_lease and (draft.transferee or draft.lease_given_up):
+    now = draft.lead_now
+    if config.transfer_ends_lease and (now.transferee or now.lease_given_up):
         return False
     if not config.measured_lease:
         return True
@@ -89,7 +93,7 @@ def _lease_holds(draft: Draft) -> bool:
 
 def on_read_ack(draft: Draft, member: int, position: int) -> None:
     """``member`` still took us for leader when it saw ``position``; answer what a quorum confirmed."""
-    reads = draft.reads
+    reads = draft.lead_now.reads
     if not reads.queue or position > reads.position:
         return
     acks = dict(reads.acks)
@@ -103,7 +107,7 @@ def on_read_ack(draft: Draft, member: int, position: int) -> None:
             break
         answer_read(draft, request, index)
         done += 1
-    draft.reads = ReadQueue(reads.position, reads.queue[done:], tuple(sorted(acks.items())))
+    draft.lead.reads = ReadQueue(reads.position, reads.queue[done:], tuple(sorted(acks.items())))
 
 
 def answer_read(draft: Draft, request: ReadRequest, index: int) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from raftkv.core.draft import Draft
 from raftkv.core.leader import maybe_commit
 from raftkv.core.membership import apply_change
 from raftkv.core.sending import broadcast_append, send_append, send_timeout_now
-from raftkv.core.state import Draft
 from raftkv.core.transitions import become_follower
 from raftkv.core.types import MembershipChange, Role
 from raftkv.errors import InvariantError, MembershipError
@@ -35,8 +35,9 @@ def on_apply_change(draft: Draft, change: MembershipChange) -> None:
             peer = draft.peer(one.id)
             if one.id != own and peer is not None:
                 send_append(draft, peer, allow_empty=False)
-    if draft.transferee and not membership.is_voter(draft.transferee):
-        draft.transferee = 0
+    transferee = draft.lead_now.transferee
+    if transferee and not membership.is_voter(transferee):
+        draft.lead.transferee = 0
 
 
 def _step_down(draft: Draft) -> None:

@@ -7,6 +7,7 @@ through the after-append queue too, addressed to itself.
 
 from __future__ import annotations
 
+from raftkv.core.draft import Draft
 from raftkv.core.messages import (
     AppendEntries,
     AppendResponse,
@@ -15,7 +16,6 @@ from raftkv.core.messages import (
     TimeoutNow,
 )
 from raftkv.core.progress import Peer, ProgressState
-from raftkv.core.state import Draft
 
 
 def send_append(draft: Draft, peer: Peer, *, allow_empty: bool) -> bool:
@@ -75,7 +75,8 @@ def broadcast_append(draft: Draft) -> None:
 def broadcast_heartbeat(draft: Draft) -> None:
     """Tell every other member that the leader lives, and up to where it may commit."""
     own = draft.config.id
-    position = draft.reads.queue[-1][0] if draft.reads.queue else 0
+    queue = draft.lead_now.reads.queue
+    position = queue[-1][0] if queue else 0
     for progress in draft.progress:
         if progress.id == own:
             continue
@@ -112,4 +113,5 @@ def send_append_response(
 def send_timeout_now(draft: Draft, target: int) -> None:
     """Tell the transfer's target to campaign. From now on no lease is safe in this term."""
     draft.messages.append(TimeoutNow(draft.config.id, target, draft.term))
-    draft.lease_given_up = draft.config.transfer_ends_lease
+    if draft.config.transfer_ends_lease:
+        draft.lead.lease_given_up = True

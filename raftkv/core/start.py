@@ -11,7 +11,7 @@ from raftkv.core.membership import normalised
 from raftkv.core.prng import between, seeded
 from raftkv.core.progress import new_progress
 from raftkv.core.ready import SoftState
-from raftkv.core.state import EMPTY_OUTBOX, NO_READS, State
+from raftkv.core.state import EMPTY_OUTBOX, NOT_LEADING, ApplyState, State, Told
 from raftkv.core.types import Entry, HardState, Membership, Role, Snapshot
 
 NOTHING_STORED: Final = HardState()
@@ -67,10 +67,7 @@ def start(
         incoming=None,
         incoming_handed=False,
         snapshot=snapshot if snapshot and snapshot.index else None,
-        applied=applied,
-        applying=applied,
-        pages=(),
-        apply_paused=False,
+        apply=ApplyState(applied, applied),
         membership=members,
         progress=tuple(
             new_progress(node, match=last if node == own else 0, next_index=last + 1, active=False)
@@ -81,17 +78,10 @@ def start(
         heartbeat_elapsed=0,
         timeout_ticks=timeout,
         rng=rng,
-        transferee=0,
-        pending_change=0,
-        uncommitted_bytes=0,
-        waiting_reads=(),
-        reads=NO_READS,
         lead_ticks=0,
-        lease_given_up=False,
         hold_ticks=election if config.measured_lease and hard.term else 0,
+        leading=NOT_LEADING,
         outbox=EMPTY_OUTBOX,
-        told_soft=SoftState(0, Role.FOLLOWER),
-        told_hard=HardState(hard.term, hard.vote, commit),
-        number=0,
+        told=Told(SoftState(0, Role.FOLLOWER), HardState(hard.term, hard.vote, commit), 0),
         writes=(),
     )

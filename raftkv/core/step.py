@@ -8,6 +8,7 @@ from typing import assert_never
 from raftkv.core import leader
 from raftkv.core.candidate import campaign, on_vote_response
 from raftkv.core.config import ReadMode
+from raftkv.core.draft import Draft
 from raftkv.core.durability import on_applied, on_stored, taken_writes
 from raftkv.core.follower import (
     follow,
@@ -62,7 +63,7 @@ from raftkv.core.reads import on_read
 from raftkv.core.ready import ReadState
 from raftkv.core.reconfigure import on_apply_change
 from raftkv.core.sending import send_append_response
-from raftkv.core.state import Draft, ReadRequest, State
+from raftkv.core.state import ReadRequest, State
 from raftkv.core.transitions import become_follower
 from raftkv.core.types import APPEND_THREAD, APPLY_THREAD, EntryKind, Payload, Role, Snapshot
 from raftkv.errors import InvariantError
@@ -78,7 +79,7 @@ def step(state: State, event: Input) -> State:
     if not (
         draft.term >= state.term
         and state.commit <= draft.commit <= draft.log.last_index
-        and state.applied <= draft.applied <= draft.commit
+        and state.apply.applied <= draft.apply.applied <= draft.commit
     ):
         raise InvariantError("term, commit or applied moved backwards or past the log")
     if draft.vote != state.vote and draft.term == state.term and state.vote:
@@ -151,7 +152,7 @@ def _on_snapshot_taken(draft: Draft, snapshot: Snapshot) -> None:
 
 
 def _on_compact(draft: Draft, index: int) -> None:
-    if draft.log.base_index < index < draft.unstable and index <= draft.applied:
+    if draft.log.base_index < index < draft.unstable and index <= draft.apply.applied:
         draft.log = draft.log.compact(index)
 
 

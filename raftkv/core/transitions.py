@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from raftkv.core.draft import Draft
 from raftkv.core.ensure import ensure
 from raftkv.core.log import Log
 from raftkv.core.prng import between
 from raftkv.core.progress import new_progress
 from raftkv.core.sending import send_append_response
-from raftkv.core.state import NO_READS, Draft
+from raftkv.core.state import NOT_LEADING, Leading
 from raftkv.core.types import EntryKind, Payload, Role
 
 _NOTHING = (Payload(EntryKind.NORMAL, b""),)
@@ -48,7 +49,7 @@ def become_leader(draft: Draft) -> None:
         own.become_replicate()
         own.active = True
     # Not known which of the entries is a membership change: none may be proposed before all are applied.
-    draft.pending_change = draft.log.last_index
+    draft.lead.pending_change = draft.log.last_index
     log, _ = draft.log.propose(draft.term, _NOTHING)
     adopt_log(draft, log)
     send_append_response(draft, draft.config.id, log.last_index)
@@ -65,7 +66,6 @@ def reset(draft: Draft, term: int) -> None:
     draft.heartbeat_elapsed = 0
     election = draft.config.election_ticks
     draft.rng, draft.timeout_ticks = between(draft.rng, election, 2 * election - 1)
-    draft.transferee = 0
     draft.votes = ()
     last = draft.log.last_index
     own = draft.config.id
@@ -77,20 +77,20 @@ def reset(draft: Draft, term: int) -> None:
             for peer in draft.progress
         )
     )
-    draft.pending_change = 0
-    draft.uncommitted_bytes = 0
     draft.lead_ticks = 0
-    draft.lease_given_up = False
-    _drop_reads(draft)
-
-
-def _drop_reads(draft: Draft) -> None:
+    # Reads that wait for the first commit of a term wait for the next one, unless they are reported.
+    waiting = draft.lead_now.waiting_reads
     if draft.config.report_dropped_reads:
-        lost = [request for _, request, _ in draft.reads.queue]
-        lost += draft.waiting_reads
-        draft.dropped_reads += [one.context for one in lost if one.origin in (0, draft.config.id)]
-        draft.waiting_reads = ()
-    draft.reads = NO_READS
+        _report_dropped_reads(draft)
+        waiting = ()
+    draft.stop_leading(Leading(waiting_reads=waiting) if waiting else NOT_LEADING)
+
+
+def _report_dropped_reads(draft: Draft) -> None:
+    now = draft.lead_now
+    lost = [request for _, request, _ in now.reads.queue]
+    lost += now.waiting_reads
+    draft.dropped_reads += [one.context for one in lost if one.origin in (0, draft.config.id)]
 
 
 def adopt_log(draft: Draft, log: Log) -> None:
