@@ -1,0 +1,116 @@
+"""What a package lists in ``__all__`` is what it offers: all of it, in order, nothing more."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator
+from types import ModuleType
+from typing import get_args
+
+import pytest
+
+import raftkv
+from raftkv import core, errors
+
+# The packages whose names are for users.
+PUBLIC = ("raftkv", "raftkv.core", "raftkv.testing")
+
+
+def complaints(module: ModuleType) -> Iterator[str]:
+    """Everything wrong with a package's ``__all__``."""
+    listed: list[str] = list(getattr(module, "__all__", []))
+    where = f"{module.__name__}.__all__"
+    if not listed:
+        yield f"{where} is missing"
+    if listed != sorted(listed, key=_isort):
+        yield f"{where} is not sorted"
+    if len(listed) != len({*listed}):
+        yield f"{where} names something twice"
+    for name in listed:
+        if not hasattr(module, name):
+            yield f"{where} names {name}, which is not there"
+        elif name.startswith("_") and name != "__version__":
+            yield f"{where} names {name}, which is private"
+        elif not _is_ours(getattr(module, name)):
+            yield f"{where} names {name}, which belongs to another package"
+    for name, value in vars(module).items():
+        # Submodules become attributes by being imported; the future import leaves its name behind.
+        if name.startswith("_") or isinstance(value, ModuleType) or name == "annotations":
+            continue
+        if name not in listed:
+            yield f"{where} lacks {name}: list it, or import it under a private name"
+
+
+def _isort(name: str) -> tuple[int, str]:
+    """Constants, then classes, then the rest: as ruff sorts them."""
+    return (0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2, name)
+
+
+def _is_ours(value: object) -> bool:
+    if isinstance(value, ModuleType):
+        return value.__name__.startswith("raftkv.")
+    if isinstance(value, type) or callable(value):
+        return getattr(value, "__module__", "").partition(".")[0] in {"raftkv", "types", "typing"}
+    return True  # a constant
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_package_lists_exactly_what_it_offers(name: str) -> None:
+    found = list(complaints(importlib.import_module(name)))
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_every_error_can_be_caught_by_its_name_at_the_top() -> None:
+    for name in errors.__all__:
+        assert getattr(raftkv, name, None) is getattr(errors, name), f"raftkv.{name} is missing"
+
+
+@pytest.mark.parametrize("union", ["Input", "Message", "PeerMessage", "LocalMessage", "Answer"])
+def test_every_input_and_message_of_the_core_can_be_named(union: str) -> None:
+    members = get_args(getattr(core, union))
+    assert len(members) > 1
+    for member in members:
+        assert getattr(core, member.__name__, None) is member, f"core.{member.__name__} is missing"
+        assert member.__name__ in core.__all__
+
+
+# --- the check can fail ---------------------------------------------------------------------
+
+
+def package(*, listed: list[str] | None, **names: object) -> ModuleType:
+    module = ModuleType("raftkv.sample")
+    for name, value in names.items():
+        setattr(module, name, value)
+    if listed is not None:
+        module.__dict__["__all__"] = listed
+    return module
+
+
+@pytest.mark.parametrize(
+    ("module", "complaint"),
+    [
+        (package(listed=None), "is missing"),
+        (package(listed=["start", "State"], start=core.start, State=core.State), "is not sorted"),
+        (package(listed=["State", "State"], State=core.State), "names something twice"),
+        (package(listed=["Gone"]), "names Gone, which is not there"),
+        (package(listed=["_inner"], _inner=core.start), "names _inner, which is private"),
+        (package(listed=["Path"], Path=pytest.Item), "names Path, which belongs to another"),
+        (package(listed=["State"], State=core.State, step=core.step), "lacks step"),
+    ],
+)
+def test_a_wrong_list_is_found(module: ModuleType, complaint: str) -> None:
+    (found,) = complaints(module)
+    assert complaint in found
+
+
+def test_a_right_list_is_let_through() -> None:
+    module = package(
+        listed=["NO_LIMIT", "Input", "State", "step"],
+        NO_LIMIT=core.NO_LIMIT,
+        Input=core.Input,
+        State=core.State,
+        step=core.step,
+        core=core,
+        _private=pytest,
+    )
+    assert not list(complaints(module))
