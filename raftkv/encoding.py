@@ -43,11 +43,11 @@ RECORD_OVERHEAD_BYTES: Final = HEADER_BYTES + _CRC.size
 _KINDS: Final = {int(kind): kind for kind in EntryKind}
 
 
-def encode_entry(entry: Entry) -> bytes:
-    """One record: header, payload, CRC-32 of both."""
+def encode_entry(entry: Entry, prefix: bytes = b"") -> bytes:
+    """One record: header, payload, CRC-32 of both; after ``prefix``, which the CRC leaves out."""
     data = entry.data
     header = _HEADER.pack(entry.term, entry.index, entry.chain, entry.kind, len(data))
-    return b"".join((header, data, _CRC.pack(crc32(data, crc32(header)))))
+    return b"".join((prefix, header, data, _CRC.pack(crc32(data, crc32(header)))))
 
 
 def decode_entry(buffer: bytes, offset: int = 0) -> tuple[Entry, int]:

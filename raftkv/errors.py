@@ -1,9 +1,10 @@
 """Every exception a user of raftkv can meet.
 
-All derive from :class:`Error`. The question that matters after a failed write is *may it have happened?*,
-and the class answers it in ``may_have_happened``: ``False`` surely not, ``True`` perhaps. Only
-:class:`OutcomeUnknownError` answers ``True``; everything else was refused before it could count.
-No exception of a library underneath (rocksdict, anyio, ssl) escapes: adapters map them to these.
+All derive from :class:`Error`. The question that matters after a failed write is *may it have
+happened?*, and the class answers it in ``may_have_happened``: ``False`` surely not, ``True``
+perhaps. Only :class:`OutcomeUnknownError` answers ``True``; everything else was refused before it
+could count. No exception of a library underneath (rocksdict, anyio, ssl) escapes: adapters map
+them to these.
 """
 
 from __future__ import annotations
@@ -86,11 +87,11 @@ class ForkedError(UsageError):
 
 
 class UnavailableError(Error):
-    """The cluster could not take the request; it surely did not happen, and may be retried."""
+    """The cluster could not take the request; it did not happen, and may be retried."""
 
 
 class NotLeaderError(UnavailableError):
-    """This member is not the leader and may not forward; ``leader`` names who is, if known."""
+    """The member asked is not the leader and may not forward; ``leader`` names who is, if known."""
 
     def __init__(self, message: str, leader: int = 0) -> None:
         super().__init__(message)
@@ -164,11 +165,11 @@ class NodeStoppedError(Error):
 
 
 class InvariantError(Error):
-    """A safety rule was found broken: a bug or damaged memory. The node stops before it acts on it."""
+    """A safety rule is broken (a bug, or damaged memory); the node stops before acting on it."""
 
 
 class MachineError(Error):
-    """The user's state machine raised in ``apply`` or ``restore``; the node stops, on every member alike."""
+    """The state machine raised in ``apply`` or ``restore``; every member stops alike."""
 
 
 # --- storage ----------------------------------------------------------------------------------
@@ -183,7 +184,7 @@ class StorageCorruptError(StorageError):
 
 
 class StorageFailedError(StorageError):
-    """A write or sync failed; the store is poisoned, reads included, until the process reopens it."""
+    """A write or sync failed; the store is poisoned, reads included, until reopened."""
 
 
 class StorageFullError(StorageFailedError):
@@ -191,7 +192,7 @@ class StorageFullError(StorageFailedError):
 
 
 class StorageStallError(StorageError):
-    """RocksDB would stall (``no_slowdown``); nothing was written, the same batch may be tried again."""
+    """RocksDB would stall; nothing was written, the same batch may be tried again."""
 
 
 class StorageLockedError(StorageError):
@@ -210,7 +211,7 @@ class IdentityError(StorageError):
 
 
 class TransportError(Error):
-    """Listening or connecting failed in a way that retrying does not cure (port in use, bad TLS files)."""
+    """Listening or connecting failed and retrying will not cure it (port in use, bad TLS)."""
 
 
 class WireError(TransportError):

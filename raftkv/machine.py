@@ -1,14 +1,14 @@
 """PORT: the state machine that raftkv replicates.
 
-Two kinds. An in-memory machine (:class:`StateMachine`) holds its state in Python objects; after a restart
-it is restored from the last stored snapshot and the log after it is applied again. An on-disk machine
-(:class:`DurableStateMachine`) writes into the node's own batch, so that its rows, the applied index and
-the log become durable together and nothing is applied twice.
+Two kinds. An in-memory machine (:class:`StateMachine`) holds its state in Python objects; after a
+restart it is restored from the last stored snapshot and the log after it is applied again. An
+on-disk machine (:class:`DurableStateMachine`) writes into the node's own batch, so that its rows,
+the applied index and the log become durable together and nothing is applied twice.
 
 Both must be deterministic: same commands, same results and state, on every member and for ever. No
-clock, no chance, no iteration order of sets, no locale, no environment. ``apply`` runs on the node's
-loop: a few milliseconds at most per call; the node hands over slices.
-An exception from ``apply`` or ``restore`` stops the node, on every member alike.
+clock, no chance, no iteration order of sets, no locale, no environment. ``apply`` runs on the
+node's loop: a few milliseconds at most per call; the node hands over slices. An exception from
+``apply`` or ``restore`` stops the node, on every member alike.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class StateMachine(Protocol[R_co]):
         ...
 
     def restore(self, chunks: Iterable[bytes]) -> None:
-        """Replace the state by what ``snapshot`` produced, on this or another member; may be called anew."""
+        """Replace the state by what ``snapshot`` produced, on this or another member."""
         ...
 
 
@@ -71,12 +71,13 @@ class DurableStateMachine(Protocol[R_co]):
     def snapshot_durable(self, reader: Reader) -> Iterator[bytes]:
         """The state in ``reader`` (a frozen view of the store) as chunks of at most 1 MiB.
 
-        Runs in a worker thread beside later ``apply_durable`` calls: touches nothing but ``reader``.
+        Runs in a worker thread beside later ``apply_durable`` calls: touches nothing but
+        ``reader``.
         """
         ...
 
     def restore_durable(self, chunks: Iterable[bytes], batch: Batch) -> None:
-        """Replace the state: write all rows into ``batch``, which the node has emptied the space in."""
+        """Replace the state: put all rows into ``batch``, in which the space is emptied."""
         ...
 
 

@@ -35,7 +35,7 @@ def campaign(draft: Draft, *, transfer: bool = False) -> None:
 
 
 def has_unapplied_changes(draft: Draft) -> bool:
-    """Whether a committed membership change waits to be applied: we might count the wrong voters."""
+    """Whether a committed membership change is unapplied: we might count the wrong voters."""
     if draft.apply.applied >= draft.commit:
         return False
     first = max(draft.apply.applied + 1, draft.log.first_index)

@@ -53,13 +53,13 @@ class Config:
     single_voter_reads_wait: bool = False
     """A single voter, too, answers reads only after a commit in its term."""
     refuse_invalid_changes: bool = False
-    """A membership change that cannot be is refused with its reason, not turned into an empty entry."""
+    """An impossible membership change is refused with its reason, not made an empty entry."""
     applied_bounds_commit: bool = False
     """After restart the commit index is at least the applied one."""
     reprobe_lost: bool = False
-    """A follower whose log lacks what it acknowledged says so and is probed again; else a fatal error."""
+    """A follower that lacks what it acknowledged says so and is probed again; else it stops."""
     hand_over_first: bool = False
-    """A leader that leaves the membership hands over to the most advanced voter as it steps down."""
+    """A leader that leaves the membership hands over to the most advanced voter first."""
     transfer_ends_lease: bool = False
     """While leadership is handed over, no read is answered by lease."""
     measured_lease: bool = False
@@ -72,7 +72,7 @@ class Config:
     recheck_campaign: bool = False
     """A won pre-election, too, ends without campaign beside unapplied membership changes."""
     report_dropped_reads: bool = False
-    """Reads that will never be answered are listed in Ready, those waiting at a step-down included."""
+    """Reads that will never be answered are listed in Ready, those of a step-down included."""
     answer_forwarded: bool = False
     """The leader tells the origin of a forwarded proposal that it refused it."""
     verify_chain: bool = field(default=True)

@@ -12,6 +12,6 @@ def digest(state: State) -> bytes:
 
     ``hash(state)`` will not do between processes: Python salts the hashes of bytes and strings.
     """
-    # Every part is a frozen record of numbers, bytes and enums, whose repr names all of its fields; the
-    # log's names its ends and their chain values, which stand for all between.
+    # Every part is a frozen record of numbers, bytes and enums, whose repr names all of its
+    # fields; the log's names its ends and their chain values, which stand for all between.
     return blake2b(repr(state).encode(), digest_size=16).digest()

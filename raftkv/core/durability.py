@@ -13,8 +13,8 @@ from raftkv.errors import InvariantError
 def on_stored(draft: Draft, response: StorageAppendResponse) -> None:
     """A write is durable; what it vouches for depends on the log being the same still.
 
-    A response of an older term says nothing about entries: a write still under way may overwrite them
-    (the ABA problem of asynchronous writes). A snapshot in it is always acknowledged.
+    A response of an older term says nothing about entries: a write still under way may overwrite
+    them (the ABA problem of asynchronous writes). A snapshot in it is always acknowledged.
     """
     if response.number:
         draft.writes = tuple(one for one in draft.writes if one.number > response.number)

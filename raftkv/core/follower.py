@@ -82,8 +82,8 @@ def _after_common_part(log: Log, entries: tuple[Entry, ...]) -> tuple[Entry, ...
 def _continues(draft: Draft, sender: int, entries: tuple[Entry, ...]) -> bool:
     """Whether each entry's chain follows from our log; if not, the append is dropped with an alarm.
 
-    Equal (index, term) and different chains mean damage on either side: acknowledging would spread it,
-    and stopping would let one damaged leader stop everybody.
+    Equal (index, term) and different chains mean damage on either side: acknowledging would spread
+    it, and stopping would let one damaged leader stop everybody.
     """
     chain = draft.log.chain_at(entries[0].index - 1)
     for entry in entries:

@@ -1,8 +1,8 @@
 """What the node tells the core: one frozen class per kind of event in the world.
 
-``step(state, input)`` takes exactly one of these. None of them can fail: what the core cannot take it
-answers in the next :class:`~raftkv.core.ready.Ready` (``refused``, ``dropped_reads``) or ignores, as each
-class says.
+``step(state, input)`` takes exactly one of these. None of them can fail: what the core cannot take
+it answers in the next :class:`~raftkv.core.ready.Ready` (``refused``, ``dropped_reads``) or
+ignores, as each class says.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Campaign:
 
 @frozen(slots=True)
 class Propose:
-    """Replicate these payloads as consecutive entries; answered under ``request`` (0: no answer wanted)."""
+    """Replicate these payloads as consecutive entries; answered under ``request``, unless 0."""
 
     payloads: tuple[Payload, ...]
     request: int = 0
@@ -42,9 +42,10 @@ class ProposeChange:
 
 @frozen(slots=True)
 class Read:
-    """At which index is a read begun now linearizable? Answered as a ReadState with this ``context``.
+    """At which index is a read begun now linearizable? Answered as a ReadState.
 
-    ``lease``: a leader whose lease holds may answer without a quorum round (bounded clock drift needed).
+    ``lease``: a leader whose lease holds may answer without a quorum round (bounded clock drift
+    needed).
     """
 
     context: bytes
@@ -94,7 +95,7 @@ class SnapshotTaken:
 
 @frozen(slots=True)
 class Compact:
-    """Forget entries up to and including ``index``, which must be stored and applied; else ignored."""
+    """Forget entries up to and including ``index``; ignored unless stored and applied."""
 
     index: int
 

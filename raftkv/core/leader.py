@@ -69,7 +69,7 @@ def on_append_response(draft: Draft, message: AppendResponse) -> None:
 
 
 def _reprobe(draft: Draft, peer: Peer, message: AppendResponse) -> None:
-    """The peer's log lacks what it acknowledged: count none of it any more and find out what it has."""
+    """The peer lost what it acknowledged: count none of it, and find out what it has."""
     hint, _ = draft.log.last_at_most(message.hint, message.hint_term)
     peer.match = 0
     peer.become_probe()

@@ -1,12 +1,12 @@
 """The log as a persistent window: the compaction point and every entry after it.
 
-Appending, truncating and compacting give a new Log that shares structure with the old one: entries lie
-in chunks of 64, so that adding k entries to n copies k + 64 + n/64 references at worst, and an old State
-keeps its old log for nothing. Terms are found through the runs of equal terms, without an entry being
-touched.
+Appending, truncating and compacting give a new Log that shares structure with the old one: entries
+lie in chunks of 64, so that adding k entries to n copies k + 64 + n/64 references at worst, and an
+old State keeps its old log for nothing. Terms are found through the runs of equal terms, without
+an entry being touched.
 
-Every entry carries a *chain* value over everything before it, so two logs that end with the same chain
-are equal throughout, and comparing or hashing a log of any length looks at two numbers.
+Every entry carries a *chain* value over everything before it, so two logs that end with the same
+chain are equal throughout, and comparing or hashing a log of any length looks at two numbers.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _GONE: Final = Entry(0, 0, EntryKind.NORMAL, b"", 0)
 
 
 def chain_of(previous: int, term: int, index: int, kind: int, data: bytes) -> int:
-    """The chain value of an entry: 64 bits of BLAKE2b over the previous value, the header, the payload.
+    """The chain value of an entry: 64 bits of BLAKE2b over previous value, header and payload.
 
     The same on every machine and in every process; it is stored with the entry and travels with it.
     """
@@ -47,8 +47,8 @@ def chain_of(previous: int, term: int, index: int, kind: int, data: bytes) -> in
 class Log:
     """Entries ``base_index + 1`` .. ``last_index``, and what is known of ``base_index`` itself.
 
-    ``runs`` holds (first index, term) of each stretch of equal terms. ``size_bytes`` is the encoded size
-    of all entries in the window.
+    ``runs`` holds (first index, term) of each stretch of equal terms. ``size_bytes`` is the
+    encoded size of all entries in the window.
     """
 
     base_index: int
@@ -100,7 +100,7 @@ class Log:
         )
 
     def has_term(self, index: int) -> bool:
-        """Whether the term at ``index`` is known: it lies in the window or is the compaction point."""
+        """Whether the term at ``index`` is known: in the window, or the compaction point."""
         return self.base_index <= index <= self.last_index
 
     def term_at(self, index: int) -> int:
@@ -113,7 +113,7 @@ class Log:
         return runs[bisect_right(runs, index, key=_first_of_run) - 1][1]
 
     def matches(self, index: int, term: int) -> bool:
-        """Whether the entry at ``index`` is here, or is the compaction point, with this term (§5.3)."""
+        """Whether ``index`` is in the window, or the compaction point, with this term (§5.3)."""
         return self.base_index <= index <= self.last_index and self.term_at(index) == term
 
     def is_up_to_date(self, last_index: int, last_term: int) -> bool:
@@ -154,7 +154,7 @@ class Log:
         return self.base_chain if index == self.base_index else self.entry(index).chain
 
     def slice(self, first: int, stop: int) -> tuple[Entry, ...]:
-        """Entries from ``first`` up to and excluding ``stop``, all of which must lie in the window."""
+        """Entries from ``first`` up to and excluding ``stop``; all must lie in the window."""
         if first >= stop:
             return ()
         low = first - self.origin
@@ -171,7 +171,7 @@ class Log:
         return tuple(entries)
 
     def page(self, first: int, stop: int, bytes_max: int) -> tuple[Entry, ...]:
-        """Like ``slice``, ending before the entry that would pass ``bytes_max``; at least one entry."""
+        """Like ``slice``, but at most ``bytes_max`` encoded; at least one entry."""
         if first >= stop:
             return ()
         if self.size_bytes <= bytes_max:
@@ -273,7 +273,8 @@ class Log:
         first = to_index + 1
         whole = min((first - self.origin) >> _SHIFT, len(self.chunks))
         chunks, tail = self.chunks[whole:], self.tail
-        # Blank what is dropped of the first chunk, so that its payloads are freed and places stay put.
+        # Blank what is dropped of the first chunk, so that its payloads are freed and places stay
+        # put.
         rest = first - self.origin - (whole << _SHIFT)
         if chunks:
             chunks = ((_GONE,) * rest + chunks[0][rest:], *chunks[1:])

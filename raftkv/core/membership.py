@@ -1,8 +1,8 @@
 """Membership arithmetic: what a change makes of a configuration, and the bytes of a change.
 
-Changes act when applied (RAFT_SEMANTICS section 9). A simple change alters at most one voter, which keeps
-majorities overlapping (thesis 4.1); anything more passes through a joint configuration, in which both
-majorities count (§6).
+Changes act when applied (RAFT_SEMANTICS section 9). A simple change alters at most one voter,
+which keeps majorities overlapping (thesis 4.1); anything more passes through a joint
+configuration, in which both majorities count (§6).
 """
 
 from __future__ import annotations
@@ -200,8 +200,9 @@ class _Draft:
 
     def _track(self, node: int) -> None:
         if node not in self.progress:
-            # Active at first, so that a leader's next quorum check does not count it as lost; next is
-            # max(last, 1) and not last + 1: the first probe is likely to be rejected with a hint.
+            # Active at first, so that a leader's next quorum check does not count it as lost; next
+            # is max(last, 1) and not last + 1: the first probe is likely to be rejected with a
+            # hint.
             self.progress[node] = new_progress(
                 node, match=0, next_index=max(self.last_index, 1), active=True
             )

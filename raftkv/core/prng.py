@@ -1,6 +1,7 @@
 """The next number as a function of the last: SplitMix64 (Steele, Lea, Flood 2014).
 
-The generator's state lies in State, so the same inputs draw the same election timeouts on every machine.
+The generator's state lies in State, so the same inputs draw the same election timeouts on every
+machine.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One follower as the leader sees it: what it has, what to send next, how much is under way.
 
-PROBE sends one append at a time to find where the logs agree; REPLICATE streams, bounded by a window of
-appends in flight; SNAPSHOT waits for an installed snapshot. A :class:`Progress` is frozen and lies in
-State; :class:`Peer` is its mutable twin for the length of one step.
+PROBE sends one append at a time to find where the logs agree; REPLICATE streams, bounded by a
+window of appends in flight; SNAPSHOT waits for an installed snapshot. A :class:`Progress` is
+frozen and lies in State; :class:`Peer` is its mutable twin for the length of one step.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class ProgressState(Enum):
 class Progress:
     """Positions and flow of one peer (RAFT_SEMANTICS section 4).
 
-    Invariant: ``next > match``. ``inflight`` holds (last index, payload bytes) of each append under way.
+    Invariant: ``next > match``. ``inflight`` holds (last index, payload bytes) of each append
+    under way.
     """
 
     id: int

@@ -132,7 +132,7 @@ def _can_be(draft: Draft, change: MembershipChange) -> bool:
 
 
 def propose_auto_leave(draft: Draft) -> None:
-    """Leave a joint configuration that asks for it once its entry is applied; retried if refused."""
+    """Leave a joint configuration that asks for it once it is applied; retried if refused."""
     if (
         draft.membership.auto_leave
         and draft.role is Role.LEADER

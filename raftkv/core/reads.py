@@ -22,7 +22,8 @@ def on_read(draft: Draft, request: ReadRequest) -> None:
     if draft.role is Role.LEADER:
         _on_read_at_leader(draft, request)
     elif draft.role is Role.FOLLOWER and draft.leader:
-        # A forwarded request keeps the place where it was made, so that the answer goes there at once.
+        # A forwarded request keeps the place where it was made, so that the answer goes there at
+        # once.
         origin = request.origin or draft.config.id
         draft.messages.append(
             ReadIndexRequest(origin, draft.leader, request.context, request.lease)
@@ -74,9 +75,10 @@ def _confirm(draft: Draft, request: ReadRequest) -> None:
 def _lease_holds(draft: Draft) -> bool:
     """Whether no other leader can have been elected yet.
 
-    Plainly: as long as the quorum check does not step down. Measured: a voter that answered a heartbeat
-    gives no vote for ``election_ticks`` of its own ticks after it arrived, so of less than one period
-    after it was sent; two thirds of that allow clocks to differ by a fifth either way.
+    Plainly: as long as the quorum check does not step down. Measured: a voter that answered a
+    heartbeat gives no vote for ``election_ticks`` of its own ticks after it arrived, so of less
+    than one period after it was sent; two thirds of that allow clocks to differ by a fifth either
+    way.
     """
     config = draft.config
     now = draft.lead_now
@@ -92,7 +94,7 @@ def _lease_holds(draft: Draft) -> bool:
 
 
 def on_read_ack(draft: Draft, member: int, position: int) -> None:
-    """``member`` still took us for leader when it saw ``position``; answer what a quorum confirmed."""
+    """``member`` took us for leader when it saw ``position``; answer what a quorum confirmed."""
     reads = draft.lead_now.reads
     if not reads.queue or position > reads.position:
         return

@@ -55,7 +55,7 @@ class Accepted:
 
 @frozen(slots=True)
 class Refused:
-    """A proposal was not taken and never will be. ``sender``: the member that forwarded it, or 0."""
+    """A proposal was not taken and never will be; ``sender`` is who forwarded it, or 0."""
 
     request: int
     reason: Refusal
@@ -67,7 +67,7 @@ Answer = Accepted | Refused
 
 @frozen(slots=True)
 class ChainBroken:
-    """Entry ``index`` from ``peer`` does not continue our log: memory or disk damage on either side."""
+    """Entry ``index`` from ``peer`` does not continue our log: damage on either side."""
 
     peer: int
     index: int
@@ -75,18 +75,19 @@ class ChainBroken:
 
 @frozen(slots=False)
 class Ready:
-    """Everything that now has to be done. Tuples only; empty or ``None`` means nothing of that kind.
+    """Everything that now has to be done; empty or ``None`` means nothing of that kind.
 
     Order of work:
 
     1. Send ``messages`` at once; they depend on nothing unstored.
-    2. Store ``hard_state``, ``snapshot`` and ``entries`` in one atomic batch (entries replace everything
-       stored from their first index on; a snapshot replaces the whole log). If ``must_sync``, or if
-       ``messages_after_persist`` or ``responses`` is not empty, make it durable.
-    3. Then send ``messages_after_persist`` and step ``Persisted(number)``. Batches are stored in the
-       order of their numbers; several may be in flight, and one report covers all before it.
-    4. Apply ``committed`` in order, step ``ApplyChange`` in its place for each change among them, then
-       step ``Applied``. Never before those of the previous Ready. Independent of 2 and 3.
+    2. Store ``hard_state``, ``snapshot`` and ``entries`` in one atomic batch (entries replace
+       everything stored from their first index on; a snapshot replaces the whole log). If
+       ``must_sync``, or if ``messages_after_persist`` or ``responses`` is not empty, make it
+       durable.
+    3. Then send ``messages_after_persist`` and step ``Persisted(number)``. Batches are stored in
+       the order of their numbers; several may be in flight, and one report covers all before it.
+    4. Apply ``committed`` in order, step ``ApplyChange`` in its place for each change among them,
+       then step ``Applied``. Never before those of the previous Ready. Independent of 2 and 3.
     5. Answer ``reads`` once their index is applied; tell proposers their ``answers``.
 
     ``responses`` is every message that waits for this write, own ones included, in order: what a

@@ -41,7 +41,7 @@ def on_apply_change(draft: Draft, change: MembershipChange) -> None:
 
 
 def _step_down(draft: Draft) -> None:
-    """Leave the lead to the most advanced active voter, so that nobody has to wait for a timeout."""
+    """Leave the lead to the most advanced active voter, so that no timeout has to pass."""
     if draft.config.hand_over_first:
         candidates = [
             (one.match, -one.id)

@@ -1,8 +1,8 @@
 """What a member puts into its outbox, and the two queues it may go to.
 
-Answers to appends and votes wait until everything unstored at this moment is durable (the *after-append*
-queue); all else may leave at once (RAFT_SEMANTICS section 1). A member's own vote and acknowledgement go
-through the after-append queue too, addressed to itself.
+Answers to appends and votes wait until everything unstored at this moment is durable (the
+*after-append* queue); all else may leave at once (RAFT_SEMANTICS section 1). A member's own vote
+and acknowledgement go through the after-append queue too, addressed to itself.
 """
 
 from __future__ import annotations

@@ -30,11 +30,12 @@ def start(
 ) -> State:
     """A follower that knows no leader, with what its disk gave back.
 
-    A new member of a new cluster gives ``voters`` (and ``learners``); all of them must give the same.
-    One that comes back gives ``hard_state``, ``snapshot`` (the compaction point and the membership
-    there), the ``entries`` after it, how far its machine has ``applied``, and the ``membership`` in
-    force at that point if it differs from the snapshot's. The membership never comes from log entries:
-    those act again when they are applied again. A member that is to join gives nothing.
+    A new member of a new cluster gives ``voters`` (and ``learners``); all of them must give the
+    same. One that comes back gives ``hard_state``, ``snapshot`` (the compaction point and the
+    membership there), the ``entries`` after it, how far its machine has ``applied``, and the
+    ``membership`` in force at that point if it differs from the snapshot's. The membership never
+    comes from log entries: those act again when they are applied again. A member that is to join
+    gives nothing.
 
     Raises InvariantError if the parts contradict each other.
     """

@@ -111,7 +111,8 @@ NOT_LEADING: Final = Leading()
 class State:
     """One member's whole mind, the random generator's state included.
 
-    Comparable and hashable in time independent of the log's length. Old values stay usable for ever.
+    Comparable and hashable in time independent of the log's length. Old values stay usable for
+    ever.
     """
 
     config: Config
@@ -146,7 +147,7 @@ class State:
     lead_ticks: int
     """Ticks since this member became leader."""
     hold_ticks: int
-    """Ticks after a restart during which no vote is given, lest a lease promised before is broken."""
+    """Ticks after a restart during which no vote is given, lest it break a lease promised."""
     leading: Leading
     # the outside
     outbox: Outbox

@@ -181,8 +181,8 @@ _THREADS = (APPEND_THREAD, APPLY_THREAD)
 def refuses(state: State, message: Message) -> ReceiveError | None:
     """Whether an embedder should refuse a message from the network, and why. ``step`` ignores such.
 
-    Local messages come from our storage threads alone, answers from peers that are tracked; requests
-    are taken from anybody, because a member may not know its newest peers yet.
+    Local messages come from our storage threads alone, answers from peers that are tracked;
+    requests are taken from anybody, because a member may not know its newest peers yet.
     """
     match message:
         case StorageAppend() | StorageAppendResponse() | StorageApply() | StorageApplyResponse():
@@ -231,7 +231,7 @@ def _meets_higher_term(draft: Draft, message: Message, term: int) -> bool:
 
 
 def _holds_vote_back(draft: Draft) -> bool:
-    """Whether a leader was heard from too recently to help anybody unseat it (thesis 6.2, 4.2.3)."""
+    """Whether a leader was heard from too recently to help unseat it (thesis 6.2, 4.2.3)."""
     config = draft.config
     if draft.hold_ticks:
         return True
@@ -244,8 +244,9 @@ def _answer_lower_term(draft: Draft, message: Message) -> None:
     config = draft.config
     match message:
         case AppendEntries() | Heartbeat():
-            # With leases nobody else would tell a stale leader of the new term: it cannot disrupt us
-            # by campaigning, and we ignore it. An empty acceptance with our term makes it step down.
+            # With leases nobody else would tell a stale leader of the new term: it cannot disrupt
+            # us by campaigning, and we ignore it. An empty acceptance with our term makes it step
+            # down.
             if config.check_quorum or config.pre_vote:
                 send_append_response(draft, message.sender, 0)
         case PreVote():

@@ -48,7 +48,8 @@ def become_leader(draft: Draft) -> None:
     if own is not None:
         own.become_replicate()
         own.active = True
-    # Not known which of the entries is a membership change: none may be proposed before all are applied.
+    # Not known which of the entries is a membership change: none may be proposed before all are
+    # applied.
     draft.lead.pending_change = draft.log.last_index
     log, _ = draft.log.propose(draft.term, _NOTHING)
     adopt_log(draft, log)
@@ -78,7 +79,8 @@ def reset(draft: Draft, term: int) -> None:
         )
     )
     draft.lead_ticks = 0
-    # Reads that wait for the first commit of a term wait for the next one, unless they are reported.
+    # Reads that wait for the first commit of a term wait for the next one, unless they are
+    # reported.
     waiting = draft.lead_now.waiting_reads
     if draft.config.report_dropped_reads:
         _report_dropped_reads(draft)

@@ -17,8 +17,9 @@ APPEND_THREAD: Final = NodeId(2**64 - 1)
 APPLY_THREAD: Final = NodeId(2**64 - 2)
 NO_LIMIT: Final = 2**63 - 1
 
-# What one entry costs beside its payload, on the wire and on disk: term, index, chain (8 bytes each),
-# kind (1), length (4), checksum (4). Size limits count it, so that empty entries are not free.
+# What one entry costs beside its payload, on the wire and on disk: term, index, chain (8 bytes
+# each), kind (1), length (4), checksum (4). Size limits count it, so that empty entries are not
+# free.
 ENTRY_OVERHEAD_BYTES: Final = 33
 
 
@@ -41,7 +42,7 @@ class EntryKind(IntEnum):
 
 @frozen(slots=True)
 class Entry:
-    """One place in the log. ``chain`` ties it to everything before it (see :mod:`raftkv.core.log`)."""
+    """One place in the log; ``chain`` ties it to everything before it (raftkv.core.log)."""
 
     term: int
     index: int
@@ -103,8 +104,9 @@ class Membership:
 class Snapshot:
     """An image of the machine at a log position; ``data`` is opaque to the core.
 
-    An embedder of the bare core may put the image itself into ``data``; raftkv's node leaves it empty
-    and streams the image beside the message. ``chain`` is the chain value of the entry at ``index``.
+    An embedder of the bare core may put the image itself into ``data``; raftkv's node leaves it
+    empty and streams the image beside the message. ``chain`` is the chain value of the entry at
+    ``index``.
     """
 
     index: int
@@ -141,7 +143,7 @@ class Change:
 
 @frozen(slots=True)
 class MembershipChange:
-    """What is proposed: steps, the way through them, and ``context`` for the embedder (addresses)."""
+    """What is proposed: steps, the way through them, ``context`` for the embedder."""
 
     changes: tuple[Change, ...] = ()
     transition: Transition = Transition.AUTO

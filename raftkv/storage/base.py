@@ -1,12 +1,12 @@
 """PORT: where a node keeps its log, its hard state and its machine's rows.
 
-Two ports, one above the other. A :class:`Store` is named spaces of ordered bytes with atomic batches
-and one sync position for everything: RocksDB or memory. A :class:`LogStore` is raft's state written
-through such batches. The node opens one batch per turn and hands it to the log and to an on-disk
-machine, so that log, hard state, rows, applied index and membership change together.
+Two ports, one above the other. A :class:`Store` is named spaces of ordered bytes with atomic
+batches and one sync position for everything: RocksDB or memory. A :class:`LogStore` is raft's
+state written through such batches. The node opens one batch per turn and hands it to the log and
+to an on-disk machine, so that log, hard state, rows, applied index and membership change together.
 
-The only durable write is ``write(batch)`` (unsynced) and then ``sync()`` in the ``wal`` worker: one sync
-covers every batch written before it began.
+The only durable write is ``write(batch)`` (unsynced) and then ``sync()`` in the ``wal`` worker:
+one sync covers every batch written before it began.
 """
 
 from __future__ import annotations
@@ -83,17 +83,18 @@ class Store(Reader, Protocol):
         ...
 
     def write(self, batch: Batch) -> int:
-        """Make the batch visible, and return its position; it is durable once ``sync`` answers that or more.
+        """Make the batch visible, and return its position: durable once ``sync`` answers as much.
 
-        Does not wait for the disk. Raises StorageStallError if RocksDB would stall (nothing was written;
-        try the same batch again), anything else poisons the store for good.
+        Does not wait for the disk. Raises StorageStallError if RocksDB would stall (nothing was
+        written; try the same batch again), anything else poisons the store for good.
         """
         ...
 
     def sync(self) -> int:
-        """Wait until everything written before the call is durable; answer the newest such position.
+        """Wait until all that was written before the call is durable; answer the newest position.
 
-        Blocks: call it in the ``wal`` worker. Raises StorageFailedError, which poisons the store for good.
+        Blocks: call it in the ``wal`` worker. Raises StorageFailedError, which poisons the store
+        for good.
         """
         ...
 
@@ -128,15 +129,16 @@ class AppliedMark:
     index: int = 0
     term: int = 0
     chain: int = 0
-    membership: Membership = Membership()
+    membership: Membership = Membership()  # noqa: RUF009 (frozen)
 
 
 @frozen(slots=True)
 class Recovered:
     """What a log store reads back on start.
 
-    ``snapshot`` is the compaction point (index, term, chain) with the membership there; ``entries`` follow
-    it without gap. ``applied`` is the mark of the last batch that carried effects.
+    ``snapshot`` is the compaction point (index, term, chain) with the membership there;
+    ``entries`` follow it without gap. ``applied`` is the mark of the last batch that carried
+    effects.
     """
 
     hard_state: HardState
@@ -165,7 +167,7 @@ class LogStore(Protocol):
         ...
 
     def compact(self, batch: Batch, snapshot: Snapshot) -> None:
-        """Forget entries up to and including ``snapshot.index``, which becomes the compaction point."""
+        """Forget entries up to and including ``snapshot.index``, the new compaction point."""
         ...
 
     def mark_applied(self, batch: Batch, mark: AppliedMark) -> None:
@@ -186,7 +188,7 @@ class WitnessRecord:
 
 
 class Storage(Protocol):
-    """One member's data directory, open: store, log, identity, and the witness that watches them."""
+    """One member's data directory, open: store, log, identity, and the witness beside them."""
 
     @property
     def store(self) -> Store:
@@ -204,7 +206,11 @@ class Storage(Protocol):
         ...
 
     def sync(self, promised: WitnessRecord) -> int:
-        """``store.sync()`` and then make the witness remember ``promised``. Blocks: ``wal`` worker only."""
+        """``store.sync()``, then make the witness remember ``promised``.
+
+        ``promised`` is what the batches written before the call amount to: term, vote, and the last
+        entry they hold. Answers the newest durable position. Blocks: ``wal`` worker only.
+        """
         ...
 
     def close(self) -> None:
