@@ -102,7 +102,8 @@ class Config:
     @property
     def page_bytes_max(self) -> int:
         """The apply budget in force."""
-        return self.apply_bytes_max or self.append_bytes_max
+        # 0 of both means one entry at a time: a budget of one byte, which every entry exceeds.
+        return self.apply_bytes_max or self.append_bytes_max or 1
 
 
 SAFEST: Mapping[str, bool | int] = {

@@ -96,8 +96,8 @@ class AppendResponse:
 class Heartbeat:
     """The leader lives.
 
-    ``read_position``: the newest unconfirmed read, 0 for none. ``sent_tick``: the leader's clock when
-    this was sent, echoed to measure its lease.
+    ``read_position``: the newest unconfirmed read, 0 for none. ``sent_tick``: the leader's clock
+    when this was sent, echoed to measure its lease.
     """
 
     sender: int
