@@ -1,21 +1,22 @@
 """The consensus core: Raft as two pure functions over frozen values.
 
-    step(state, input) -> State            one input in: a tick, a message, a proposal, a finished write
-    ready(state)       -> (State, Ready)   everything that now has to be done, as data
+    step(state, input) -> State           one input: a tick, a message, a proposal, a finished write
+    ready(state)       -> (State, Ready)  everything that now has to be done, as data
 
-State contains everything one member knows, its random generator included. It is hashable, comparable
-and never changes: keep old ones, branch them, replay them, put a million of them in a set. The same
-state and input give the same result on every machine, for ever. Nothing here reads a clock, draws
-chance, touches a disk or socket, or logs: time is the input :class:`Tick`, and what would be logged is
-the difference of two States.
+State contains everything one member knows, its random generator included. It is hashable,
+comparable and never changes: keep old ones, branch them, replay them, put a million of them in a
+set. The same state and input give the same result on every machine, for ever. Nothing here reads
+a clock, draws chance, touches a disk or socket, or logs: time is the input :class:`Tick`, and
+what would be logged is the difference of two States.
 
-**The contract.** Feed every event in the world to ``step`` as one input. Whenever ``has_ready(state)``,
-take ``ready(state)`` and work it off in the order that :class:`Ready` describes: send ``messages`` at
-once; store hard state, snapshot and entries in one atomic batch and make it durable; then send
-``messages_after_persist`` and step ``Persisted(number)``; apply ``committed`` in order and step
-``Applied(index)``. Several Readies may be under way at the disk at once: their writes are numbered, and
-one ``Persisted`` covers all numbers before it. Nothing that depends on a write may leave before it.
-A committed membership change is stepped as ``ApplyChange`` in its place among the applied entries.
+**The contract.** Feed every event in the world to ``step`` as one input. Whenever
+``has_ready(state)``, take ``ready(state)`` and work it off in the order that :class:`Ready`
+describes: send ``messages`` at once; store hard state, snapshot and entries in one atomic batch
+and make it durable; then send ``messages_after_persist`` and step ``Persisted(number)``; apply
+``committed`` in order and step ``Applied(index)``. Several Readies may be under way at the disk
+at once: their writes are numbered, and one ``Persisted`` covers all numbers before it. Nothing
+that depends on a write may leave before it. A committed membership change is stepped as
+``ApplyChange`` in its place among the applied entries.
 
 ``step`` raises :class:`~raftkv.errors.InvariantError` where going on could lose data, and never for
 what a peer can send: stop the member then, it is safe as long as it is silent. ``Config`` has the
@@ -55,7 +56,8 @@ Member 2 grants its vote, and says so only after storing it. Member 3 stays out 
 The leader takes a proposal behind the empty entry that opens its term. Both leave for the followers
 before they are on its own disk: replication and writing go on in parallel.
 
->>> members[1] = step(members[1], Propose((Payload(EntryKind.NORMAL, b"colour=green"),), request=7))
+>>> payload = Payload(EntryKind.NORMAL, b"colour=green")
+>>> members[1] = step(members[1], Propose((payload,), request=7))
 >>> members[1], todo = ready(members[1])
 >>> todo.answers
 (Accepted(request=7, term=1, first=2, last=2),)
@@ -79,8 +81,9 @@ A follower is probed with one append first; its answer opens the stream, which b
 [[b'colour=green']]
 >>> reply = answers(2, more.messages[0]).messages_after_persist[0]
 
-The leader's own disk has answered meanwhile (``answers`` reported all writes up to its number), so two
-of three have stored it. The leader commits, applies, and tells the others by its next message:
+The leader's own disk has answered meanwhile (``answers`` reported all writes up to its number),
+so two of three have stored it. The leader commits, applies, and tells the others by its next
+message:
 
 >>> members[1].commit
 1
@@ -100,12 +103,12 @@ An old State is as good as new: branch it, and the future is another one.
 >>> step(alone, Campaign()).term, alone.term
 (1, 0)
 
-**Where to find what.** ``types``, ``messages``, ``inputs``, ``ready``, ``config``: the words. ``state``
-and ``draft``: the whole, frozen and while a step changes it. ``log``, ``progress``, ``quorum``,
-``membership``, ``prng``: parts that stand alone. ``step``: term rules and dispatch, then ``follower``,
-``candidate``, ``leader``, ``proposals``, ``reads``, ``reconfigure``, ``durability``; ``transitions`` alone
-changes roles, ``sending`` alone fills the outbox, ``drain`` empties it.
-"""
+**Where to find what.** ``types``, ``messages``, ``inputs``, ``ready``, ``config``: the words.
+``state`` and ``draft``: the whole, frozen and while a step changes it. ``log``, ``progress``,
+``quorum``, ``membership``, ``prng``: parts that stand alone. ``step``: term rules and dispatch,
+then ``follower``, ``candidate``, ``leader``, ``proposals``, ``reads``, ``reconfigure``,
+``durability``; ``transitions`` alone changes roles, ``sending`` alone fills the outbox, ``drain``
+empties it."""
 
 from __future__ import annotations
 
