@@ -108,7 +108,8 @@ An old State is as good as new: branch it, and the future is another one.
 ``quorum``, ``membership``, ``prng``: parts that stand alone. ``step``: term rules and dispatch,
 then ``follower``, ``candidate``, ``leader``, ``proposals``, ``reads``, ``reconfigure``,
 ``durability``; ``transitions`` alone changes roles, ``sending`` alone fills the outbox, ``drain``
-empties it."""
+empties it.
+"""
 
 from __future__ import annotations
 

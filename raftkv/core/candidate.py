@@ -59,12 +59,13 @@ def _ask_for_pre_votes(draft: Draft) -> None:
 
 def _ask_for_votes(draft: Draft, *, transfer: bool) -> None:
     own, term, log = draft.config.id, draft.term, draft.log
+    requests = draft.messages_after_append if draft.config.campaign_when_stored else draft.messages
     for voter in _voters(draft):
         if voter == own:
             # Our own vote counts like any other once it is stored, with a single voter too.
             draft.messages_after_append.append(VoteResponse(own, own, term, False))
         else:
-            draft.messages.append(
+            requests.append(
                 RequestVote(own, voter, term, log.last_index, log.last_term, transfer)
             )
 

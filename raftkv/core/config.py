@@ -71,6 +71,11 @@ class Config:
     """A peer in snapshot state for longer is probed again; 0: never."""
     recheck_campaign: bool = False
     """A won pre-election, too, ends without campaign beside unapplied membership changes."""
+    campaign_when_stored: bool = False
+    """A candidate asks for votes once term, own vote and log are stored, not at once.
+
+    With asynchronous writes a crash in between would let it campaign again in the same term: for a
+    log that lost its end, with votes granted to the longer one, and lead one term twice."""
     report_dropped_reads: bool = False
     """Reads that will never be answered are listed in Ready, those of a step-down included."""
     answer_forwarded: bool = False
@@ -119,6 +124,7 @@ SAFEST: Mapping[str, bool | int] = {
     "measured_lease": True,
     "snapshot_timeout_ticks": 300,
     "recheck_campaign": True,
+    "campaign_when_stored": True,
     "report_dropped_reads": True,
     "answer_forwarded": True,
 }

@@ -1,0 +1,1 @@
+"""What raftkv costs, measured: ``python -m benchmarks core`` and ``python -m benchmarks put``."""
