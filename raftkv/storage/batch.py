@@ -1,0 +1,52 @@
+"""The batch both stores take: a list of changes, replayed into the store when it is written.
+
+RocksDB's own batch is used up by a write, also by one that RocksDB refused; a list survives, so the
+same batch can be tried again after a stall.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeAlias
+
+from raftkv.storage.base import Batch, Space
+
+PUT: Final = 0
+DELETE: Final = 1
+DELETE_RANGE: Final = 2
+
+Change: TypeAlias = tuple[int, Space, bytes, bytes]
+"""Kind, space, key (or start), value (or stop, or nothing)."""
+
+# What RocksDB adds per change: kind, column family, two lengths; rounded up.
+_OVERHEAD_BYTES: Final = 12
+
+
+class ChangeList(Batch):
+    """Changes in the order they were made."""
+
+    __slots__ = ("changes", "size")
+
+    def __init__(self) -> None:
+        self.changes: list[Change] = []
+        self.size = 0
+
+    def put(self, space: Space, key: bytes, value: bytes) -> None:
+        """Set ``key`` to ``value``."""
+        self.changes.append((PUT, space, key, value))
+        self.size += len(key) + len(value) + _OVERHEAD_BYTES
+
+    def delete(self, space: Space, key: bytes) -> None:
+        """Remove ``key``; no error if absent."""
+        self.changes.append((DELETE, space, key, b""))
+        self.size += len(key) + _OVERHEAD_BYTES
+
+    def delete_range(self, space: Space, start: bytes, stop: bytes) -> None:
+        """Remove every key from ``start`` up to and excluding ``stop``; nothing if they cross."""
+        if start < stop:
+            self.changes.append((DELETE_RANGE, space, start, stop))
+            self.size += len(start) + len(stop) + _OVERHEAD_BYTES
+
+    @property
+    def size_bytes(self) -> int:
+        """Roughly what the batch will cost in the write-ahead log; 0 when empty."""
+        return self.size

@@ -1,0 +1,358 @@
+"""Raft's log, hard state and positions as records in any Store.
+
+Format 1. Keys are a group id (4 bytes, 0 today, so that many groups can share a store later) and an
+index (8 bytes) in the space ``log``, or a group id and a name in the space ``meta``; numbers in
+keys are big-endian, so that byte order is log order. Each value begins with its format version and
+ends with a CRC-32 of what lies between.
+
+``cuts`` counts how often entries were replaced or a snapshot took the log's place. Within one
+count the log only grows, so a witness that remembers the count and the last promised entry can
+tell a log that lost its end from one whose end was replaced on purpose just before a crash (see
+:mod:`raftkv.storage.witness`).
+
+Batches must be written in the order in which they were given to this object: it keeps the log's
+last index in memory.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from struct import error as StructError
+from typing import Final, NoReturn, cast
+from zlib import crc32
+
+from raftkv.core.log import chain_of
+from raftkv.core.types import Entry, HardState, Membership, Snapshot
+from raftkv.encoding import Plain, decode_entry, dumps, encode_entry, loads
+from raftkv.errors import InvariantError, StorageCorruptError, StorageFormatError, WireError
+from raftkv.storage.base import AppliedMark, Batch, LogStore, Recovered, Space, Store
+
+FORMAT: Final = b"\x01"
+_GROUP: Final = Struct(">I")
+_LOG_KEY: Final = Struct(">IQ")
+_CRC: Final = Struct("<I")
+_HARD_STATE: Final = Struct("<QQQ")  # term, vote, commit
+_CUTS: Final = Struct("<Q")
+_MARK: Final = Struct("<QQQI")  # index, term, chain, length of the membership that follows
+_RECENT_TAILS_MAX: Final = (
+    4096  # appends between a promise and its sync; beyond, oldest are dropped
+)
+
+REBUILD: Final = (
+    "remove this member from the cluster, empty its data directory and add it again, or restore a"
+    " backup"
+)
+
+
+class StoredLog(LogStore):
+    """The LogStore port over any Store."""
+
+    def __init__(self, store: Store, group: int = 0) -> None:
+        self._store = store
+        self._group = group
+        prefix = _GROUP.pack(group)
+        self._hard_state_key: Final = prefix + b"hard-state"
+        self._snapshot_key: Final = prefix + b"snapshot"
+        self._applied_key: Final = prefix + b"applied"
+        self._cuts_key: Final = prefix + b"cuts"
+        self._known = False
+        self._hard_state = HardState()
+        self._base_index = 0
+        self._last_index = 0
+        self._cuts = 0
+        # Chain value of each recent end of the log -> the count of cuts at that time.
+        self._tails: dict[int, int] = {}
+        self._membership = Membership()
+        self._membership_bytes = _encode_membership(self._membership)
+
+    # --- reading back ---------------------------------------------------------------------------
+
+    def recover(self) -> Recovered:
+        """Read everything back, checking each record, the chain and that nothing is missing.
+
+        Raises StorageCorruptError naming the record, StorageFormatError for a newer format.
+        """
+        hard_state = self._read_hard_state()
+        snapshot = self._read_snapshot()
+        applied = self._read_applied()
+        raw_cuts = self._meta(self._cuts_key, "count of cuts")
+        cuts = 0 if raw_cuts is None else _unpack_one(raw_cuts)
+        entries = self._read_entries(snapshot)
+        self._check_positions(hard_state, snapshot, entries, applied)
+        self._known = True
+        self._hard_state = hard_state
+        self._base_index = snapshot.index
+        self._last_index = entries[-1].index if entries else snapshot.index
+        self._cuts = cuts
+        self._tails = {(entries[-1].chain if entries else snapshot.chain): cuts}
+        return Recovered(hard_state, snapshot, entries, applied)
+
+    @property
+    def cuts(self) -> int:
+        """How often entries were replaced, counting what was given to batches so far."""
+        self._ensure_known()
+        return self._cuts
+
+    def cuts_at(self, last_chain: int) -> int:
+        """The count of cuts when the log last ended with this chain value. Any thread."""
+        return self._tails.get(last_chain, self._cuts)
+
+    def _ensure_known(self) -> None:
+        if not self._known:
+            self.recover()
+
+    def _meta(self, key: bytes, what: str) -> bytes | None:
+        value = self._store.get(Space.META, key)
+        return None if value is None else unseal(value, what)
+
+    def _read_hard_state(self) -> HardState:
+        body = self._meta(self._hard_state_key, "hard state")
+        if body is None:
+            return HardState()
+        try:
+            return HardState(*_HARD_STATE.unpack(body))
+        except StructError:
+            corrupt("the hard state record has a wrong length")
+
+    def _read_snapshot(self) -> Snapshot:
+        body = self._meta(self._snapshot_key, "snapshot position")
+        if body is None:
+            return Snapshot(0, 0)
+        mark, data = _decode_mark(body, "snapshot position")
+        return Snapshot(mark.index, mark.term, mark.chain, mark.membership, data)
+
+    def _read_applied(self) -> AppliedMark:
+        body = self._meta(self._applied_key, "applied mark")
+        if body is None:
+            return AppliedMark()
+        return _decode_mark(body, "applied mark")[0]
+
+    def _read_entries(self, snapshot: Snapshot) -> tuple[Entry, ...]:
+        """Every entry after the snapshot: no gap, terms ascending, each chain value proven."""
+        entries: list[Entry] = []
+        index, term, chain = snapshot.index, snapshot.term, snapshot.chain
+        start, stop = _GROUP.pack(self._group), _GROUP.pack(self._group + 1)
+        for key, value in self._store.scan(Space.LOG, start, stop):
+            index += 1
+            if key != _LOG_KEY.pack(self._group, index):
+                corrupt(f"the log has a gap: entry {index} is missing before key {key.hex()}")
+            entry = _decode_log_record(value, index)
+            if entry.index != index:
+                corrupt(f"the record of entry {index} holds entry {entry.index}")
+            if entry.term < term:
+                corrupt(f"entry {index} is of term {entry.term}, after one of term {term}")
+            if entry.chain != chain_of(chain, entry.term, index, entry.kind, entry.data):
+                corrupt(f"entry {index} does not continue the chain of the entries before it")
+            term, chain = entry.term, entry.chain
+            entries.append(entry)
+        return tuple(entries)
+
+    @staticmethod
+    def _check_positions(
+        hard_state: HardState, snapshot: Snapshot, entries: tuple[Entry, ...], applied: AppliedMark
+    ) -> None:
+        last_index = snapshot.index + len(entries)
+        last_term = entries[-1].term if entries else snapshot.term
+        if hard_state.commit > last_index:
+            corrupt(
+                f"the log ends at entry {last_index}, but entry {hard_state.commit} was committed"
+            )
+        if hard_state.commit < snapshot.index:
+            corrupt(
+                f"only entry {hard_state.commit} is committed, but the snapshot stands at"
+                f" {snapshot.index}"
+            )
+        if hard_state.term < last_term:
+            corrupt(f"the log ends in term {last_term}, but the hard state knows {hard_state.term}")
+        if applied.index > last_index:
+            corrupt(f"the log ends at entry {last_index}, but entry {applied.index} was applied")
+        if applied.index > snapshot.index:
+            entry = entries[applied.index - snapshot.index - 1]
+            if (entry.term, entry.chain) != (applied.term, applied.chain):
+                corrupt(f"what was applied at {applied.index} is not the entry in the log")
+
+    # --- writing --------------------------------------------------------------------------------
+
+    def save_hard_state(self, batch: Batch, hard_state: HardState) -> None:
+        """Replace term, vote and commit."""
+        self._hard_state = hard_state
+        body = _HARD_STATE.pack(hard_state.term, hard_state.vote, hard_state.commit)
+        batch.put(Space.META, self._hard_state_key, seal(body))
+
+    def append(self, batch: Batch, entries: tuple[Entry, ...]) -> None:
+        """Store entries; everything stored from the first one's index on is replaced."""
+        if not entries:
+            return
+        self._ensure_known()
+        first = entries[0].index
+        if not self._base_index < first <= self._last_index + 1:
+            raise InvariantError(
+                f"entry {first} cannot follow a log of {self._base_index + 1}..{self._last_index}"
+            )
+        if first <= self._last_index:
+            self._count_cut(batch)
+            batch.delete_range(Space.LOG, self._key(first), self._key(self._last_index + 1))
+        put, space, key = batch.put, Space.LOG, self._key
+        for entry in entries:
+            put(space, key(entry.index), encode_entry(entry, FORMAT))
+        self._note_tail(entries[-1].index, entries[-1].chain)
+
+    def install_snapshot(self, batch: Batch, snapshot: Snapshot) -> None:
+        """Replace the whole log by a snapshot position; applied becomes the same.
+
+        Term and commit are raised to the snapshot's if they are lower.
+        """
+        self._ensure_known()
+        self._count_cut(batch)
+        self._set_base(batch, snapshot, self._last_index)
+        self.mark_applied(
+            batch,
+            AppliedMark(snapshot.index, snapshot.term, snapshot.chain, snapshot.membership),
+        )
+        self._note_tail(snapshot.index, snapshot.chain)
+
+    def compact(self, batch: Batch, snapshot: Snapshot) -> None:
+        """Forget entries up to and including ``snapshot.index``, the new compaction point."""
+        self._ensure_known()
+        if snapshot.index > self._last_index:
+            raise InvariantError(
+                f"entry {snapshot.index} cannot be compacted: the log ends at {self._last_index}"
+            )
+        self._set_base(batch, snapshot, snapshot.index)
+
+    def mark_applied(self, batch: Batch, mark: AppliedMark) -> None:
+        """Say how far the effects in this batch reach."""
+        body = self._encode_mark(mark.index, mark.term, mark.chain, mark.membership)
+        batch.put(Space.META, self._applied_key, seal(body))
+
+    def _set_base(self, batch: Batch, snapshot: Snapshot, forget_to: int) -> None:
+        hard_state = self._hard_state
+        if hard_state.commit < snapshot.index or hard_state.term < snapshot.term:
+            # What a snapshot holds was committed; a new term is met with no vote given in it.
+            new_term = snapshot.term > hard_state.term
+            self.save_hard_state(
+                batch,
+                HardState(
+                    max(hard_state.term, snapshot.term),
+                    0 if new_term else hard_state.vote,
+                    max(hard_state.commit, snapshot.index),
+                ),
+            )
+        if forget_to > self._base_index:
+            first, stop = self._key(self._base_index + 1), self._key(forget_to + 1)
+            batch.delete_range(Space.LOG, first, stop)
+        self._base_index = snapshot.index
+        mark = self._encode_mark(snapshot.index, snapshot.term, snapshot.chain, snapshot.membership)
+        batch.put(Space.META, self._snapshot_key, seal(mark + snapshot.data))
+
+    def _count_cut(self, batch: Batch) -> None:
+        self._cuts += 1
+        batch.put(Space.META, self._cuts_key, seal(_CUTS.pack(self._cuts)))
+
+    def _note_tail(self, last_index: int, last_chain: int) -> None:
+        self._last_index = last_index
+        tails = self._tails
+        if len(tails) >= _RECENT_TAILS_MAX:
+            for chain in list(tails)[: _RECENT_TAILS_MAX // 2]:
+                del tails[chain]
+        tails[last_chain] = self._cuts
+
+    def _key(self, index: int) -> bytes:
+        return _LOG_KEY.pack(self._group, index)
+
+    def _encode_mark(self, index: int, term: int, chain: int, membership: Membership) -> bytes:
+        if membership is not self._membership:  # it rarely changes, and CBOR is the dearest part
+            self._membership_bytes = _encode_membership(membership)
+            self._membership = membership
+        encoded = self._membership_bytes
+        return _MARK.pack(index, term, chain, len(encoded)) + encoded
+
+
+def seal(body: bytes) -> bytes:
+    """A record: format version, body, CRC-32 of the body."""
+    return b"".join((FORMAT, body, _CRC.pack(crc32(body))))
+
+
+def unseal(record: bytes, what: str) -> bytes:
+    """The body of a record. Raises StorageCorruptError or StorageFormatError naming ``what``."""
+    if len(record) < 1 + _CRC.size:
+        corrupt(f"the {what} record is cut short")
+    body = record[1 : -_CRC.size]
+    if _CRC.unpack(record[-_CRC.size :])[0] != crc32(body):
+        corrupt(f"the {what} record fails its checksum")
+    check_format(record, what)
+    return body
+
+
+def check_format(record: bytes, what: str) -> None:
+    """Raise StorageFormatError unless the record's version byte is ours."""
+    if record[:1] != FORMAT:
+        raise StorageFormatError(
+            f"the {what} record is of storage format {record[0]}, this raftkv reads format"
+            f" {FORMAT[0]}: open it with the raftkv version that wrote it"
+        )
+
+
+def corrupt(what: str) -> NoReturn:
+    """Raise StorageCorruptError: what is wrong, and what to do."""
+    raise StorageCorruptError(f"{what}; {REBUILD}")
+
+
+def _decode_log_record(record: bytes, index: int) -> Entry:
+    check_format(record, f"log entry {index}")
+    try:
+        entry, stop = decode_entry(record, len(FORMAT))
+    except WireError as error:
+        corrupt(f"log entry {index} is damaged ({error})")
+    if stop != len(record):
+        corrupt(f"log entry {index} has {len(record) - stop} bytes too many")
+    return entry
+
+
+def _unpack_one(body: bytes) -> int:
+    try:
+        return cast("int", _CUTS.unpack(body)[0])
+    except StructError:
+        corrupt("the count of cuts has a wrong length")
+
+
+def _decode_mark(body: bytes, what: str) -> tuple[AppliedMark, bytes]:
+    try:
+        index, term, chain, size = _MARK.unpack_from(body)
+        membership = _decode_membership(loads(body[_MARK.size : _MARK.size + size]))
+    except (StructError, WireError, TypeError, KeyError) as error:
+        corrupt(f"the {what} record does not decode ({error})")
+    return AppliedMark(index, term, chain, membership), body[_MARK.size + size :]
+
+
+def _encode_membership(membership: Membership) -> bytes:
+    return dumps(
+        {
+            "voters": membership.voters,
+            "outgoing": membership.outgoing,
+            "learners": membership.learners,
+            "learners_next": membership.learners_next,
+            "auto_leave": membership.auto_leave,
+        }
+    )
+
+
+def _decode_membership(value: Plain) -> Membership:
+    if type(value) is not dict:
+        raise TypeError("a membership is a map")
+    auto_leave = value["auto_leave"]
+    if type(auto_leave) is not bool:
+        raise TypeError("auto_leave is true or false")
+    return Membership(
+        _ids(value["voters"]),
+        _ids(value["outgoing"]),
+        _ids(value["learners"]),
+        _ids(value["learners_next"]),
+        auto_leave,
+    )
+
+
+def _ids(value: Plain) -> tuple[int, ...]:
+    if type(value) is not list or not all(type(node) is int for node in value):
+        raise TypeError("member ids are a list of numbers")
+    return tuple(cast("list[int]", value))

@@ -1,0 +1,470 @@
+"""The Store port on RocksDB, through rocksdict. The only module here that knows rocksdict.
+
+The rules it keeps, each one paid for by somebody (tests/storage/test_rocksdict_contract.py pins the
+behaviour they rest on):
+
+- raw mode and explicit options, always: rocksdict's default mode unpickles what it reads.
+- Never ``sync=True``, which holds the GIL for the whole fsync: an unsynced ``write``, then
+  ``flush_wal(True)``, which releases it. Always ``no_slowdown``: a stall would hold the GIL too.
+- ``absolute_consistency`` at every opening: RocksDB's default drops damaged records in silence.
+- Rows are scanned through one helper that asks ``status()`` at the end; rocksdict's own
+  ``items()``, ``keys()`` and ``values()`` end early without an error where a block is damaged.
+- After a failed write or sync nothing is served: the failed record is readable, but not durable.
+- Closing drops every handle: a living iterator, snapshot or column family keeps RocksDB's lock.
+- Errors are texts; :func:`classify` alone reads them, and what it does not know is fatal.
+
+Bounds: memtables 64 MiB in all, block cache 32 MiB, live write-ahead logs 128 MiB (then the column
+families that hold the oldest are flushed), 512 open files, two background threads.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Generator, Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Final, cast
+from weakref import WeakSet
+
+from rocksdict import (
+    AccessType,
+    BlockBasedOptions,
+    Cache,
+    ColumnFamily,
+    DbClosedError,
+    DBCompressionType,
+    DBRecoveryMode,
+    Options,
+    Rdict,
+    RdictIter,
+    ReadOptions,
+    Snapshot,
+    WriteBatch,
+    WriteOptions,
+)
+
+from raftkv.errors import (
+    ClosedError,
+    Error,
+    ForkedError,
+    StorageCorruptError,
+    StorageError,
+    StorageFailedError,
+    StorageFullError,
+    StorageLockedError,
+    StorageStallError,
+    UsageError,
+)
+from raftkv.storage.base import Batch, Reader, Space, Store, View
+from raftkv.storage.batch import DELETE, PUT, ChangeList
+from raftkv.storage.log import REBUILD
+from raftkv.storage.member import Failpoint, no_failpoint
+
+_make_immortal: Final = ctypes.pythonapi.Py_IncRef
+_MIB: Final = 1024 * 1024
+_MEMTABLE_BYTES: Final = {
+    Space.LOG: 16 * _MIB,
+    Space.META: 2 * _MIB,
+    Space.MACHINE: 16 * _MIB,
+    Space.IMAGE: 8 * _MIB,
+}
+_MEMTABLES_BYTES_MAX: Final = 64 * _MIB
+_WAL_BYTES_MAX: Final = 128 * _MIB
+_CACHE_BYTES: Final = 32 * _MIB
+_OPEN_FILES_MAX: Final = 512
+
+
+class Mode(Enum):
+    """How to open."""
+
+    CREATE = "create"  # a new, empty store
+    NORMAL = "normal"  # every record in the write-ahead log must be whole
+    LOOK = "look"  # read only, changing no data: up to the first damaged record
+    CUT = "cut"  # drop everything from the first damaged record on
+
+
+def classify(error: Exception, doing: str, where: str) -> StorageError | ClosedError:
+    """What an exception of rocksdict means: the one place that reads its texts. Unknown: fatal."""
+    text = str(error)
+    if isinstance(error, DbClosedError):
+        return ClosedError(f"the store {where} is closed: open it again")
+    if text.startswith("Result incomplete: Write stall"):
+        return StorageStallError(
+            f"RocksDB is behind with flushing {where}: try the same batch again in a moment"
+        )
+    if text.startswith(("IO error: lock hold by current process", "IO error: While lock file")):
+        return StorageLockedError(
+            f"{where} is open in another node or process: stop that one first ({text})"
+        )
+    if text.startswith("IO error:") and ("No space left" in text or "quota exceeded" in text):
+        return StorageFullError(
+            f"the disk of {where} is full ({text}); free space, then open the node again"
+        )
+    if text.startswith("Corruption:") or (
+        text.startswith(("IO error: No such file", "Invalid argument:"))
+        and ("No such file" in text or "does not exist" in text or "olumn famil" in text)
+    ):
+        return StorageCorruptError(f"{where} is damaged ({text}); {REBUILD}")
+    return StorageFailedError(
+        f"{doing} {where} failed ({text}); repair the disk and open the node again"
+    )
+
+
+class _Reading(Reader):
+    """What the store and its views read alike."""
+
+    _refusal: Error | None
+    _where: str
+    _scans: WeakSet[Generator[tuple[bytes, bytes], None, None]]
+
+    def _iterator(self, space: Space, options: ReadOptions) -> RdictIter:
+        raise NotImplementedError
+
+    def _refused(self) -> Error | None:
+        raise NotImplementedError
+
+    def scan(
+        self, space: Space, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows from ``start`` up to and excluding ``stop``, as they are at the call.
+
+        Raises StorageCorruptError where rows are unreadable, also after some were given.
+        """
+        refused = self._refused()
+        if refused is not None:
+            raise refused
+        if stop is not None and stop <= start:
+            return iter(())
+        options = _read_options()
+        if stop is not None:
+            options.set_iterate_upper_bound(stop)
+        rows = self._rows(self._iterator(space, options), start, reverse)
+        self._scans.add(rows)
+        return rows
+
+    def _rows(
+        self, iterator: RdictIter, start: bytes, reverse: bool
+    ) -> Generator[tuple[bytes, bytes], None, None]:
+        try:
+            if reverse:
+                iterator.seek_to_last()
+            else:
+                iterator.seek(start)
+            step = iterator.prev if reverse else iterator.next
+            while iterator.valid():
+                key = cast("bytes", iterator.key())
+                if reverse and key < start:
+                    break
+                yield key, cast("bytes", iterator.value())
+                refused = self._refused()
+                if refused is not None:
+                    raise refused
+                step()
+            iterator.status()
+        except Error:
+            raise
+        except Exception as error:
+            raise classify(error, "reading", self._where) from error
+
+    def _close_scans(self) -> None:
+        for rows in list(self._scans):
+            try:
+                rows.close()
+            except ValueError as error:
+                raise UsageError("a scan of the store is running in another thread") from error
+
+
+class RocksView(_Reading, View):
+    """A frozen moment of a RocksStore; any thread."""
+
+    def __init__(self, store: RocksStore, snapshots: dict[Space, Snapshot], where: str) -> None:
+        self._store = store
+        self._snapshots = snapshots
+        self._where = where
+        self._scans = WeakSet()
+        self._closed: ClosedError | None = None
+
+    def _refused(self) -> Error | None:
+        return self._closed or self._store.refusal
+
+    def _iterator(self, space: Space, options: ReadOptions) -> RdictIter:
+        return self._snapshots[space].iter(options)
+
+    def get(self, space: Space, key: bytes) -> bytes | None:
+        """The value, or None. Raises StorageCorruptError rather than answer wrongly."""
+        refused = self._refused()
+        if refused is not None:
+            raise refused
+        try:
+            return cast("bytes", self._snapshots[space][key])
+        except Exception as error:
+            if str(error) == "key not found":
+                return None
+            raise classify(error, "reading", self._where) from error
+
+    @property
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """RocksDB's handles of it."""
+        return tuple(self._snapshots.values())
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it still keeps its store from closing."""
+        return self._closed is None
+
+    def close(self) -> None:
+        """Release it. Idempotent."""
+        if self._closed is None:
+            self._closed = ClosedError("the view is closed: take a new one from the store")
+            self._close_scans()
+            self._snapshots.clear()
+
+
+class RocksStore(_Reading, Store):
+    """The Store port over one RocksDB directory."""
+
+    def __init__(
+        self, path: Path, mode: Mode = Mode.NORMAL, *, failpoint: Failpoint = no_failpoint
+    ) -> None:
+        """Open ``path``.
+
+        Raises StorageLockedError, StorageCorruptError (a torn write-ahead log too: see ``Mode``),
+        StorageFullError or StorageFailedError.
+        """
+        self._where = str(path)
+        self._failpoint = failpoint
+        self._written = 0
+        self._views: WeakSet[RocksView] = WeakSet()
+        self._scans = WeakSet()
+        self._refusal: Error | None = None
+        access = AccessType.read_only(False) if mode is Mode.LOOK else AccessType.read_write()
+        try:
+            self._db = Rdict(
+                self._where, _database_options(mode), _column_families(), access_type=access
+            )
+        except Exception as error:
+            raise classify(error, "opening", self._where) from error
+        self._families: dict[Space, Rdict] = {}
+        self._handles: dict[Space, ColumnFamily] = {}
+        for space in Space:
+            self._families[space] = self._db.get_column_family(space.value)
+            self._handles[space] = self._db.get_column_family_handle(space.value)
+        self._write_options = WriteOptions()
+        self._write_options.no_slowdown = True
+        self._read_options = _read_options()
+        _open_stores.add(self)
+
+    @property
+    def refusal(self) -> Error | None:
+        """Why nothing is served any more; None while all is well."""
+        return self._refusal
+
+    @property
+    def written(self) -> int:
+        """Position of the last write; 0 at first."""
+        return self._written
+
+    def _refused(self) -> Error | None:
+        return self._refusal
+
+    def _iterator(self, space: Space, options: ReadOptions) -> RdictIter:
+        return self._families[space].iter(options)
+
+    def get(self, space: Space, key: bytes) -> bytes | None:
+        """The value, or None. Raises StorageCorruptError rather than answer wrongly."""
+        if self._refusal is not None:
+            raise self._refusal
+        try:
+            return cast("bytes | None", self._families[space].get(key, None, self._read_options))
+        except Exception as error:
+            raise classify(error, "reading", self._where) from error
+
+    def batch(self) -> ChangeList:
+        """A new empty batch."""
+        if self._refusal is not None:
+            raise self._refusal
+        return ChangeList()
+
+    def write(self, batch: Batch) -> int:
+        """Make the batch visible and return its position: durable once ``sync`` answers as much.
+
+        Raises StorageStallError if RocksDB would stall: nothing was written, the same batch may be
+        tried again. Anything else poisons the store for good.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        if not isinstance(batch, ChangeList):
+            raise UsageError("write() takes a batch made by batch() of a raftkv store")
+        if not batch.changes:
+            return self._written
+        changes = WriteBatch(raw_mode=True)
+        handles = self._handles
+        for kind, space, key, value in batch.changes:
+            if kind == PUT:
+                changes.put(key, value, handles[space])
+            elif kind == DELETE:
+                changes.delete(key, handles[space])
+            else:
+                changes.delete_range(key, value, handles[space])
+        try:
+            self._failpoint("write.before")
+            self._db.write(changes, self._write_options)
+            self._failpoint("write.after")
+        except Exception as error:
+            failure = classify(error, "writing to", self._where)
+            if not isinstance(failure, StorageStallError):
+                failure = self._fail(failure)
+            raise failure from error
+        self._written += 1
+        return self._written
+
+    def sync(self) -> int:
+        """Wait until all that was written before the call is durable; answer the newest position.
+
+        Blocks, with the GIL released: call it in the ``wal`` worker. Any failure poisons the store
+        for good and raises StorageFailedError: the kernel may have dropped the pages it could not
+        write, so trying again would only seem to succeed.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        position = self._written
+        try:
+            self._failpoint("sync.before")
+            self._db.flush_wal(True)
+            self._failpoint("sync.after")
+        except Exception as error:
+            raise self._fail(classify(error, "syncing", self._where)) from error
+        return position
+
+    def view(self) -> RocksView:
+        """A frozen moment: what is visible now."""
+        if self._refusal is not None:
+            raise self._refusal
+        snapshots = {space: family.snapshot() for space, family in self._families.items()}
+        view = RocksView(self, snapshots, self._where)
+        self._views.add(view)
+        return view
+
+    def poison(self, error: StorageError) -> None:
+        """Refuse every later call with ``error``, reads included; the first reason stays."""
+        if self._refusal is None:
+            self._refusal = error
+
+    def abandon(self) -> None:
+        """In a forked child: refuse everything, and let the handles live for ever.
+
+        Their destructors, run when the child ends, would wait for threads that were not forked.
+        """
+        self._refusal = ForkedError(
+            "this process was forked after the store was opened: open a node of its own here, or"
+            " start processes by spawning"
+        )
+        views = [snapshot for view in self._views for snapshot in view.snapshots]
+        handles = (self._db, *self._families.values(), *self._handles.values())
+        for handle in (*handles, *views, *self._scans):
+            _make_immortal(ctypes.py_object(handle))
+
+    def _fail(self, failure: Error) -> Error:
+        if not isinstance(failure, StorageFailedError | ClosedError):
+            failure = StorageFailedError(str(failure))
+        if isinstance(failure, StorageFailedError):
+            self.poison(failure)
+        return failure
+
+    def close(self) -> None:
+        """Release files and lock. Idempotent.
+
+        Raises UsageError while views are open or a scan runs in another thread. A failed store
+        closes too: what RocksDB then complains about was reported when it happened.
+        """
+        if isinstance(self._refusal, ClosedError):
+            return
+        if isinstance(self._refusal, ForkedError):
+            return  # the files belong to the parent
+        still_open = sum(view.is_open for view in self._views)
+        if still_open:
+            raise UsageError(f"{still_open} views of the store are open: close them first")
+        self._close_scans()
+        failed = self._refusal is not None
+        self._refusal = ClosedError(f"the store {self._where} is closed: open it again")
+        self._handles.clear()
+        failure: Exception | None = None
+        # The families share the database's lock: it is let go with the last of them.
+        for handle in (*self._families.values(), self._db):
+            try:
+                handle.close()
+            except Exception as error:  # rocksdict raises nothing narrower
+                failure = error
+        self._families.clear()
+        if failure is not None and not failed:
+            raise classify(failure, "closing", self._where) from failure
+
+
+def _read_options() -> ReadOptions:
+    options = ReadOptions()
+    options.set_verify_checksums(True)
+    return options
+
+
+def _database_options(mode: Mode) -> Options:
+    options = Options(raw_mode=True)
+    create = mode is Mode.CREATE
+    # Creating elsewhere would answer a lost CURRENT file with a new, empty database.
+    options.create_if_missing(create)
+    options.create_missing_column_families(create)
+    options.set_error_if_exists(create)
+    whole = mode in (Mode.CREATE, Mode.NORMAL)
+    options.set_wal_recovery_mode(
+        DBRecoveryMode.absolute_consistency() if whole else DBRecoveryMode.point_in_time()
+    )
+    options.set_paranoid_checks(True)
+    options.set_db_write_buffer_size(_MEMTABLES_BYTES_MAX)
+    options.set_max_total_wal_size(_WAL_BYTES_MAX)
+    options.set_max_background_jobs(2)
+    options.set_max_open_files(_OPEN_FILES_MAX)
+    options.set_allow_concurrent_memtable_write(False)  # there is one writer
+    options.set_manifest_preallocation_size(64 * 1024)
+    options.set_max_manifest_file_size(16 * _MIB)
+    options.set_bytes_per_sync(_MIB)
+    options.set_max_log_file_size(_MIB)  # RocksDB's own diary, not data
+    options.set_keep_log_file_num(4)
+    options.set_stats_dump_period_sec(0)
+    options.set_stats_persist_period_sec(0)
+    return options
+
+
+def _column_families() -> dict[str, Options]:
+    cache = Cache(_CACHE_BYTES)
+    families: dict[str, Options] = {}
+    for space in Space:
+        table = BlockBasedOptions()
+        table.set_block_cache(cache)
+        table.set_format_version(5)
+        table.set_block_size(16 * 1024)
+        if space is Space.MACHINE:
+            table.set_bloom_filter(10, False)
+        options = Options(raw_mode=True)
+        options.set_block_based_table_factory(table)
+        options.set_write_buffer_size(_MEMTABLE_BYTES[space])
+        options.set_max_write_buffer_number(4)
+        options.set_level_compaction_dynamic_level_bytes(True)
+        # The log is short-lived and often compressed or encrypted already; rows stay for long.
+        compress = space is Space.MACHINE
+        options.set_compression_type(
+            DBCompressionType.lz4() if compress else DBCompressionType.none()
+        )
+        families[space.value] = options
+    return families
+
+
+_open_stores: Final[WeakSet[RocksStore]] = WeakSet()
+
+
+def _refuse_in_child() -> None:
+    """A forked child shares the parent's files; RocksDB would write to them without an error."""
+    for store in _open_stores:
+        store.abandon()
+
+
+os.register_at_fork(after_in_child=_refuse_in_child)
