@@ -13,7 +13,7 @@ def main() -> int:
     parser = ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = parser.add_subparsers(dest="name", required=True)
     for name, module in {"core": core}.items():
-        one = names.add_parser(name, help=module.__doc__.splitlines()[0])
+        one = names.add_parser(name, help=(module.__doc__ or name).splitlines()[0])
         one.add_argument("--json", action="store_true", help="print one JSON object")
         module.add_arguments(one)
         one.set_defaults(run=module.run)

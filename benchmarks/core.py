@@ -12,7 +12,6 @@ from time import perf_counter
 
 from benchmarks.report import Row, print_report
 from raftkv.core import (
-    SAFEST,
     Applied,
     Campaign,
     Config,
@@ -20,6 +19,7 @@ from raftkv.core import (
     EntryKind,
     Log,
     Payload,
+    PeerMessage,
     Persisted,
     Propose,
     Receive,
@@ -27,6 +27,7 @@ from raftkv.core import (
     Tick,
     has_ready,
     ready,
+    safest,
     start,
     step,
 )
@@ -48,7 +49,7 @@ def run(options: Namespace) -> int:
         best = _best_seconds(call, repeat, rounds)
         rows.append({"system": "core", "operation": operation, "us": best * 1e6})
     rows += _window_rows(rounds)
-    notes = {"payload_bytes": 256, "members": 3, "settings": "SAFEST"}
+    notes = {"payload_bytes": 256, "members": 3, "settings": "safest"}
     print_report(rows, as_json=options.json, notes=notes)
     return 0
 
@@ -66,7 +67,7 @@ def _best_seconds(call: Callable[[], object], repeat: int, rounds: int) -> float
 def settle(members: dict[int, State]) -> None:
     """Let members work and talk until nothing is left to do; every write is durable at once."""
     while True:
-        flying = []
+        flying: list[PeerMessage] = []
         for node, state in members.items():
             while has_ready(state):
                 state, todo = ready(state)
@@ -90,7 +91,7 @@ def _calibration() -> int:
 
 
 def _cases() -> list[tuple[str, Callable[[], object], int]]:
-    members = {n: start(Config(id=n, **SAFEST), voters=(1, 2, 3)) for n in (1, 2, 3)}
+    members = {n: start(safest(Config(id=n)), voters=(1, 2, 3)) for n in (1, 2, 3)}
     members[1] = step(members[1], Campaign())
     settle(members)
     for _ in range(200):

@@ -20,7 +20,7 @@ that depends on a write may leave before it. A committed membership change is st
 
 ``step`` raises :class:`~raftkv.errors.InvariantError` where going on could lose data, and never for
 what a peer can send: stop the member then, it is safe as long as it is silent. ``Config`` has the
-settings; ``SAFEST`` are those that an embedder wants beyond the paper.
+settings; ``safest(config)`` turns on what an embedder wants beyond the paper.
 
 **Three members by hand.** They start knowing each other; nobody leads.
 
@@ -113,7 +113,7 @@ empties it.
 
 from __future__ import annotations
 
-from raftkv.core.config import SAFEST, Config, ReadMode
+from raftkv.core.config import SAFEST, Config, ReadMode, safest
 from raftkv.core.digest import digest
 from raftkv.core.drain import has_ready, ready, take_answers
 from raftkv.core.inputs import (
@@ -267,6 +267,7 @@ __all__ = [
     "has_ready",
     "ready",
     "refuses",
+    "safest",
     "start",
     "step",
     "take_answers",

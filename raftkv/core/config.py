@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from enum import Enum
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from raftkv.core.types import APPLY_THREAD, NO_LIMIT
 from raftkv.errors import ConfigError
@@ -129,3 +129,8 @@ SAFEST: Mapping[str, bool | int] = {
     "answer_forwarded": True,
 }
 """What ``raftkv.open_node`` switches on."""
+
+
+def safest(config: Config) -> Config:
+    """The same settings with everything in ``SAFEST`` switched on, as ``raftkv.open_node`` does."""
+    return evolve(config, **SAFEST)
