@@ -15,6 +15,7 @@ from attrs import frozen
 
 from raftkv.core.messages import PeerMessage
 from raftkv.core.ready import Ready
+from raftkv.core.types import Snapshot
 from raftkv.errors import StorageFailedError, StorageStallError
 from raftkv.runtime.base import Clock, Waker, Worker
 from raftkv.storage.base import Batch, Recovered, Storage, WitnessRecord
@@ -96,6 +97,10 @@ class Disk:
             self._term, self._vote = hard_state.term, hard_state.vote
         if ready.must_sync or ready.responses or ready.messages_after_persist:
             self._unwritten.append(Promise(ready.number, ready.messages_after_persist))
+
+    def compact(self, point: Snapshot) -> None:
+        """Forget entries up to and including the point, in the open batch."""
+        self._log.compact(self.batch, point)
 
     async def write(self) -> None:
         """Write the open batch, if there is one, and have it synced if anything waits for that.

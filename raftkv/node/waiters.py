@@ -15,8 +15,6 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
 
-from attrs import frozen
-
 from raftkv.errors import (
     DeadlineError,
     Error,
@@ -40,14 +38,6 @@ class Waiter:
         """Wake the caller with an error, unless it is gone."""
         if not self.promise.done():
             self.promise.set_exception(error)
-
-
-@frozen(slots=True)
-class Group:
-    """Commands that share an entry: sequences ``first`` up to and excluding ``first + count``."""
-
-    first: int
-    count: int
 
 
 class Queue:
@@ -118,6 +108,8 @@ class InFlight:
         self.size_bytes = 0
         # (earliest deadline, first sequence, count) of each group: swept without one timer each.
         self._deadlines: list[tuple[int, int, int]] = []
+        # First sequence of each proposal that nothing is known of yet -> its number of commands.
+        self._groups: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self._waiters)
@@ -127,18 +119,23 @@ class InFlight:
         """The number of the next command."""
         return self._next
 
-    def add(self, waiters: Sequence[Waiter]) -> Group:
-        """Number the commands of one entry, consecutively."""
+    def add(self, waiters: Sequence[Waiter]) -> int:
+        """Number the commands of one entry, consecutively; the first number."""
         first, count = self._next, len(waiters)
         self._next += count
         self._waiters.update(zip(range(first, first + count), waiters, strict=True))
         self.size_bytes += sum(len(waiter.data) for waiter in waiters)
         earliest = min(waiter.deadline_ns for waiter in waiters)
         heappush(self._deadlines, (earliest, first, count))
-        return Group(first, count)
+        return first
 
-    def take_back(self, first: int, count: int) -> list[Waiter]:
-        """Those still waiting of a group that was refused; their numbers are not used again."""
+    def group(self, first: int, count: int) -> None:
+        """Sequences from ``first`` on are one proposal, refused or taken as a whole."""
+        self._groups[first] = count
+
+    def take_back(self, first: int) -> list[Waiter]:
+        """Those still waiting of a proposal that was refused; their numbers are not used again."""
+        count = self._groups.pop(first, 0)
         found = (self._waiters.pop(number, None) for number in range(first, first + count))
         waiters = [waiter for waiter in found if waiter is not None]
         self.size_bytes -= sum(len(waiter.data) for waiter in waiters)
@@ -146,6 +143,7 @@ class InFlight:
 
     def resolve(self, first: int, results: Iterable[object]) -> None:
         """The commands from ``first`` on were applied here, with these results."""
+        self._groups.pop(first, None)
         pop = self._waiters.pop
         for sequence, result in enumerate(results, first):
             waiter = pop(sequence, None)
@@ -174,6 +172,8 @@ class InFlight:
                 waiter.fail(self._unknown(sequence, "the deadline passed"))
             if later:
                 heappush(deadlines, (min(later), first, count))
+            else:
+                self._groups.pop(first, None)
 
     def fail_all(self, reason: str, cause: BaseException | None) -> None:
         """The node ends: nobody here will see what becomes of these commands."""
@@ -183,6 +183,7 @@ class InFlight:
             waiter.fail(error)
         self._waiters.clear()
         self._deadlines.clear()
+        self._groups.clear()
         self.size_bytes = 0
 
     def _unknown(self, sequence: int, what: str) -> OutcomeUnknownError:
@@ -296,4 +297,4 @@ def stopped(cause: BaseException | None, what: str) -> NodeStoppedError:
     return error
 
 
-__all__ = ["Group", "InFlight", "Queue", "Reads", "Waiter", "stopped"]
+__all__ = ["InFlight", "Queue", "Reads", "Waiter", "stopped"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Protocol, TypeVar
 
 from attrs import frozen
@@ -70,7 +70,7 @@ class Worker(Protocol):
 class Spawner(Protocol):
     """The one way to start a task: named, owned by the node, its failure the node's failure."""
 
-    def spawn(self, name: str, body: Callable[[], Awaitable[None]]) -> None:
+    def spawn(self, name: str, body: Callable[[], Coroutine[object, object, None]]) -> None:
         """Start ``body`` as a task.
 
         An exception of it cancels the owner's scope and is raised there.
@@ -131,6 +131,10 @@ class Environment(Protocol):
 
     def thread_id(self) -> int:
         """The calling thread's id."""
+        ...
+
+    def loop(self) -> object:
+        """The event loop that runs in the calling thread, by identity; None if none does."""
         ...
 
 

@@ -1,8 +1,8 @@
 """The real world: clocks, chance, threads and doorbells of the machine we run on.
 
-The one module that may know ``time``, ``secrets``, ``threading``, ``asyncio`` and ``os``; all others
-get them as a :class:`~raftkv.runtime.base.Runtime`. It talks to the backend's own loop because a hop
-through ``anyio.to_thread`` costs 37-60 us, and this way 10-18.
+The one module that may know ``time``, ``secrets``, ``threading``, ``asyncio`` and ``os``; all
+others get them as a :class:`~raftkv.runtime.base.Runtime`. It talks to the backend's own loop
+because a hop through ``anyio.to_thread`` costs 37-60 us, and this way 10-18.
 """
 
 from __future__ import annotations
@@ -62,6 +62,16 @@ class SystemEnvironment:
 
     pid = staticmethod(os.getpid)
     thread_id = staticmethod(threading.get_ident)
+
+    def loop(self) -> object:
+        """The event loop that runs in the calling thread; None if none does."""
+        try:
+            return asyncio.get_running_loop()
+        except RuntimeError:
+            try:
+                return current_token().native_token
+            except anyio.NoEventLoopError:
+                return None
 
 
 class _AsyncioWaker:

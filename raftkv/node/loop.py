@@ -1,0 +1,519 @@
+"""The driver: one task that feeds the core and does what it asks for, in the order it asks.
+
+A turn: ticks that the clock says are due, then frames, finished writes, commands and reads that
+came meanwhile; then every Ready there is; then committed entries for the machine, for a few
+milliseconds at most. Ticks come first so that a member that stood still learns of its age before it
+answers a read.
+
+Nothing here looks at roles or terms to decide anything.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from attrs import frozen
+
+from raftkv.core import (
+    AppendEntries,
+    Applied,
+    ApplyChange,
+    Compact,
+    EntryKind,
+    ForwardProposal,
+    Input,
+    InstallSnapshot,
+    Membership,
+    Payload,
+    PeerMessage,
+    Persisted,
+    Propose,
+    Read,
+    Ready,
+    Receive,
+    Refusal,
+    Refused,
+    Snapshot,
+    SnapshotStatus,
+    SnapshotTaken,
+    SoftState,
+    State,
+    Tick,
+    Unreachable,
+    has_ready,
+    ready,
+    step,
+    take_answers,
+)
+from raftkv.errors import InvariantError, WireError
+from raftkv.node.applier import Applier
+from raftkv.node.commands import encode_commands
+from raftkv.node.disk import Disk
+from raftkv.node.images import Images, snapshot_of
+from raftkv.node.peers import Peers
+from raftkv.node.refusals import error_of, is_passing
+from raftkv.node.settings import Settings
+from raftkv.node.snapshots import Arrived, Receiver, Sender
+from raftkv.node.status import Alarm, EventHub, LeaderChanged, MembershipChanged, RoleChanged
+from raftkv.node.waiters import InFlight, Queue, Reads
+from raftkv.runtime.base import Clock, Waker
+from raftkv.storage.base import AppliedMark
+from raftkv.transport.base import Lane, Transport
+from raftkv.transport.codec import decode_messages, encode_messages
+
+_log = logging.getLogger("raftkv.node")
+
+_PROPOSAL_ENTRIES_MAX: Final = 16
+_TURN_FRAMES_MAX: Final = 256
+_FRAME_BYTES_MAX: Final = 1024 * 1024  # then further messages to the peer get a frame of their own
+
+
+@frozen
+class Parts:
+    """What the driver drives."""
+
+    settings: Settings
+    clock: Clock
+    waker: Waker
+    disk: Disk
+    applier: Applier
+    images: Images
+    sender: Sender
+    receiver: Receiver
+    transport: Transport
+    peers: Peers
+    queue: Queue
+    in_flight: InFlight
+    reads: Reads
+    events: EventHub
+
+
+class Loop:
+    """One member's driver. Everything but ``run`` is called on the same loop, between its turns."""
+
+    def __init__(
+        self, state: State, parts: Parts, memberships: list[tuple[int, Membership]]
+    ) -> None:
+        self.state = state
+        self._settings = parts.settings
+        self._clock = parts.clock
+        self._waker = parts.waker
+        self._disk = parts.disk
+        self._applier = parts.applier
+        self._images = parts.images
+        self._sender = parts.sender
+        self._receiver = parts.receiver
+        self._transport = parts.transport
+        self._peers = parts.peers
+        self._queue = parts.queue
+        self._in_flight = parts.in_flight
+        self._reads = parts.reads
+        self._events = parts.events
+        # (index, membership from there on), from the compaction point to what is applied.
+        self._memberships = memberships
+        self._tick_ns = parts.settings.tick_ns
+        self._ticked_ns = parts.clock.boottime_ns()
+        self._frames: deque[tuple[int, Lane, bytes]] = deque()
+        self._frames_bytes = 0
+        self._inputs: deque[Input] = deque()
+        self._lost: deque[int] = deque()
+        self._outgoing: dict[int, list[PeerMessage]] = {}
+        self._holding = False
+        self._arrived: Arrived | None = None
+        self._installing: Snapshot | None = None
+        self._soft = SoftState(0, state.role)
+        self._told_term: int = state.term
+        self.on_change: Callable[[], None] | None = None
+        """Called when leader, role or term changed."""
+
+    # --- from outside, between turns --------------------------------------------------------------
+
+    def on_frame(self, peer: int, lane: Lane, frame: bytes) -> None:
+        """A frame arrived; dropped if too many wait, which Raft repairs."""
+        settings = self._settings
+        if (
+            len(self._frames) >= settings.received_frames_max
+            or self._frames_bytes >= settings.received_bytes_max
+        ):
+            return
+        self._frames.append((peer, lane, frame))
+        self._frames_bytes += len(frame)
+        self._waker.set()
+
+    def on_down(self, peer: int) -> None:
+        """Frames to the peer are being lost."""
+        self._lost.append(peer)
+        self._waker.set()
+
+    def on_snapshot_sent(self, peer: int, delivered: bool) -> None:
+        """A snapshot for the peer arrived there, or never will."""
+        self.give(SnapshotStatus(peer, delivered))
+
+    def give(self, given: Input) -> None:
+        """Step an input of the node's own in the next turn."""
+        self._inputs.append(given)
+        self._waker.set()
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether everything taken in has been stored and applied."""
+        return (
+            self._disk.is_idle
+            and not self._applier.has_work
+            and not self._frames
+            and not len(self._queue)
+        )
+
+    # --- the turns
+    # ----------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Turn after turn; returns only by an exception."""
+        while True:
+            await self._waker.wait()
+            await self._turn()
+
+    async def _turn(self) -> None:
+        self._feed_ticks()
+        await self._feed_frames()
+        self._feed_durable()
+        while self._inputs:
+            self.state = step(self.state, self._inputs.popleft())
+        self._feed_commands()
+        self._feed_reads()
+        await self._drain()
+        if self._applier.has_work or self._images.is_taking:
+            await self._apply()
+            await self._drain()
+        await self._disk.write()
+
+    def _feed_ticks(self) -> None:
+        due = (self._clock.boottime_ns() - self._ticked_ns) // self._tick_ns
+        if due <= 0:
+            return
+        self._ticked_ns += due * self._tick_ns
+        # More than an election timeout's worth teaches the core nothing new: every lease is over.
+        for _ in range(min(due, self._settings.election_ticks + 1)):
+            self.state = step(self.state, Tick())
+        self._holding = False
+        now = self._clock.monotonic_ns()
+        reason = (
+            "no leader is known, or no majority of the members is reachable"
+            if not self.state.leader
+            else "the leader does not answer"
+        )
+        if len(self._queue):
+            self._queue.sweep(now, reason)
+        self._in_flight.sweep(now)
+        patience = self._settings.election_ticks * self._tick_ns
+        self._reads.sweep(now, now - patience, reason)
+        self._sender.sweep(now)
+        if self._peers.has_unsaved:
+            self._peers.save(self._disk.batch)
+
+    async def _feed_frames(self) -> None:
+        frames = self._frames
+        for _ in range(min(len(frames), _TURN_FRAMES_MAX)):
+            peer, lane, frame = frames.popleft()
+            self._frames_bytes -= len(frame)
+            if lane is Lane.RAFT:
+                self._receive(peer, frame)
+            else:
+                arrived = self._receiver.on_frame(peer, frame, lambda: self._disk.batch)
+                if arrived is not None:
+                    await self._arrive(arrived)
+        if frames:
+            self._waker.set()
+        while self._lost:
+            peer = self._lost.popleft()
+            self.state = step(self.state, Unreachable(peer))
+            self._sender.lost(peer)
+            self._receiver.lost(peer, lambda: self._disk.batch)
+
+    def _receive(self, peer: int, frame: bytes) -> None:
+        try:
+            messages = decode_messages(frame)
+        except WireError as error:
+            _log.warning("a frame of member %d is dropped: %s", peer, error)
+            return
+        me = self.state.config.id
+        state = self.state
+        for message in messages:
+            if message.sender == peer and message.to == me:
+                state = step(state, Receive(message))
+        self.state = state
+
+    def _feed_durable(self) -> None:
+        durable = self._disk.take_durable()
+        if durable:
+            for promise in durable:
+                for message in promise.messages:
+                    self._post(message)
+            self.state = step(self.state, Persisted(durable[-1].number))
+
+    def _feed_commands(self) -> None:
+        queue, in_flight, settings = self._queue, self._in_flight, self._settings
+        while len(queue) and not self._holding:
+            payloads: list[Payload] = []
+            first, count = in_flight.next_sequence, 0
+            while len(payloads) < _PROPOSAL_ENTRIES_MAX:
+                waiters = queue.take(settings.entry_commands_max, settings.entry_bytes_max)
+                if not waiters:
+                    break
+                start = in_flight.add(waiters)
+                commands = [waiter.data for waiter in waiters]
+                data = encode_commands(in_flight.member, in_flight.boot, start, commands)
+                payloads.append(Payload(EntryKind.NORMAL, data))
+                count += len(waiters)
+            if not payloads:
+                return
+            in_flight.group(first, count)
+            self.state = step(self.state, Propose(tuple(payloads), first))
+            self.state, answers = take_answers(self.state)
+            for answer in answers:
+                if isinstance(answer, Refused) and not answer.sender:
+                    self._refused(answer.request, answer.reason, never_left=True)
+
+    def _refused(self, request: int, reason: Refusal, *, never_left: bool) -> None:
+        """A proposal of ours was not taken. One that never left may wait for better times."""
+        waiters = self._in_flight.take_back(request)
+        if never_left and is_passing(reason):
+            self._queue.put_back(waiters)
+            self._holding = True
+            return
+        error = error_of(reason, self.state.leader)
+        for waiter in waiters:
+            waiter.fail(error)
+
+    def _feed_reads(self) -> None:
+        if not self._reads.has_new:
+            return
+        now = self._clock.monotonic_ns()
+        for lease in (False, True):
+            context = self._reads.ask(lease=lease, now_ns=now)
+            if context is not None:
+                self.state = step(self.state, Read(context, lease))
+
+    # --- what the core asks for -----------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Do what the core asks for until it asks for nothing."""
+        while has_ready(self.state):
+            self.state, todo = ready(self.state)
+            self._take(todo)
+        if self._outgoing:
+            self._send()
+        if self._disk.has_promises or self._installing is not None:
+            await self._disk.write()
+        if self._installing is not None:
+            snapshot, self._installing = self._installing, None
+            self._images.installed()
+            self._reads.resolve(snapshot.index)
+
+    def _take(self, todo: Ready) -> None:
+        for message in todo.messages:
+            self._post(message)
+        if todo.snapshot is not None:
+            self._install(todo.snapshot)
+        self._disk.save(todo)
+        if todo.committed:
+            self._applier.add(todo.committed)
+        if todo.reads:
+            for read in todo.reads:
+                self._reads.confirm(read.context, read.index)
+            self._reads.resolve(self._applier.mark.index)
+        for context in todo.dropped_reads:
+            self._reads.drop(context)
+        for answer in todo.answers:
+            if isinstance(answer, Refused) and not answer.sender:
+                self._refused(answer.request, answer.reason, never_left=False)
+        if todo.soft_state is not None or self.state.term != self._told_term:
+            self._tell(todo.soft_state or self._soft)
+        if todo.snapshot_wanted:
+            self._offer_snapshot()
+        for alarm in todo.alarms:
+            what = (
+                f"entry {alarm.index} from member {alarm.peer} does not continue our log: memory or"
+                " disk damage on either side"
+            )
+            _log.error("%s", what)
+            self._events.put(Alarm(what))
+
+    def _post(self, message: PeerMessage) -> None:
+        if isinstance(message, InstallSnapshot):
+            self._sender.begin(message, self._applier.mark)
+            return
+        outgoing = self._outgoing.get(message.to)
+        if outgoing is None:
+            self._outgoing[message.to] = [message]
+        else:
+            outgoing.append(message)
+
+    def _send(self) -> None:
+        """One frame to each peer, or a few if they would be long."""
+        outgoing, self._outgoing = self._outgoing, {}
+        for peer, messages in outgoing.items():
+            if len(messages) == 1:
+                self._send_frame(peer, messages)
+                continue
+            start, size = 0, 0
+            for place, message in enumerate(messages):
+                length = _payload_bytes(message)
+                if length and size + length > _FRAME_BYTES_MAX and place > start:
+                    self._send_frame(peer, messages[start:place])
+                    start, size = place, 0
+                size += length
+            self._send_frame(peer, messages[start:])
+
+    def _send_frame(self, peer: int, messages: list[PeerMessage]) -> None:
+        if self._transport.send(peer, encode_messages(messages)):
+            return
+        self._lost.append(peer)  # for the next turn; the next tick brings one at the latest
+        me = self.state.config.id
+        for message in messages:
+            if isinstance(message, ForwardProposal) and message.sender == me:
+                self._refused(message.request, Refusal.NO_LEADER, never_left=True)
+
+    def _tell(self, soft: SoftState) -> None:
+        term = self.state.term
+        if soft.role is not self._soft.role or (term != self._told_term):
+            self._events.put(RoleChanged(soft.role, term))
+        if soft.leader != self._soft.leader:
+            name = self._peers.name_of(soft.leader)
+            _log.info("the leader of term %d is %s", term, name or "not known")
+            self._events.put(LeaderChanged(soft.leader, name, term))
+        self._soft, self._told_term = soft, term
+        self._holding = False
+        if self.on_change is not None:
+            self.on_change()
+
+    # --- snapshots --------------------------------------------------------------------------------
+
+    async def _arrive(self, arrived: Arrived) -> None:
+        """A complete image is in the store: the core hears of it, and takes it or not."""
+        await self._disk.write()  # its chunks can be read from now on
+        self._arrived = arrived
+        self.state = step(self.state, Receive(arrived.message))
+        await self._drain()
+        self._drop_arrived()
+
+    def _drop_arrived(self) -> None:
+        arrived, self._arrived = self._arrived, None
+        if arrived is not None:  # the core had no use for it
+            self._images.forget(self._disk.batch, arrived.manifest.index)
+
+    def _install(self, snapshot: Snapshot) -> None:
+        arrived, self._arrived = self._arrived, None
+        if arrived is None or arrived.manifest.index != snapshot.index:
+            raise InvariantError(f"the snapshot at entry {snapshot.index} never arrived here")
+        _log.info("installing the snapshot at entry %d", snapshot.index)
+        self._images.install(self._disk.batch, snapshot, arrived.manifest)
+        mark = AppliedMark(snapshot.index, snapshot.term, snapshot.chain, snapshot.membership)
+        self._applier.reset(mark)
+        self._memberships = [(snapshot.index, snapshot.membership)]
+        self._installing = snapshot
+
+    def _offer_snapshot(self) -> None:
+        """A peer needs an image and the core knows of none that is new enough."""
+        if self._images.must_take:
+            self._images.begin(self._applier.mark)
+            self._waker.set()
+        else:
+            self.give(SnapshotTaken(snapshot_of(self._applier.mark)))
+
+    # --- applying
+    # -----------------------------------------------------------------------------------
+
+    async def _apply(self) -> None:
+        """Slices until all is applied or the time is up; then the loop gets its turn first."""
+        until = self._clock.monotonic_ns() + round(self._settings.apply_seconds_max * 1e9)
+        before = self._applier.mark.index
+        while self._images.is_taking or self._applier.has_work:
+            if self._images.is_taking:
+                taken = self._images.advance(self._disk.batch)
+                await self._disk.write()
+                if taken:
+                    self.state = step(self.state, SnapshotTaken(snapshot_of(self._images.taken)))
+                    self._compact_if_long()
+            else:
+                self._apply_next()
+                await self._disk.write()
+                self._applier.release()
+            if self._clock.monotonic_ns() >= until:
+                self._waker.set()
+                break
+        index = self._applier.mark.index
+        if index != before:
+            self.state = step(self.state, Applied(index))
+            self._reads.resolve(index)
+            self._compact_if_long()
+
+    def _apply_next(self) -> None:
+        applier, batch = self._applier, self._disk.batch
+        change = applier.next_change()
+        if change is None:
+            applier.apply_slice(batch)
+            return
+        self.state = step(self.state, ApplyChange(change))
+        membership = self.state.membership
+        applier.changed(membership, batch)
+        self._memberships.append((applier.mark.index, membership))
+        self._events.put(MembershipChanged(membership))
+
+    def _compact_if_long(self) -> None:
+        """Forget applied entries beyond the retention; an in-memory machine's image comes first."""
+        to = self._excess()
+        if not to:
+            return
+        images, mark = self._images, self._applier.mark
+        if images.must_take:
+            if to > images.taken.index:
+                images.begin(mark)
+                self._waker.set()
+                return
+        else:
+            self.state = step(self.state, SnapshotTaken(snapshot_of(mark)))
+        log = self.state.log
+        point = Snapshot(to, log.term_at(to), log.chain_at(to), self._membership_at(to))
+        self.state = step(self.state, Compact(to))
+        if self.state.log.base_index != to:
+            return
+        self._disk.compact(point)
+        while len(self._memberships) > 1 and self._memberships[1][0] <= to:
+            del self._memberships[0]
+
+    def _excess(self) -> int:
+        """The last entry to forget so that the rest fits the retention; 0 while nothing is due."""
+        log, settings = self.state.log, self._settings
+        applied = self._applier.mark.index
+        entries = applied - log.base_index
+        # Not entry by entry: a sixteenth of the retention at a time.
+        slack = 1 + 1 / 16
+        to = 0
+        if entries > settings.retention_entries * slack:
+            to = applied - settings.retention_entries
+        if log.size_bytes > settings.retention_bytes * slack:
+            size, index = log.size_bytes, log.base_index
+            while size > settings.retention_bytes and index < applied:
+                index += 1
+                size -= log.entry(index).size_bytes
+            to = max(to, index)
+        return to
+
+    def _membership_at(self, index: int) -> Membership:
+        found = self._memberships[0][1]
+        for since, membership in self._memberships:
+            if since <= index:
+                found = membership
+        return found
+
+
+def _payload_bytes(message: PeerMessage) -> int:
+    if isinstance(message, AppendEntries):
+        return sum([len(entry.data) for entry in message.entries])
+    if isinstance(message, ForwardProposal):
+        return sum([len(payload.data) for payload in message.payloads])
+    return 0

@@ -1,0 +1,458 @@
+"""The node: what an application holds, and the life of its tasks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Generic, TypeVar, cast
+
+import anyio
+from anyio.abc import TaskStatus
+
+from raftkv.core import Role, TransferLeader
+from raftkv.errors import (
+    ClosedError,
+    DeadlineError,
+    Error,
+    ForkedError,
+    InvalidArgumentError,
+    NodeStoppedError,
+    RequestTooLargeError,
+    TooManyRequestsError,
+    WrongThreadError,
+)
+from raftkv.node.start import Hands, Setup, assemble, recover
+from raftkv.node.status import (
+    EventHub,
+    Events,
+    LoopStatus,
+    PeerStatus,
+    Status,
+    disk_status,
+)
+from raftkv.node.tasks import TaskSpawner, first_cause
+from raftkv.node.waiters import Waiter, stopped
+from raftkv.transport.base import Hello, Lane
+
+_log = logging.getLogger("raftkv.node")
+
+R = TypeVar("R")
+
+_LAGS_REMEMBERED = 20
+
+
+class _Gate:
+    """The transport's view of the node."""
+
+    def __init__(self, hands: Hands) -> None:
+        self._hands = hands
+
+    def on_frame(self, peer: int, lane: Lane, frame: bytes) -> None:
+        self._hands.loop.on_frame(peer, lane, frame)
+
+    def on_up(self, peer: int, hello: Hello) -> None:
+        self._hands.peers.up(peer, hello)
+
+    def on_down(self, peer: int) -> None:
+        self._hands.peers.down(peer)
+        self._hands.loop.on_down(peer)
+
+    def accepts(self, hello: Hello) -> str | None:
+        return self._hands.peers.refusal(hello)
+
+
+class Node(Generic[R]):
+    """One running member. Made by ``raftkv.open_node``; ``R`` is what its machine answers.
+
+    To be used from the event loop that opened it. Every call has a deadline (``timeout`` in
+    seconds) after which it raises; errors of class UnavailableError say that nothing happened,
+    OutcomeUnknownError that a command may or may not.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
+        self._settings = setup.settings
+        self._clock = setup.runtime.clock
+        self._environment = setup.runtime.environment
+        self._promise = setup.runtime.promise
+        self._pid = self._environment.pid()
+        self._home = self._environment.loop()
+        self._events = EventHub(setup.runtime.waker, setup.settings.events_max)
+        self._hands: Hands | None = None
+        self._stop = anyio.Event()
+        self._done = anyio.Event()
+        self._closing = False
+        self._failure: BaseException | None = None
+        self._on_failure: Callable[[], None] = _nothing
+        self._watchers: list[Waiter] = []
+        self._lags = [0] * _LAGS_REMEMBERED
+        self._lag_max = 0
+
+    # --- what an application calls --------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The member's name."""
+        return self._setup.me.name
+
+    @property
+    def id(self) -> int:
+        """The member's id."""
+        return self._setup.me.id
+
+    async def propose(self, command: bytes, *, timeout: float = 5.0) -> R:
+        """Replicate a command; its result once it is committed and applied here.
+
+        Acknowledged means durable on a majority. Raises OutcomeUnknownError if the deadline passed
+        after the command left, UnavailableError (several kinds) if it surely did not happen,
+        RequestTooLargeError or InvalidArgumentError for bytes that cannot be proposed. Cancelling
+        the caller abandons the wait, never the proposal.
+        """
+        hands = self._check()
+        settings = self._settings
+        # An exact type: a mutable bytearray could change while it waits.
+        if type(command) is not bytes:
+            raise InvalidArgumentError(f"a command is bytes, not {type(command).__name__}")
+        if len(command) > settings.command_bytes_max:
+            raise RequestTooLargeError(
+                f"the command has {len(command)} bytes, at most {settings.command_bytes_max} are"
+                " allowed (command_bytes_max)"
+            )
+        queue, in_flight, applier = hands.queue, hands.in_flight, hands.applier
+        if (
+            len(queue) + len(in_flight) >= settings.outstanding_commands_max
+            or queue.size_bytes + in_flight.size_bytes >= settings.outstanding_bytes_max
+            or applier.commands > settings.unapplied_commands_max
+            or applier.size_bytes > settings.unapplied_bytes_max
+        ):
+            raise self._too_many(hands)
+        promise = self._promise()
+        queue.add(Waiter(command, self._deadline_ns(timeout), promise))
+        hands.waker.set()
+        return cast("R", await promise)
+
+    async def read(self, *, lease: bool = False, timeout: float = 5.0) -> int:
+        """Wait until this member's machine holds everything acknowledged before the call.
+
+        What is read from the machine directly afterwards is linearizable. Costs one round to a
+        majority, shared by all reads that begin together; with ``lease`` a leader whose lease holds
+        answers by its clock, which needs clocks that drift less than the margin. The result is the
+        log index that the read reflects at least. Raises DeadlineError.
+        """
+        hands = self._check()
+        if hands.reads.count >= self._settings.outstanding_reads_max:
+            raise TooManyRequestsError(
+                f"{hands.reads.count} reads wait already (outstanding_reads_max): wait for answers"
+            )
+        promise = self._promise()
+        hands.reads.add(Waiter(b"", self._deadline_ns(timeout), promise), lease=lease)
+        hands.waker.set()
+        return cast("int", await promise)
+
+    async def ready(self, *, timeout: float = 30.0) -> None:
+        """Wait until a leader is known and this member has caught up with it.
+
+        Raises DeadlineError if that does not happen in time.
+        """
+        await self.read(timeout=timeout)
+
+    async def transfer_leadership(self, target: str | int, *, timeout: float = 5.0) -> None:
+        """Hand leadership to the member of that name or id; returns once it is known to lead.
+
+        Raises InvalidArgumentError for a member that is not there, DeadlineError if it did not
+        take over in time; proposals are taken again then.
+        """
+        hands = self._check()
+        member = hands.peers.member(target)
+        if member is None:
+            raise InvalidArgumentError(f"no member {target!r}: {self._member_names()}")
+        if hands.loop.state.leader != member.id:
+            hands.loop.give(TransferLeader(member.id))
+        await self._until(
+            lambda: hands.loop.state.leader == member.id,
+            self._deadline_ns(timeout),
+            f"member {member.name} did not take over the leadership",
+        )
+
+    def status(self) -> Status:
+        """How things stand, as far as this member knows."""
+        hands = self._check()
+        state = hands.loop.state
+        leads = state.role is Role.LEADER
+        identity = self._setup.storage.identity
+        return Status(
+            name=self.name,
+            id=self.id,
+            cluster_id=identity.cluster_id,
+            boot=identity.boot,
+            role=state.role,
+            leader=state.leader,
+            leader_name=hands.peers.name_of(state.leader),
+            term=state.term,
+            commit=state.commit,
+            applied=hands.applier.mark.index,
+            first_index=state.log.first_index,
+            last_index=state.log.last_index,
+            log_bytes=state.log.size_bytes,
+            membership=state.membership,
+            peers=tuple(
+                self._peer_status(hands, one, leads=leads)
+                for one in state.membership.members()
+                if one != self.id
+            ),
+            outstanding_commands=len(hands.queue) + len(hands.in_flight),
+            outstanding_reads=hands.reads.count,
+            unapplied_commands=hands.applier.commands,
+            loop=LoopStatus(max(self._lags) / 1e9, self._lag_max / 1e9),
+            disk=disk_status(hands.disk.syncs, hands.disk.sync_ns),
+        )
+
+    def events(self) -> Events:
+        """The changes of this member from now on: role, leader, membership, alarms."""
+        self._check()
+        return self._events.listen()
+
+    async def close(self) -> None:
+        """Hand over the leadership if we have it, stop, and release the data directory. Idempotent.
+
+        Commands on their way are given ``close_seconds_max`` to be answered. Leaving the context of
+        ``open_node`` does the same.
+        """
+        if self._environment.pid() != self._pid:
+            return  # a forked child owns neither tasks nor files
+        self._closing = True
+        self._stop.set()
+        await self._done.wait()
+
+    # --- checks -----------------------------------------------------------------------------------
+
+    def _check(self) -> Hands:
+        """Whether a call may go on."""
+        hands = self._hands
+        environment = self._environment
+        if environment.pid() != self._pid:
+            raise ForkedError(
+                "the node belongs to the parent process: open one with its own directory here, or"
+                " start processes with the spawn method"
+            )
+        if environment.loop() is not self._home:
+            raise WrongThreadError(
+                "the node belongs to another thread or event loop: use raftkv.blocking from"
+                " threads, or open_node(..., own_thread=True)"
+            )
+        if self._failure is not None:
+            raise self._stopped_error()
+        if self._closing or hands is None:
+            raise ClosedError(f"the node {self.name} is closed: open it again")
+        return hands
+
+    def _stopped_error(self) -> NodeStoppedError:
+        cause = self._failure
+        return stopped(cause, f"the node {self.name} stopped for good: {cause}")
+
+    def _too_many(self, hands: Hands) -> TooManyRequestsError:
+        return TooManyRequestsError(
+            f"{len(hands.queue) + len(hands.in_flight)} commands are outstanding and"
+            f" {hands.applier.commands} committed ones wait to be applied: wait for answers before"
+            " proposing more"
+        )
+
+    def _deadline_ns(self, timeout: float) -> int:
+        if timeout < 0:
+            raise InvalidArgumentError(f"timeout must not be negative, but is {timeout}")
+        return self._clock.monotonic_ns() + round(min(timeout, 1e9) * 1e9)
+
+    def _member_names(self) -> str:
+        return ", ".join(sorted(member.name for member in self._setup.members))
+
+    def _peer_status(self, hands: Hands, peer: int, *, leads: bool) -> PeerStatus:
+        state = hands.loop.state
+        progress = state.peer(peer) if leads else None
+        match = None if progress is None else progress.match
+        return PeerStatus(
+            id=peer,
+            name=hands.peers.name_of(peer),
+            address=hands.peers.address_of(peer),
+            is_connected=hands.peers.is_up(peer),
+            match=match,
+            lag=None if match is None else state.log.last_index - match,
+            state=None if progress is None else progress.state,
+        )
+
+    # --- waiting for a change ---------------------------------------------------------------------
+
+    async def _until(self, holds: Callable[[], bool], deadline_ns: int, otherwise: str) -> None:
+        """Wait until something holds, looking again whenever leader, role or term change."""
+        while not holds():
+            promise = self._promise()
+            watcher = Waiter(b"", deadline_ns, promise)
+            self._watchers.append(watcher)
+            if not await promise:
+                raise DeadlineError(otherwise)
+
+    def _wake_watchers(self) -> None:
+        watchers, self._watchers = self._watchers, []
+        for watcher in watchers:
+            if not watcher.promise.done():
+                watcher.promise.set_result(True)
+
+    def _sweep_watchers(self, now_ns: int) -> None:
+        for watcher in self._watchers:
+            if watcher.deadline_ns <= now_ns and not watcher.promise.done():
+                watcher.promise.set_result(False)
+        self._watchers = [one for one in self._watchers if not one.promise.done()]
+
+    # --- life -------------------------------------------------------------------------------------
+
+    async def live(self, *, task_status: TaskStatus[None]) -> None:
+        """The node's one task, from start to end; owned by :func:`running`."""
+        workers = self._setup.runtime.workers
+        wal, snapshot = workers.worker("wal"), workers.worker("snapshot")
+        started = False
+        try:
+            recovered = await recover(self._setup, wal)
+            with anyio.CancelScope() as shield:
+                async with anyio.create_task_group() as tasks:
+                    spawner = TaskSpawner(tasks)
+                    hands = assemble(self._setup, recovered, self._events, spawner, wal, snapshot)
+                    async with self._setup.transport.serve(self._hello(), _Gate(hands)):
+                        self._setup.transport.set_peers(hands.peers.addresses)
+                        hands.loop.on_change = self._wake_watchers
+                        self._hands = hands
+                        # From here on only `close` or a failure ends us: when our owner is
+                        # cancelled we still hand over in order.
+                        shield.shield = started = True
+                        task_status.started()
+                        spawner.spawn("driver", hands.loop.run)
+                        spawner.spawn("ticker", self._tick)
+                        hands.waker.set()
+                        await self._stop.wait()
+                        await self._hand_over(hands)
+                    tasks.cancel_scope.cancel()
+        except BaseException as error:
+            cause = first_cause(error)
+            if not started or not isinstance(cause, Exception):
+                raise cause from cause.__cause__
+            self._failure = cause
+            _log.error("the node %s stops: %s: %s", self.name, type(cause).__name__, cause)
+        finally:
+            self._end()
+            with anyio.CancelScope(shield=True):
+                await wal.close()
+                await snapshot.close()
+            self._setup.storage.close()
+            self._done.set()
+            if self._failure is not None:
+                self._on_failure()
+
+    def _hello(self) -> Hello:
+        identity = self._setup.storage.identity
+        return Hello(identity.cluster_id, identity.member_id, identity.disk_uuid, identity.boot)
+
+    async def _tick(self) -> None:
+        clock, tick_ns = self._clock, self._settings.tick_ns
+        hands = self._hands
+        due = clock.monotonic_ns()
+        count = 0
+        while hands is not None:
+            due += tick_ns
+            await clock.sleep_until(due)
+            now = clock.monotonic_ns()
+            lag = now - due
+            self._lags[count % _LAGS_REMEMBERED] = lag
+            self._lag_max = max(self._lag_max, lag)
+            count += 1
+            due = max(due, now - tick_ns)  # do not make up for ticks that were slept through
+            if self._watchers:
+                self._sweep_watchers(now)
+            hands.waker.set()
+
+    async def _hand_over(self, hands: Hands) -> None:
+        """Before an orderly end: let commands finish, and another member lead."""
+        clock = self._clock
+        limit = clock.monotonic_ns() + round(self._settings.close_seconds_max * 1e9)
+        step_ns = self._settings.tick_ns
+        while len(hands.in_flight) + len(hands.queue) and clock.monotonic_ns() < limit:
+            await clock.sleep_until(min(limit, clock.monotonic_ns() + step_ns))
+        state = hands.loop.state
+        others = [
+            one
+            for one in state.progress
+            if one.id != self.id and state.membership.is_voter(one.id) and hands.peers.is_up(one.id)
+        ]
+        if state.role is not Role.LEADER or not others:
+            return
+        hands.loop.give(TransferLeader(max(others, key=lambda one: (one.match, -one.id)).id))
+        while hands.loop.state.role is Role.LEADER and clock.monotonic_ns() < limit:
+            await clock.sleep_until(min(limit, clock.monotonic_ns() + step_ns // 4))
+
+    def _end(self) -> None:
+        """Nobody waits any longer."""
+        self._closing = True
+        self._events.end()
+        hands, cause = self._hands, self._failure
+        if hands is None:
+            return
+        never: Error
+        if cause is None:
+            never = ClosedError(f"the node {self.name} was closed before the request left")
+        else:
+            never = self._stopped_error()
+        hands.queue.fail_all(never)
+        hands.reads.fail_all(never)
+        what = "the node was closed" if cause is None else f"the node stopped ({cause})"
+        hands.in_flight.fail_all(what, cause)
+        for watcher in self._watchers:
+            watcher.fail(never)
+        self._watchers.clear()
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why the node stopped by itself; None if it runs or was closed."""
+        return self._failure
+
+    def stop_soon(self) -> None:
+        """Begin an orderly end; for :func:`running`."""
+        self._closing = True
+        self._stop.set()
+
+    def on_failure(self, call: Callable[[], None]) -> None:
+        """Whom to tell that the node stopped by itself; for :func:`running`."""
+        self._on_failure = call
+
+
+def _nothing() -> None:
+    pass
+
+
+N = TypeVar("N", bound="Node[object]")
+
+
+@asynccontextmanager
+async def running(node: N) -> AsyncGenerator[N]:
+    """Run the node while the context is open.
+
+    If the node stops by itself the body is cancelled and NodeStoppedError is raised, its cause
+    inside; unless the body raised something of its own, which then goes first. No exception group
+    comes out.
+    """
+    raised: BaseException | None = None
+    try:
+        async with anyio.create_task_group() as host:
+            node.on_failure(host.cancel_scope.cancel)
+            try:
+                await host.start(node.live)
+                yield node
+            except BaseException as error:
+                raised = error
+                raise
+            finally:
+                node.stop_soon()
+    except BaseExceptionGroup as group:
+        cause = raised if isinstance(raised, Exception) else first_cause(group)
+        raise cause from cause.__cause__
+    if node.failure is not None:
+        raise stopped(
+            node.failure, f"the node {node.name} stopped for good: {node.failure}"
+        ) from node.failure

@@ -1,0 +1,182 @@
+"""From what the disk gave back to a State and the hands around it."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from raftkv.core import (
+    EntryKind,
+    Membership,
+    Snapshot,
+    SnapshotTaken,
+    State,
+    decode_change,
+    start,
+    step,
+)
+from raftkv.core.membership import apply_change, normalised
+from raftkv.core.progress import new_progress
+from raftkv.errors import ConfigError
+from raftkv.node.applier import AnyMachine, Applier
+from raftkv.node.disk import Disk
+from raftkv.node.images import Images, snapshot_of
+from raftkv.node.loop import Loop, Parts
+from raftkv.node.peers import Member, Peers
+from raftkv.node.settings import Settings
+from raftkv.node.snapshots import Receiver, Sender
+from raftkv.node.status import EventHub
+from raftkv.node.waiters import InFlight, Queue, Reads
+from raftkv.runtime.base import Runtime, Spawner, Waker, Worker
+from raftkv.storage.base import Recovered, Storage
+from raftkv.transport.base import Transport
+
+
+@frozen(kw_only=True)
+class Setup:
+    """Everything a node is made of."""
+
+    me: Member
+    members: tuple[Member, ...]
+    storage: Storage
+    transport: Transport
+    machine: AnyMachine
+    settings: Settings
+    runtime: Runtime
+
+    @property
+    def voters(self) -> tuple[int, ...]:
+        """The members a new cluster starts with."""
+        return tuple(sorted(member.id for member in self.members))
+
+
+async def recover(setup: Setup, wal: Worker) -> Recovered:
+    """Read the log back; a new directory first learns, durably, who the members are.
+
+    Raises ConfigError if the directory knows other members than those configured.
+    """
+    storage = setup.storage
+    recovered = storage.log.recover()
+    if recovered.applied.membership == Membership():
+        batch = storage.store.batch()
+        storage.log.install_snapshot(batch, Snapshot(0, 0, 0, Membership(setup.voters)))
+        storage.store.write(batch)
+        await wal.run(storage.store.sync)
+        recovered = storage.log.recover()
+    known = recovered.applied.membership.members()
+    if known != setup.voters:
+        raise ConfigError(
+            f"cluster= names {len(setup.voters)} members, the data directory knows {len(known)}"
+            " and they are not the same: give cluster= as it was when the directory was made"
+        )
+    return recovered
+
+
+def memberships_of(recovered: Recovered) -> list[tuple[int, Membership]]:
+    """(index, membership from there on), from the compaction point to what is applied."""
+    membership = normalised(recovered.snapshot.membership)
+    found = [(recovered.snapshot.index, membership)]
+    for entry in recovered.entries:
+        if entry.index > recovered.applied.index:
+            break
+        if entry.kind is EntryKind.NORMAL:
+            continue
+        progress = tuple(
+            new_progress(node, match=0, next_index=1, active=False) for node in membership.members()
+        )
+        membership, _ = apply_change(membership, progress, decode_change(entry.data), entry.index)
+        found.append((entry.index, membership))
+    return found
+
+
+def _first_state(setup: Setup, recovered: Recovered, images: Images) -> State:
+    config = setup.settings.core(setup.me.id, seed=1 + setup.runtime.rng.below(2**63))
+    state = start(
+        config,
+        hard_state=recovered.hard_state,
+        snapshot=recovered.snapshot,
+        entries=recovered.entries,
+        applied=recovered.applied.index,
+        membership=recovered.applied.membership,
+    )
+    if images.must_take and images.taken.index:
+        state = step(state, SnapshotTaken(snapshot_of(images.taken)))
+    return state
+
+
+@frozen(kw_only=True)
+class Hands:
+    """A node's driver and what it shares with the node's own methods."""
+
+    loop: Loop
+    waker: Waker
+    disk: Disk
+    applier: Applier
+    peers: Peers
+    queue: Queue
+    in_flight: InFlight
+    reads: Reads
+    events: EventHub
+
+
+def assemble(
+    setup: Setup,
+    recovered: Recovered,
+    events: EventHub,
+    spawner: Spawner,
+    wal: Worker,
+    snapshot: Worker,
+) -> Hands:
+    """Open the machine and put the parts together; nothing runs yet."""
+    storage, runtime, settings = setup.storage, setup.runtime, setup.settings
+    identity = storage.identity
+    me, boot = identity.member_id, identity.boot
+    waker = runtime.waker()
+    images = Images(setup.machine, storage)
+    images.start(recovered.applied)
+    stall_ns = round(settings.stall_seconds_max * 1e9)
+    disk = Disk(storage, recovered, wal, runtime.clock, waker, stall_ns)
+    images.sweep(disk.batch)
+    in_flight = InFlight(me, boot)
+    applier = Applier(
+        setup.machine, storage.log, in_flight, recovered.applied, settings.entry_commands_max
+    )
+    sender = Sender(
+        images,
+        setup.transport,
+        snapshot,
+        spawner,
+        runtime.clock,
+        runtime.promise,
+        piece_bytes_max=settings.snapshot_chunk_bytes_max,
+        answer_ns_max=round(settings.snapshot_seconds_max * 1e9),
+    )
+    peers = Peers(setup.me, setup.members, identity.cluster_id, storage.store)
+    parts = Parts(
+        settings=settings,
+        clock=runtime.clock,
+        waker=waker,
+        disk=disk,
+        applier=applier,
+        images=images,
+        sender=sender,
+        receiver=Receiver(me, images, setup.transport, sender),
+        transport=setup.transport,
+        peers=peers,
+        queue=Queue(),
+        in_flight=in_flight,
+        reads=Reads(me, boot),
+        events=events,
+    )
+    loop = Loop(_first_state(setup, recovered, images), parts, memberships_of(recovered))
+    sender.on_ended = loop.on_snapshot_sent
+    return Hands(
+        loop=loop,
+        waker=waker,
+        disk=disk,
+        applier=applier,
+        peers=peers,
+        queue=parts.queue,
+        in_flight=in_flight,
+        reads=parts.reads,
+        events=events,
+    )
