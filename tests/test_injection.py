@@ -241,7 +241,7 @@ def asserts(module: Module) -> Iterator[Finding]:
 def rocksdb(module: Module) -> Iterator[Finding]:
     """What rocksdict does wrong in silence: short iteration, syncing with the GIL held."""
     knows_rocksdict = any(found.top == "rocksdict" for found in imports(module))
-    dictionaries = set(_dictionaries(module))
+    dictionaries = _dictionaries(module)
     for node in ast.walk(module.tree):
         if isinstance(node, ast.Call):
             method = node.func.attr if isinstance(node.func, ast.Attribute) else ""
@@ -272,15 +272,21 @@ def _receiver(node: ast.Call) -> str:
     return dotted(node.func).rpartition(".")[0].rpartition(".")[2]
 
 
-def _dictionaries(module: Module) -> Iterator[str]:
+def _dictionaries(module: Module) -> set[str]:
     """Names and attributes that are evidently plain dictionaries."""
+    found: set[str] = set()
+    assigned: list[ast.Assign] = []
     for node in ast.walk(module.tree):
         if isinstance(node, ast.AnnAssign | ast.arg) and node.annotation:
             annotation = ast.unparse(node.annotation).removeprefix("Final[")
             if annotation.partition("[")[0] in {"dict", "Mapping"}:
-                yield node.arg if isinstance(node, ast.arg) else _last_name(node.target)
-        elif isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict | ast.DictComp):
-            yield from (_last_name(target) for target in node.targets)
+                found.add(node.arg if isinstance(node, ast.arg) else _last_name(node.target))
+        elif isinstance(node, ast.Assign):
+            assigned.append(node)
+    for node in assigned:
+        if isinstance(node.value, ast.Dict | ast.DictComp) or _last_name(node.value) in found:
+            found.update(_last_name(target) for target in node.targets)
+    return found - {""}
 
 
 def _last_name(node: ast.AST) -> str:
