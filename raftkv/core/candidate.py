@@ -65,9 +65,7 @@ def _ask_for_votes(draft: Draft, *, transfer: bool) -> None:
             # Our own vote counts like any other once it is stored, with a single voter too.
             draft.messages_after_append.append(VoteResponse(own, own, term, False))
         else:
-            requests.append(
-                RequestVote(own, voter, term, log.last_index, log.last_term, transfer)
-            )
+            requests.append(RequestVote(own, voter, term, log.last_index, log.last_term, transfer))
 
 
 def on_vote_response(draft: Draft, message: VoteResponse | PreVoteResponse) -> None:

@@ -69,6 +69,10 @@ class Config:
     ``election_ticks``, because it forgot what it promised."""
     snapshot_timeout_ticks: int = 0
     """A peer in snapshot state for longer is probed again; 0: never."""
+    snapshots_for_members: bool = False
+    """A peer is sent only a snapshot that knows it for a member; else a newer one is wanted.
+
+    A member that was added after the newest snapshot ignores it, and would be sent it for ever."""
     recheck_campaign: bool = False
     """A won pre-election, too, ends without campaign beside unapplied membership changes."""
     campaign_when_stored: bool = False
@@ -123,6 +127,7 @@ SAFEST: Mapping[str, bool | int] = {
     "transfer_ends_lease": True,
     "measured_lease": True,
     "snapshot_timeout_ticks": 300,
+    "snapshots_for_members": True,
     "recheck_campaign": True,
     "campaign_when_stored": True,
     "report_dropped_reads": True,

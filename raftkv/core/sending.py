@@ -54,7 +54,11 @@ def _send_snapshot(draft: Draft, peer: Peer) -> bool:
     if not peer.active:
         return False  # a dead peer would hold the image for nothing
     snapshot = draft.snapshot
-    if snapshot is None or snapshot.index < max(draft.log.base_index, 1):
+    if (
+        snapshot is None
+        or snapshot.index < max(draft.log.base_index, 1)
+        or (draft.config.snapshots_for_members and peer.id not in snapshot.membership.members())
+    ):
         draft.snapshot_wanted = True
         return False
     peer.become_snapshot(snapshot.index)
