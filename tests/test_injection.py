@@ -99,7 +99,7 @@ ANYIO_DOORS: dict[str, tuple[str, ...]] = {
 TASK_OWNERS: tuple[str, ...] = (
     "raftkv.transport.owner",
     _TCP,
-    "raftkv.node.*",
+    "raftkv.node.node",
     "raftkv.open",
     "raftkv.cluster",
 )
