@@ -17,6 +17,7 @@ def judge(results: Path, folder: str) -> tuple[int, str]:
     """Exit code and words of the judge of traces."""
     done = subprocess.run(
         [sys.executable, str(ROOT / ".ci" / "traces.py"), str(results), folder],
+        cwd=results.parent,
         capture_output=True,
         text=True,
         check=False,
