@@ -218,8 +218,8 @@ class InteractionDriver:
             output.quiet = before
 
     def _send_snapshot(self, directive: Directive) -> None:
-        to = self._node(directive, 1)
-        self.world.send_snapshot(self._node(directive), to.id)
+        to = parse_number(_positional(directive, 1))
+        self.world.send_snapshot(self._node(directive), to)
 
     # --- looking ------------------------------------------------------------------------------
 

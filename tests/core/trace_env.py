@@ -239,11 +239,12 @@ class Environment:
         return any(message.to == node.id for message in self.in_flight)
 
     def deliver(self, recipient: int, kind: str | None = None) -> int:
-        """Print and step messages to the recipient, perhaps of one kind only; how many they were."""
+        """Print and step the messages to the recipient, perhaps of one kind; how many they were."""
         taken = self._take(lambda wire: wire.to == recipient and kind in (None, wire.name))
         for message in taken:
+            node = self.node(recipient)
             self.output.line(notation.message(message))
-            self._receive(self.node(recipient), message)
+            self._receive(node, message)
         return len(taken)
 
     def drop(self, recipient: int, kind: str | None = None) -> int:

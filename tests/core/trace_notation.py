@@ -159,8 +159,8 @@ def wire_of(message: Message) -> Wire:
             return Wire(target, to, "MsgTransferLeader", term)
         case ForwardProposal(payloads=payloads):
             return Wire(sender, to, "MsgProp", entries=_unplaced(payloads))
-        case ProposalRefused(term=term):
-            return Wire(sender, to, "MsgPropResp", term, rejected=True)
+        case ProposalRefused():
+            return Wire(sender, to, "MsgPropResp", rejected=True)
         case ReadIndexRequest(context=context):
             return Wire(sender, to, "MsgReadIndex", entries=_request(context))
         case ReadIndexResponse(term=term, index=index, context=context):

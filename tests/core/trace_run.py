@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -51,13 +52,7 @@ def traces_below(folder: Path) -> list[Path]:
 def check(path: Path) -> None:
     """Run a file. Raises TraceMismatchError at the first case that prints something else."""
     cases = parse_file(path.read_text(encoding="utf-8"))
-    driver = driver_for(path, cases)
-    for case in cases:
-        try:
-            output = driver.handle(case.directive)
-        except Exception as error:
-            error.add_note(f"while running {_place(path, case)}")
-            raise
+    for case, output in _run(path, cases):
         differs = difference(case, output)
         if differs:
             raise TraceMismatchError(f"{_place(path, case)}\n{differs}")
@@ -66,13 +61,24 @@ def check(path: Path) -> None:
 def rewrite(path: Path) -> bool:
     """Run a file and write what it prints as what is expected; whether that changed the file."""
     text = path.read_text(encoding="utf-8")
-    cases = parse_file(text)
-    driver = driver_for(path, cases)
-    new = rewritten(text, [driver.handle(case.directive) for case in cases])
+    outputs = [output for _, output in _run(path, parse_file(text))]
+    new = rewritten(text, outputs)
     if new == text:
         return False
     path.write_text(new, encoding="utf-8")
     return True
+
+
+def _run(path: Path, cases: list[Case]) -> Iterator[tuple[Case, str]]:
+    """Each case with what it prints."""
+    driver = driver_for(path, cases)
+    for case in cases:
+        try:
+            output = driver.handle(case.directive)
+        except Exception as error:
+            error.add_note(f"while running {_place(path, case)}")
+            raise
+        yield case, output
 
 
 def _place(path: Path, case: Case) -> str:
