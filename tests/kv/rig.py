@@ -1,0 +1,111 @@
+"""A machine on a store, driven as a node drives it: slices of commands, one batch each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from raftkv.kv.commands import KvCommand, encode
+from raftkv.kv.machine import KvMachine
+from raftkv.kv.model import KvResult, RangeResult, Span
+from raftkv.kv.reader import read_range
+from raftkv.machine import Command
+from raftkv.storage.base import Batch, Space, Store
+from raftkv.storage.memory import MemoryDisk, MemoryStore
+from raftkv.storage.rocks import Mode, RocksStore
+
+MACHINE = Space.MACHINE
+
+
+class Rig:
+    """``open_store`` gives the same store again after it was closed, as a restart does."""
+
+    def __init__(self, open_store: Callable[[], Store]) -> None:
+        self._open_store = open_store
+        self.index = 0
+        self.start()
+
+    def start(self) -> None:
+        self.store = self._open_store()
+        self.machine = KvMachine()
+        self.machine.open(self.store)
+
+    def restart(self) -> None:
+        self.store.close()
+        self.start()
+
+    def apply(self, commands: Sequence[KvCommand]) -> list[KvResult]:
+        return self.apply_bytes([encode(command) for command in commands])
+
+    def apply_bytes(self, commands: Sequence[bytes]) -> list[KvResult]:
+        taken: list[Command] = []
+        for data in commands:
+            self.index += 1
+            taken.append(Command(self.index, data))
+        batch = self.store.batch()
+        results = self.machine.apply_durable(taken, batch)
+        self.store.write(batch)
+        return list(results)
+
+    def apply_slices(self, commands: Sequence[KvCommand], sizes: Iterable[int]) -> list[KvResult]:
+        results: list[KvResult] = []
+        for part in slices(commands, sizes):
+            results += self.apply(part)
+        return results
+
+    def range(self, span: Span, **how: int) -> RangeResult:
+        return read_range(
+            self.store,
+            span,
+            revision=how.get("revision", 0),
+            limit=how.get("limit", 0),
+            keys_only=bool(how.get("keys_only", False)),
+            count_only=bool(how.get("count_only", False)),
+            counted=bool(how.get("counted", True)),
+        )
+
+    def image(self) -> list[bytes]:
+        view = self.store.view()
+        try:
+            return list(self.machine.snapshot_durable(view))
+        finally:
+            view.close()
+
+    def install(self, chunks: Iterable[bytes]) -> None:
+        batch = self.store.batch()
+        empty(batch)
+        self.machine.restore_durable(chunks, batch)
+        self.store.write(batch)
+        self.machine.open(self.store)
+
+    def rows(self) -> dict[bytes, bytes]:
+        return dict(self.store.scan(MACHINE))
+
+    def close(self) -> None:
+        self.store.close()
+
+
+def empty(batch: Batch) -> None:
+    """What the node does before it restores."""
+    batch.delete_range(MACHINE, b"", b"\xff" * 8)
+
+
+def slices(commands: Sequence[KvCommand], sizes: Iterable[int]) -> Iterator[Sequence[KvCommand]]:
+    """Cut ``commands`` into parts of the given sizes, the last size repeated as often as needed."""
+    place, size = 0, 1
+    wanted = iter(sizes)
+    while place < len(commands):
+        size = next(wanted, size)
+        yield commands[place : place + size]
+        place += size
+
+
+def memory_rig() -> Rig:
+    """A rig on a memory store that outlives restarts."""
+    disk = MemoryDisk()
+    return Rig(lambda: MemoryStore(disk))
+
+
+def rocks_rig(folder: Path) -> Rig:
+    """A rig on RocksDB in ``folder``."""
+    return Rig(lambda: RocksStore(folder, Mode.NORMAL if folder.exists() else Mode.CREATE))

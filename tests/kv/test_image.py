@@ -1,0 +1,94 @@
+"""Snapshots: whole or refused, whatever happened to the chunks on their way."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raftkv.errors import StorageCorruptError, StorageFormatError
+from raftkv.kv.commands import KvCommand, Put
+from raftkv.kv.image import CHUNK_BYTES
+from tests.kv.oracle import commands
+from tests.kv.rig import memory_rig
+
+
+@given(st.lists(commands, max_size=20), st.lists(commands, max_size=10), st.integers(1, 5000))
+def test_a_restored_member_goes_on_exactly_as_the_first(
+    before: list[KvCommand], after: list[KvCommand], size: int
+) -> None:
+    first, second = memory_rig(), memory_rig()
+    first.apply(before)
+    stream = b"".join(first.image())
+    second.install(stream[place : place + size] for place in range(0, len(stream), size))
+    assert second.machine.state_hash() == first.machine.state_hash()
+    assert second.apply(after) == first.apply(after)
+    assert second.rows() == first.rows()
+
+
+@given(st.lists(commands, min_size=1, max_size=10), st.data())
+def test_a_flipped_bit_or_a_lost_end_is_never_restored(
+    given_commands: list[KvCommand], data: st.DataObject
+) -> None:
+    rig = memory_rig()
+    rig.apply(given_commands)
+    stream = bytearray(b"".join(rig.image()))
+    if data.draw(st.booleans()):
+        place = data.draw(st.integers(0, 8 * len(stream) - 1))
+        stream[place // 8] ^= 1 << place % 8
+    else:
+        del stream[data.draw(st.integers(0, len(stream) - 1)) :]
+    with pytest.raises((StorageCorruptError, StorageFormatError)):
+        memory_rig().install([bytes(stream)])
+
+
+def test_bytes_behind_the_end_are_refused() -> None:
+    image = memory_rig().image()
+    for more in ([b"x"], [b"", b"x"]):
+        with pytest.raises(StorageCorruptError, match="follow its end"):
+            memory_rig().install([*image, *more])
+    memory_rig().install([*image, b""])
+
+
+def test_a_swapped_chunk_is_refused() -> None:
+    rig = memory_rig()
+    rig.apply([Put(b"%d" % number, bytes((number,)) * 100_000) for number in range(9)])
+    image = rig.image()
+    image[1], image[2] = image[2], image[1]
+    with pytest.raises(StorageCorruptError, match="is damaged"):
+        memory_rig().install(image)
+
+
+def test_chunks_are_small_although_values_are_not() -> None:
+    rig = memory_rig()
+    rig.apply([Put(b"a", b"v" * 1_500_000), Put(b"b", b"w")])
+    image = rig.image()
+    assert len(image) > 5
+    assert max(map(len, image)) <= CHUNK_BYTES + 64
+    other = memory_rig()
+    other.install(image)
+    assert other.rows() == rig.rows()
+
+
+def test_another_machines_snapshot_is_refused() -> None:
+    with pytest.raises(StorageCorruptError, match="another kind of machine"):
+        memory_rig().install([b"\x80" * 100])
+
+
+def test_a_snapshot_of_a_newer_raftkv_is_refused() -> None:
+    (chunk,) = memory_rig().image()
+    with pytest.raises(StorageFormatError, match="upgrade"):
+        memory_rig().install([chunk[:10] + b"\x09\x00" + chunk[12:]])
+
+
+def test_a_snapshot_is_of_its_moment_whatever_is_written_meanwhile() -> None:
+    rig = memory_rig()
+    rig.apply([Put(b"k%d" % number, b"v" * 100_000) for number in range(9)])
+    wanted = rig.image()
+    view = rig.store.view()
+    chunks = rig.machine.snapshot_durable(view)
+    taken = [next(chunks)]
+    rig.apply([Put(b"k5", b"changed"), Put(b"z", b"")])
+    taken += chunks
+    view.close()
+    assert taken == wanted
