@@ -37,7 +37,7 @@ from raftkv.transport.base import Hello, Lane
 
 _log = logging.getLogger("raftkv.node")
 
-R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
 
 _LAGS_REMEMBERED = 20
 
@@ -62,8 +62,8 @@ class _Gate:
         return self._hands.peers.refusal(hello)
 
 
-class Node(Generic[R]):
-    """One running member. Made by ``raftkv.open_node``; ``R`` is what its machine answers.
+class Node(Generic[R_co]):
+    """One running member. Made by ``raftkv.open_node``; ``R_co`` is what its machine answers.
 
     To be used from the event loop that opened it. Every call has a deadline (``timeout`` in
     seconds) after which it raises; errors of class UnavailableError say that nothing happened,
@@ -101,7 +101,7 @@ class Node(Generic[R]):
         """The member's id."""
         return self._setup.me.id
 
-    async def propose(self, command: bytes, *, timeout: float = 5.0) -> R:
+    async def propose(self, command: bytes, *, timeout: float = 5.0) -> R_co:
         """Replicate a command; its result once it is committed and applied here.
 
         Acknowledged means durable on a majority. Raises OutcomeUnknownError if the deadline passed
@@ -130,7 +130,7 @@ class Node(Generic[R]):
         promise = self._promise()
         queue.add(Waiter(command, self._deadline_ns(timeout), promise))
         hands.waker.set()
-        return cast("R", await promise)
+        return cast("R_co", await promise)
 
     async def read(self, *, lease: bool = False, timeout: float = 5.0) -> int:
         """Wait until this member's machine holds everything acknowledged before the call.

@@ -55,13 +55,13 @@ async def recover(setup: Setup, wal: Worker) -> Recovered:
     Raises ConfigError if the directory knows other members than those configured.
     """
     storage = setup.storage
-    recovered = storage.log.recover()
+    recovered = await wal.run(storage.log.recover)  # off the loop: it reads the whole log
     if recovered.applied.membership == Membership():
         batch = storage.store.batch()
         storage.log.install_snapshot(batch, Snapshot(0, 0, 0, Membership(setup.voters)))
         storage.store.write(batch)
         await wal.run(storage.store.sync)
-        recovered = storage.log.recover()
+        recovered = await wal.run(storage.log.recover)
     known = recovered.applied.membership.members()
     if known != setup.voters:
         raise ConfigError(

@@ -190,7 +190,7 @@ class _TrioToken(Protocol):
     def run_sync_soon(self, callback: Callable[[], object], /) -> None: ...
 
 
-def _poster() -> Callable[[Callable[[], None]], object]:
+def poster() -> Callable[[Callable[[], None]], object]:
     """How another thread has the running loop call a function."""
     token = current_token().native_token
     if isinstance(token, asyncio.AbstractEventLoop):
@@ -227,7 +227,7 @@ class SystemWorker:
     """
 
     def __init__(self, name: str) -> None:
-        self._post = _poster()
+        self._post = poster()
         # None ends it.
         self._jobs: SimpleQueue[_Job[object] | None] = SimpleQueue()
         self._closed = False

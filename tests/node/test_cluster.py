@@ -1,0 +1,156 @@
+"""Three members: what is acknowledged is on all of them, whoever takes it and whoever leads."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from raftkv.errors import DeadlineError, OutcomeUnknownError, UnavailableError
+from raftkv.node.node import Node
+from tests.node.rig import MACHINES, Cluster, cluster
+
+
+async def _agree(made: Cluster, commands: list[bytes]) -> None:
+    """Every running member applies exactly these, in one order."""
+    numbers = sorted(made.nodes)
+    await made.until(lambda: all(len(made.commands(number)) == len(commands) for number in numbers))
+    assert sorted(made.commands(numbers[0])) == sorted(commands)
+    assert all(made.commands(number) == made.commands(numbers[0]) for number in numbers)
+
+
+@pytest.mark.parametrize("kind", MACHINES)
+async def test_every_member_takes_commands_and_all_apply_the_same(kind: str) -> None:
+    async with cluster(machine=MACHINES[kind]) as made:
+        await made.leader()
+        answers = [
+            await node.propose(b"from %d" % number) for number, node in sorted(made.nodes.items())
+        ]
+        assert answers == [1, 2, 3]
+        await _agree(made, [b"from 1", b"from 2", b"from 3"])
+
+
+@pytest.mark.parametrize("kind", MACHINES)
+async def test_each_of_many_callers_gets_the_answer_to_its_own_command(kind: str) -> None:
+    async with cluster(machine=MACHINES[kind]) as made:
+        await made.leader()
+        answers: dict[bytes, object] = {}
+
+        async def call(node: Node[object], command: bytes) -> None:
+            answers[command] = await node.propose(command)
+
+        async with anyio.create_task_group() as callers:
+            for number, node in made.nodes.items():
+                for count in range(300):
+                    callers.start_soon(call, node, b"%d.%d" % (number, count))
+        order = made.commands(1)
+        assert [answers[command] for command in order] == [*range(1, 901)]
+
+
+async def test_commands_that_come_together_share_an_entry() -> None:
+    async with cluster() as made:
+        leader = await made.leader()
+        before = leader.status().last_index
+        async with anyio.create_task_group() as callers:
+            for count in range(400):
+                callers.start_soon(leader.propose, b"%d" % count)
+        assert leader.status().last_index - before == 1
+
+
+async def test_a_lone_command_does_not_wait_for_company() -> None:
+    async with cluster(1) as made:
+        node = await made.leader()
+        ticks = 0
+
+        async def count_ticks() -> None:
+            nonlocal ticks
+            while True:
+                await made.tick()
+                ticks += 1
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(count_ticks)
+            for _ in range(50):
+                await node.propose(b"x")
+            tasks.cancel_scope.cancel()
+        assert ticks < 50
+
+
+async def test_when_the_leader_dies_another_takes_commands() -> None:
+    async with cluster() as made:
+        first = await made.leader()
+        await first.propose(b"before")
+        followers = made.followers(first)
+        made.network.partition([first.id], [node.id for node in followers])
+        # A follower still holds the lost leader to be one: this command waits for the next one.
+        await _propose(made, followers[0], b"after")
+        made.network.heal()
+        await _agree(made, [b"before", b"after"])
+
+
+async def _propose(made: Cluster, node: Node[object], command: bytes) -> None:
+    """As an application does: what surely did not happen is tried again, else it looks first."""
+    while command not in made.commands(node.id):
+        try:
+            await node.propose(command, timeout=1)
+        except UnavailableError:
+            continue
+        except OutcomeUnknownError:
+            await node.read()
+
+
+async def test_a_leader_without_majority_answers_neither_writes_nor_reads() -> None:
+    async with cluster() as made:
+        leader = await made.leader()
+        made.network.partition([leader.id], [node.id for node in made.followers(leader)])
+        with pytest.raises(OutcomeUnknownError) as unknown:
+            await leader.propose(b"lost", timeout=0.3)
+        assert unknown.value.request[0] == leader.id
+        assert unknown.value.may_have_happened
+        with pytest.raises(DeadlineError):
+            await leader.read(timeout=0.3)
+        # By now it has stepped down: commands do not even leave.
+        await made.until(lambda: not leader.status().is_leader)
+        with pytest.raises(DeadlineError) as never:
+            await leader.propose(b"never", timeout=0.1)
+        assert not never.value.may_have_happened
+        made.network.heal()
+        await made.leader()
+        assert b"never" not in made.commands(leader.id)
+
+
+async def test_a_read_after_a_partition_is_not_stale() -> None:
+    async with cluster() as made:
+        old = await made.leader()
+        others = made.followers(old)
+        made.network.partition([old.id], [node.id for node in others])
+        await _propose(made, others[0], b"new")
+        made.network.heal()
+        await old.read()
+        assert made.commands(old.id) == [b"new"]
+
+
+async def test_a_member_that_was_stopped_catches_up() -> None:
+    async with cluster() as made:
+        leader = await made.leader()
+        gone = made.followers(leader)[0].id
+        await made.stop(gone)
+        for count in range(20):
+            await leader.propose(b"%d" % count)
+        node = await made.start(gone)
+        await node.ready()
+        assert made.commands(gone) == [b"%d" % count for count in range(20)]
+
+
+@pytest.mark.parametrize("kind", MACHINES)
+async def test_all_members_stopped_and_started_again_keep_everything(kind: str) -> None:
+    async with cluster(machine=MACHINES[kind]) as made:
+        leader = await made.leader()
+        for count in range(10):
+            await leader.propose(b"%d" % count)
+        for number in (1, 2, 3):
+            await made.stop(number)
+        for number in (1, 2, 3):
+            await made.start(number)
+        leader = await made.leader()
+        assert made.commands(leader.id) == [b"%d" % count for count in range(10)]
+        assert await leader.propose(b"more") == 11
