@@ -21,7 +21,8 @@ async def _run(host: str, port: int, run: int, clients: int, seconds: float) -> 
             client.put, (EtcdError,), run=run, clients=clients, seconds=seconds
         )
         tasks.cancel_scope.cancel()
-    return result
+        return result
+    raise EtcdError("the connection ended before the load did")
 
 
 def main() -> None:
