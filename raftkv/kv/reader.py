@@ -1,7 +1,7 @@
 """Reading keys now or at a past revision, from a store or a frozen view of it.
 
-Functions over a :class:`~raftkv.storage.base.Reader` alone: the revision stands in the same view as
-the rows, so whatever the view is, its answer is one moment of the store.
+Functions over a :class:`~raftkv.storage.base.Reader` alone: the current revision stands among the
+rows, so whatever the reader is, the answer is one moment of the store.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from raftkv.storage.base import Reader, Space
 
 _MACHINE: Final = Space.MACHINE
 _BYTES_MAX: Final = 256 * 1024
+_STEP_KEYS: Final = 4096
 
 SEEK_AFTER: Final = 16
 """So many unwanted versions of one key are read one by one before the rest is jumped over."""
 
-_Found = tuple[bytes, bytes]
-_Scan = Generator[_Found | None, None, None]
-_END: Final[_Found] = (b"", b"")
+_Scan = Generator[tuple[bytes, bytes | None], None, None]
 
 
 def read_head(reader: Reader) -> rows.Head:
@@ -63,26 +62,25 @@ def check_revision(head: rows.Head, revision: int) -> None:
 class RangeRead:
     """One range read, done in steps so that a large one does not hold the event loop.
 
-    ``reader`` must stay the same moment between steps: a view, unless one step finishes the read.
-    ``limit`` bounds the items (0: no bound). ``count_only`` gives no items and ignores the limit;
-    ``counted=False`` stops at the limit instead of counting on; ``keys_only`` leaves values empty.
-    Raises FutureRevisionError or CompactedError for a revision that cannot be read.
+    The first step fixes the revision; later ones read at that revision, whatever was written in
+    between, so that nothing needs to be kept open. ``limit`` bounds the items (0: no bound).
+    ``count_only`` gives no items and ignores the limit; ``counted=False`` stops at the limit
+    instead of counting on; ``keys_only`` leaves values empty.
     """
 
     __slots__ = (
+        "_at",
         "_count",
         "_counted",
+        "_head",
         "_items",
         "_items_max",
         "_keys_only",
-        "_reader",
-        "_revision",
-        "_scan",
+        "_rest",
     )
 
     def __init__(
         self,
-        reader: Reader,
         span: Span,
         *,
         revision: int = 0,
@@ -91,35 +89,42 @@ class RangeRead:
         count_only: bool = False,
         counted: bool = True,
     ) -> None:
-        head = read_head(reader)
-        if revision:
-            check_revision(head, revision)
-        self._reader = reader
-        self._revision = head.revision
+        self._rest = span
+        self._at = revision
+        self._head: rows.Head | None = None
         self._items: list[KeyValue] = []
         self._items_max = 0 if count_only else (limit or None)
         self._counted = counted or count_only
         self._keys_only = keys_only
         self._count = 0
-        past = 0 < revision < head.revision
-        self._scan = _at(reader, span, revision) if past else _now(reader, span)
 
-    def advance(self, rows_max: int) -> bool:
-        """Look at ``rows_max`` rows, fewer if their values are large; True once it is done."""
+    def advance(self, reader: Reader, keys_max: int) -> bool:
+        """Look at ``keys_max`` keys, fewer if their values are large; True once it is done.
+
+        Raises FutureRevisionError or CompactedError for a revision that cannot be read, or can no
+        longer be read.
+        """
+        head = read_head(reader)
+        if self._head is None:
+            self._head = head
+            self._at = self._at or head.revision
+        check_revision(head, self._at)
+        is_now = self._at == head.revision
+        scan = _now(reader, self._rest) if is_now else _past(reader, self._rest, self._at)
         size = 0
-        for looked, found in enumerate(self._scan, 1):
-            if found is not None:
-                if self._is_full and not self._counted:
-                    self._count += 1  # the one that shows that there are more
-                    return True
-                size += self._take(found)
-            if looked >= rows_max or size >= _BYTES_MAX:
-                return False
-        return True
-
-    def close(self) -> None:
-        """Let go of the reader; needed if the read is given up or stopped at its limit."""
-        self._scan.close()
+        try:
+            for looked, (key, row) in enumerate(scan, 1):
+                if row is not None:
+                    if self._is_full and not self._counted:
+                        self._count += 1  # the one that shows that there are more
+                        return True
+                    size += self._take(reader, key, row)
+                if looked >= keys_max or size >= _BYTES_MAX:
+                    self._rest = Span(key + b"\0", self._rest.stop)
+                    return False
+            return True
+        finally:
+            scan.close()
 
     @property
     def result(self) -> RangeResult:
@@ -127,20 +132,20 @@ class RangeRead:
         items = tuple(self._items)
         more = bool(self._items_max) and self._count > len(items)
         count = self._count if self._counted else len(items)
-        return RangeResult(items, count, more, self._revision)
+        head = self._head
+        return RangeResult(items, count, more, self._at if head is None else head.revision)
 
     @property
     def _is_full(self) -> bool:
         return self._items_max is not None and len(self._items) >= self._items_max
 
-    def _take(self, found: _Found) -> int:
+    def _take(self, reader: Reader, key: bytes, row: bytes) -> int:
         self._count += 1
         if self._is_full:
             return 0
-        key, row = found
         item = rows.key_value(key, row, with_value=not self._keys_only)
         if item is None:
-            item = load(self._reader, key, row)
+            item = load(reader, key, row)
         self._items.append(item)
         return len(item.value)
 
@@ -157,7 +162,6 @@ def read_range(
 ) -> RangeResult:
     """A whole :class:`RangeRead` in one go."""
     read = RangeRead(
-        reader,
         span,
         revision=revision,
         limit=limit,
@@ -165,15 +169,12 @@ def read_range(
         count_only=count_only,
         counted=counted,
     )
-    try:
-        while not read.advance(1 << 30):
-            pass
-        return read.result
-    finally:
-        read.close()
+    while not read.advance(reader, _STEP_KEYS):
+        pass
+    return read.result
 
 
-# --- scans: rows in key order; None where a row was looked at in vain -----------------------------
+# --- scans: each key of the span once, in order; no row if it did not exist then ---------------
 
 
 def _now(reader: Reader, span: Span) -> _Scan:
@@ -183,65 +184,65 @@ def _now(reader: Reader, span: Span) -> _Scan:
         yield row_key[1:], row
 
 
-def _at(reader: Reader, span: Span, revision: int) -> _Scan:
+def _past(reader: Reader, span: Span, revision: int) -> _Scan:
     """Merge the versions still in force with the ended ones: at most one of a key is right."""
     if span.is_empty:
         return
     ended = _ended(reader, span, revision)
-    waiting = next(ended, _END)
+    waiting = next(ended, None)
     for row_key, row in reader.scan(_MACHINE, *rows.current_bounds(span)):
         key = row_key[1:]
-        while waiting is not _END and (waiting is None or waiting[0] <= key):
+        while waiting is not None and waiting[0] < key:
             yield waiting
-            waiting = next(ended, _END)
-        yield (key, row) if rows.decode_version(row).mod_revision <= revision else None
-    while waiting is not _END:
+            waiting = next(ended, None)
+        found = row if rows.decode_version(row).mod_revision <= revision else None
+        if waiting is not None and waiting[0] == key:
+            found = found or waiting[1]
+            waiting = next(ended, None)
+        yield key, found
+    while waiting is not None:
         yield waiting
-        waiting = next(ended, _END)
+        waiting = next(ended, None)
 
 
 def _ended(reader: Reader, span: Span, revision: int) -> _Scan:
     """Of each key in ``span`` the ended version that was in force at ``revision``, if there is one.
 
     Versions stand newest first. After a few that are too new, or older than the one wanted, it
-    seeks.
+    seeks: behind the last version of the key, or to the newest one that is old enough.
     """
     cursor, stop = rows.history_bounds(span)
+    prefix, skipped, settled = b"", 0, True
     while True:
-        target = None
-        prefix, skipped, settled = b"", 0, False
         for row_key, row in reader.scan(_MACHINE, cursor, stop):
             here, made = rows.split_history_key(row_key)
             if here != prefix:
+                if not settled:
+                    yield rows.key_of_history_prefix(prefix), None
                 prefix, skipped, settled = here, 0, False
             if made <= revision and not settled:
-                settled, skipped = True, 0
-                yield _in_force(prefix, row, revision)
+                skipped, settled = 0, True
+                yield rows.key_of_history_prefix(here), _in_force(row, revision)
                 continue
             skipped += 1
-            yield None
             if skipped > SEEK_AFTER:
-                # Behind the last version of the key, or at the newest one that is old enough.
-                target = (
-                    rows.behind_history(prefix) if settled else prefix + rows.newest_at(revision)
-                )
                 break
-        if target is None:
+        else:
+            if not settled:
+                yield rows.key_of_history_prefix(prefix), None
             return
-        cursor = target
+        skipped = 0
+        cursor = rows.behind_history(prefix) if settled else prefix + rows.newest_at(revision)
 
 
 def _ended_at(reader: Reader, key: bytes, revision: int) -> bytes | None:
     prefix = rows.history_prefix(key)
     start = prefix + rows.newest_at(revision)
     for _, row in reader.scan(_MACHINE, start, rows.behind_history(prefix)):
-        found = _in_force(prefix, row, revision)
-        return None if found is None else found[1]
+        return _in_force(row, revision)
     return None
 
 
-def _in_force(prefix: bytes, row: bytes, revision: int) -> _Found | None:
+def _in_force(row: bytes, revision: int) -> bytes | None:
     end, version = rows.decode_ended(row)
-    if end <= revision:
-        return None
-    return rows.key_of_history_prefix(prefix), version
+    return version if end > revision else None

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raftkv.errors import CompactedError, FutureRevisionError
 from raftkv.kv import rows
-from raftkv.kv.commands import DeleteOne, DeleteSpan, Put
+from raftkv.kv.commands import DeleteOne, DeleteSpan, KvCommand, Put
 from raftkv.kv.model import EVERYTHING, Span, prefix_span
 from raftkv.kv.reader import SEEK_AFTER, RangeRead, read_key, read_range
 from raftkv.storage.base import Reader, Space
+from tests.kv.oracle import Oracle, apply_all, commands, spans
 from tests.kv.rig import Rig, memory_rig
 
 
@@ -136,9 +139,9 @@ def test_a_large_read_is_done_in_steps_and_gives_the_same() -> None:
     rig.apply([DeleteSpan(prefix_span(b"k01")), *(Put(b"k%03d" % n, b"w") for n in range(50))])
     for revision in (0, 50, 101):
         wanted = rig.range(EVERYTHING, revision=revision)
-        read = RangeRead(rig.store, EVERYTHING, revision=revision)
+        read = RangeRead(EVERYTHING, revision=revision)
         steps = 1
-        while not read.advance(7):
+        while not read.advance(rig.store, 7):
             steps += 1
         assert read.result == wanted
         assert steps >= wanted.count // 7
@@ -147,9 +150,9 @@ def test_a_large_read_is_done_in_steps_and_gives_the_same() -> None:
 def test_a_step_is_cut_short_by_large_values() -> None:
     rig = memory_rig()
     rig.apply([Put(b"k%d" % number, b"v" * 100_000) for number in range(9)])
-    read = RangeRead(rig.store, EVERYTHING)
+    read = RangeRead(EVERYTHING)
     steps = 1
-    while not read.advance(1000):
+    while not read.advance(rig.store, 1000):
         steps += 1
     assert steps >= 3
     assert read.result.count == 9
@@ -157,8 +160,43 @@ def test_a_step_is_cut_short_by_large_values() -> None:
 
 def test_a_step_over_unwanted_rows_comes_to_an_end_too() -> None:
     rig = filled(100)
-    read = RangeRead(rig.store, EVERYTHING, revision=2)
-    assert not read.advance(10)
-    while not read.advance(10):
-        pass
+    rig.apply([DeleteSpan(prefix_span(b"k00")), *(Put(b"k00%d" % n, b"new") for n in range(5))])
+    read = RangeRead(EVERYTHING, revision=2)
+    steps = 1
+    while not read.advance(rig.store, 10):
+        steps += 1
     assert read.result.count == 1
+    assert steps == 11
+
+
+@given(
+    st.lists(commands, min_size=1, max_size=25),
+    st.lists(commands, max_size=40),
+    spans,
+    st.integers(1, 5),
+    st.floats(0, 1),
+)
+def test_writes_between_its_steps_do_not_change_a_read(
+    before: list[KvCommand], between: list[KvCommand], span: Span, step: int, at: float
+) -> None:
+    rig, oracle = memory_rig(), Oracle()
+    rig.apply(before)
+    apply_all(oracle, before)
+    revision = round(at * oracle.revision)
+    wanted = oracle.range(span, revision=revision)
+    read = RangeRead(span, revision=revision)
+    writes = iter(between)
+    while not read.advance(rig.store, step):
+        rig.apply([command for _, command in zip(range(3), writes, strict=False)])
+    assert read.result == wanted
+
+
+def test_a_read_that_compaction_overtakes_says_so() -> None:
+    rig = filled(10)
+    read = RangeRead(EVERYTHING)
+    assert not read.advance(rig.store, 5)
+    batch = rig.store.batch()
+    batch.put(Space.MACHINE, rows.HEAD_KEY, rows.encode_head(rows.Head(20, 15)))
+    rig.store.write(batch)
+    with pytest.raises(CompactedError):
+        read.advance(rig.store, 5)
