@@ -1,7 +1,7 @@
 """The README's lines: three members in one process, and the database they are.
 
-Run it: ``python examples/quickstart.py``. ``open_cluster`` is for development and tests; an application
-opens one node per process with ``raftkv.open_node``, as ``examples/three_nodes.py`` does.
+Run it: ``python examples/quickstart.py``. ``open_cluster`` is for development and tests; an
+application opens one node per process with ``raftkv.open_node``, as ``three_nodes.py`` does.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ class Draft:
         peers = self.peers
         if peers:
             self.progress = tuple(
-                peers[one.id].freeze() if one.id in peers else one for one in self.progress
+                [peers[one.id].freeze() if one.id in peers else one for one in self.progress]
             )
             self.peers = {}
         return self.progress

@@ -38,6 +38,8 @@ def committed_jointly(
     incoming: tuple[int, ...], outgoing: tuple[int, ...], acknowledged: Mapping[int, int]
 ) -> int:
     """The highest index that both majorities acknowledged (§6)."""
+    if not outgoing:
+        return committed(incoming, acknowledged)
     return min(committed(incoming, acknowledged), committed(outgoing, acknowledged))
 
 
