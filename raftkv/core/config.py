@@ -59,7 +59,7 @@ class Config:
     reprobe_lost: bool = False
     """A follower that lacks what it acknowledged says so and is probed again; else it stops."""
     hand_over_first: bool = False
-    """A leader that leaves the membership hands over to the most advanced voter first."""
+    """A leader that leaves the membership goes once a voter has its whole log, and hands over."""
     transfer_ends_lease: bool = False
     """While leadership is handed over, no read is answered by lease."""
     measured_lease: bool = False

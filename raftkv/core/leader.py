@@ -66,6 +66,7 @@ def on_append_response(draft: Draft, message: AppendResponse) -> None:
             send_append(draft, peer, allow_empty=True)
     else:
         _on_accepted(draft, peer, message.index)
+        maybe_leave(draft, peer)
 
 
 def _reprobe(draft: Draft, peer: Peer, message: AppendResponse) -> None:
@@ -92,14 +93,15 @@ def _on_accepted(draft: Draft, peer: Peer, index: int) -> None:
         # Our log continues where it stands now, whether or not the pending snapshot arrived.
         peer.become_replicate()
     own = peer.id == draft.config.id
-    if maybe_commit(draft):
+    # What is committed already cannot move the commit index, whoever has it too.
+    if peer.match > draft.commit and maybe_commit(draft):
         release_waiting_reads(draft)
         broadcast_append(draft)
     elif not own and peer.sent_commit < min(draft.commit, peer.next - 1):
         send_append(draft, peer, allow_empty=True)
     if own:
         return
-    while send_append(draft, peer, allow_empty=False):
+    while peer.next <= draft.log.last_index and send_append(draft, peer, allow_empty=False):
         pass
     if peer.id == draft.lead_now.transferee and peer.match == draft.log.last_index:
         send_timeout_now(draft, peer.id)
@@ -117,6 +119,29 @@ def on_heartbeat_response(draft: Draft, message: HeartbeatResponse) -> None:
         send_append(draft, peer, allow_empty=True)
     if message.read_position:
         on_read_ack(draft, message.sender, message.read_position)
+    maybe_leave(draft, peer)
+
+
+def is_leaving(draft: Draft) -> bool:
+    """Whether we lead a membership that we left, and only until we have handed it over."""
+    config = draft.config
+    if not (config.hand_over_first and config.step_down_on_removal):
+        return False
+    return not draft.membership.is_voter(config.id)
+
+
+def maybe_leave(draft: Draft, peer: Peer) -> None:
+    """A leader that left the membership goes once ``peer``, a voter, can take over.
+
+    Going at once could stop the cluster for good. Who does not know yet that the change is
+    committed needs our vote in the old configuration, and our log denies it as long as it is the
+    longer one. So we go on sending until one has all of it, and answered what told it the commit.
+    """
+    if draft.role is not Role.LEADER or not is_leaving(draft):
+        return
+    if peer.match == draft.log.last_index and draft.membership.is_voter(peer.id):
+        send_timeout_now(draft, peer.id)
+        become_follower(draft, draft.term, 0)
 
 
 def on_tick(draft: Draft) -> None:

@@ -15,8 +15,8 @@ _GAMMA: Final = 0x9E3779B97F4A7C15
 def seeded(seed: int) -> int:
     """A generator state for a seed of any size.
 
-    The seed is mixed: states that lie a multiple of the increment apart give one stream, shifted, and
-    neighbours with such seeds would draw equal timeouts, and split their votes, for ever.
+    The seed is mixed: states that lie a multiple of the increment apart give one stream, shifted,
+    and neighbours with such seeds would draw equal timeouts, and split their votes, for ever.
     """
     z = (seed * _GAMMA + 1) & _MASK
     z = ((z ^ (z >> 33)) * 0xFF51AFD7ED558CCD) & _MASK

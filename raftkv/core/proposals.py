@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raftkv.core.draft import Draft
 from raftkv.core.ensure import ensure
-from raftkv.core.leader import append_payloads
+from raftkv.core.leader import append_payloads, is_leaving
 from raftkv.core.membership import apply_change, decode_change
 from raftkv.core.messages import ForwardProposal, ProposalRefused
 from raftkv.core.ready import Accepted, Refusal, Refused
@@ -53,7 +53,7 @@ def _forward(
 
 def _take(draft: Draft, payloads: tuple[Payload, ...], request: int, origin: int) -> Refusal | None:
     own = draft.config.id
-    if not draft.tracks(own):
+    if not draft.tracks(own) or is_leaving(draft):
         return Refusal.NOT_A_MEMBER
     if draft.lead_now.transferee:
         return Refusal.TRANSFERRING

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from raftkv.core.draft import Draft
-from raftkv.core.leader import maybe_commit
+from raftkv.core.leader import is_leaving, maybe_commit
 from raftkv.core.membership import apply_change
-from raftkv.core.sending import broadcast_append, send_append, send_timeout_now
+from raftkv.core.sending import broadcast_append, send_append
 from raftkv.core.transitions import become_follower
 from raftkv.core.types import MembershipChange, Role
 from raftkv.errors import InvariantError, MembershipError
@@ -24,11 +24,13 @@ def on_apply_change(draft: Draft, change: MembershipChange) -> None:
     if draft.role is not Role.LEADER:
         return
     own = draft.config.id
-    if not draft.tracks(own) or own in membership.learners:
+    leaving = is_leaving(draft)
+    if not membership.is_voter(own) and not leaving:
         if draft.config.step_down_on_removal:
-            _step_down(draft)
+            become_follower(draft, draft.term, 0)
         return
-    if maybe_commit(draft):
+    if maybe_commit(draft) or leaving:
+        # A leader that leaves tells everybody the commit index; it goes when one has answered that.
         broadcast_append(draft)
     else:
         for one in progress:
@@ -38,16 +40,3 @@ def on_apply_change(draft: Draft, change: MembershipChange) -> None:
     transferee = draft.lead_now.transferee
     if transferee and not membership.is_voter(transferee):
         draft.lead.transferee = 0
-
-
-def _step_down(draft: Draft) -> None:
-    """Leave the lead to the most advanced active voter, so that no timeout has to pass."""
-    if draft.config.hand_over_first:
-        candidates = [
-            (one.match, -one.id)
-            for one in draft.progress
-            if one.active and draft.membership.is_voter(one.id)
-        ]
-        if candidates:
-            send_timeout_now(draft, -max(candidates)[1])
-    become_follower(draft, draft.term, 0)
