@@ -1,0 +1,41 @@
+"""Tools to try raftkv, shipped to users: clusters simulated under faults, and what must hold.
+
+One seed is one run, the same in every process:
+
+- :mod:`~raftkv.testing.choices`: every decision goes through ``choose``, and is recorded;
+- :mod:`~raftkv.testing.options`: what kind of world a seed draws, and how faulty (swarm testing);
+- :mod:`~raftkv.testing.world`: members, disks, machines, and what can happen to them;
+- :mod:`~raftkv.testing.simulation`: when it happens, in simulated time, and the recovery after it;
+- :mod:`~raftkv.testing.invariants`: what must hold after every step;
+- :mod:`~raftkv.testing.marks`: what a campaign must have met to count as one.
+
+``python -m raftkv.testing simulate --seeds 0..100`` tries a hundred of them.
+"""
+
+from raftkv.testing.choices import Choices, Decisions, ReplayedChoices, SeededChoices
+from raftkv.testing.invariants import Checker, ViolationError
+from raftkv.testing.options import SAFE_WORLD, Faults, Options, draw_options
+from raftkv.testing.simulation import Finding, Outcome, Simulation, replay, run, simulate
+from raftkv.testing.trace import Trace
+from raftkv.testing.world import World
+
+__all__ = [
+    "SAFE_WORLD",
+    "Checker",
+    "Choices",
+    "Decisions",
+    "Faults",
+    "Finding",
+    "Options",
+    "Outcome",
+    "ReplayedChoices",
+    "SeededChoices",
+    "Simulation",
+    "Trace",
+    "ViolationError",
+    "World",
+    "draw_options",
+    "replay",
+    "run",
+    "simulate",
+]

@@ -1,0 +1,197 @@
+"""What kind of world a seed makes: drawn whole before anything happens (swarm testing).
+
+Uniform rates of everything find little: each fault hides the others. So every seed draws its own
+sizes, settings and rates, each rate from none, low, mid and extreme, and most faults are absent
+from most worlds.
+"""
+
+from __future__ import annotations
+
+from typing import Final, TypeVar
+
+from attrs import field, frozen
+
+from raftkv.core.config import SAFEST, Config, ReadMode
+from raftkv.core.types import NO_LIMIT
+from raftkv.testing.choices import Choices
+from raftkv.testing.member import MachineKind
+
+TICK: Final = 10
+"""Units of simulated time in one tick of an unskewed clock."""
+
+T = TypeVar("T")
+
+Settings = dict[str, bool | int | ReadMode]
+
+
+@frozen(kw_only=True)
+class Faults:
+    """How often things go wrong. Rates are per mille, times in units of :data:`TICK` per tick."""
+
+    loss: int = 0
+    duplication: int = 0
+    jitter: int = 0
+    """Messages take 1 .. 1 + jitter units, so they overtake each other."""
+    late: int = 0
+    """How many messages take up to ``late_units``."""
+    late_units: int = 0
+    disk_units: int = 0
+    """Writes take up to so long; several are in flight."""
+    disk_stalls: int = 0
+    """How many writes take ten times as long."""
+    apply_units: int = 0
+    lazy_ready: int = 0
+    """How often a member steps without asking for the work at once."""
+    unreported: int = 0
+    """How often nobody is told that a message or snapshot was lost."""
+    clock_skew: int = 0
+    """Ticks are up to so many units longer or shorter."""
+    interval: int = 0
+    """Units between two acts of the nemesis; 0: it does nothing."""
+    crash: int = 0
+    partition: int = 0
+    pause: int = 0
+    transfer: int = 0
+    campaign: int = 0
+    forget: int = 0
+    membership: int = 0
+    image: int = 0
+    """The last eight: what the nemesis does, as weights."""
+
+
+@frozen(kw_only=True)
+class Options:
+    """The whole description of a world; together with decisions it is a run."""
+
+    voters: int = 3
+    learners: int = 0
+    settings: Settings = field(factory=dict[str, bool | int | ReadMode])
+    """What each member's Config gets beside its id."""
+    faults: Faults = Faults()
+    propose_units: int = 20
+    """Units between two proposals."""
+    payload_bytes: int = 8
+    read_units: int = 0
+    """Units between two reads; 0: none."""
+    lease_reads: bool = False
+    image_entries: int = 0
+    """A member makes an image, and compacts, after so many applied entries; 0: only when asked."""
+    retention: int = 1000
+    """Entries kept below the newest image."""
+    machine: MachineKind = MachineKind.MEMORY
+    single_reports: bool = False
+    """Whether storage threads answer one message at a time instead of once per write."""
+    members_max: int = 7
+
+    def config(self, node: int) -> Config:
+        """The settings of one member."""
+        # The seed goes through the id: worlds differ by their decisions, not by the core's own
+        # chance.
+        return Config(id=node, **self.settings)  # pyright: ignore[reportArgumentType]
+
+    def number(self, name: str) -> int:
+        """A setting that is a number or a switch; 0 if it is not set."""
+        value = self.settings.get(name, 0)
+        return value if isinstance(value, int) else 0
+
+    @property
+    def election_ticks(self) -> int:
+        """The base election timeout."""
+        return self.number("election_ticks") or 10
+
+
+SAFE_WORLD: Final = Options(settings=dict(SAFEST))
+"""Three members with every setting that ``open_node`` switches on, and no faults."""
+
+
+def draw_options(choices: Choices) -> Options:
+    """A world of the choices' making, in one turn."""
+    choices.begin()
+    voters = 1 + choices.weighted((3, 3, 14, 4, 10, 2, 4))
+    settings = _draw_settings(choices)
+    lease_reads = settings["read_mode"] is ReadMode.LEASE
+    faults = _draw_faults(choices, lease_reads=lease_reads)
+    if faults.membership and not settings["check_quorum"]:
+        # A member that became a learner in a higher term can neither campaign nor, without these,
+        # tell the leader of it: it would never follow again.
+        settings["pre_vote"] = True
+    return Options(
+        voters=voters,
+        learners=choices.weighted((6, 2, 1)) if voters < 6 else 0,
+        settings=settings,
+        faults=faults,
+        propose_units=_one_of(choices, (20, 60, 6, 3)),
+        payload_bytes=_one_of(choices, (8, 0, 100, 1000)),
+        read_units=_one_of(choices, (30, 0, 8)),
+        lease_reads=lease_reads,
+        image_entries=_one_of(choices, (0, 100, 20, 4)),
+        retention=_one_of(choices, (1000, 30, 5, 0)),
+        machine=_one_of(choices, tuple(MachineKind)),
+        single_reports=choices.choose(2) == 1 and bool(settings["async_storage_writes"]),
+    )
+
+
+def _one_of(choices: Choices, values: tuple[T, ...]) -> T:
+    return values[choices.choose(len(values))]
+
+
+def _draw_settings(choices: Choices) -> Settings:
+    safest = choices.choose(2) == 0
+    settings: Settings = dict(SAFEST) if safest else {}
+    settings["election_ticks"] = _one_of(choices, (10, 5, 3, 20))
+    settings["heartbeat_ticks"] = _one_of(choices, (1, 2))
+    settings["async_storage_writes"] = choices.weighted((3, 1)) == 0
+    if not safest:
+        settings["pre_vote"] = choices.choose(2) == 1
+        settings["check_quorum"] = choices.choose(2) == 1
+        settings["disable_forwarding"] = choices.choose(4) == 1
+        for name in sorted(SAFEST):
+            if isinstance(SAFEST[name], bool) and name not in settings:
+                settings[name] = choices.choose(2) == 1
+    if settings["async_storage_writes"]:
+        # Without it asynchronous writes are unsafe: a candidate that crashed may lead a term twice.
+        settings["campaign_when_stored"] = True
+    # Without it an embedder must see to it that images are newer than the members they are sent to.
+    settings["snapshots_for_members"] = True
+    if safest or choices.choose(2):
+        settings["snapshot_timeout_ticks"] = _one_of(choices, (300, 30))
+    append_max = settings["append_bytes_max"] = _one_of(choices, (NO_LIMIT, 2000, 300, 0))
+    settings["apply_bytes_max"] = _one_of(choices, (0, 5000, 200))
+    settings["uncommitted_bytes_max"] = _one_of(choices, (NO_LIMIT, 20_000, 1000))
+    settings["inflight_max"] = _one_of(choices, (256, 8, 2, 1))
+    if append_max < NO_LIMIT and choices.choose(3) == 1:
+        settings["inflight_bytes_max"] = max(append_max * 2, 100)
+    # The lease trusts clocks and memory: it is drawn only where nothing but the network misbehaves.
+    lease = bool(settings.get("measured_lease") and settings.get("transfer_ends_lease"))
+    lease = lease and bool(settings["check_quorum"]) and choices.choose(8) == 1
+    settings["read_mode"] = ReadMode.LEASE if lease else ReadMode.SAFE
+    return settings
+
+
+def _draw_faults(choices: Choices, *, lease_reads: bool) -> Faults:
+    def rate(none: int, low: int, mid: int, extreme: int) -> int:
+        return (none, low, mid, extreme)[choices.choose(4)]
+
+    trusted = 0 if lease_reads else 1
+    return Faults(
+        loss=rate(0, 10, 80, 300),
+        duplication=rate(0, 10, 80, 300),
+        jitter=rate(0, 3, 10, 30),
+        late=rate(0, 10, 60, 200),
+        late_units=rate(40, 100, 200, 400),
+        disk_units=rate(0, 3, 10, 40),
+        disk_stalls=rate(0, 0, 20, 100),
+        apply_units=rate(0, 3, 20, 80),
+        lazy_ready=rate(0, 0, 100, 400),
+        unreported=rate(0, 100, 500, 1000),
+        clock_skew=rate(0, 0, 1, 4) * trusted,
+        interval=rate(0, 400, 120, 40),
+        crash=rate(0, 1, 4, 12) * trusted,
+        partition=rate(0, 1, 4, 12),
+        pause=rate(0, 0, 1, 6) * trusted,
+        transfer=rate(0, 0, 2, 6),
+        campaign=rate(0, 0, 1, 4),
+        forget=rate(0, 0, 1, 3),
+        membership=rate(0, 2, 6, 12),
+        image=rate(0, 0, 2, 6),
+    )

@@ -1,0 +1,440 @@
+"""One run of a world in simulated time: first everything goes wrong, then it must recover.
+
+The *safety* phase feeds the cluster for a number of steps while faults fall as the options weigh
+them. The *liveness* phase heals the network and revives a quorum, or everybody, and nothing more
+goes wrong: then all that are up must agree on a new entry within a bounded time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Mapping
+from enum import IntEnum
+
+from attrs import frozen
+
+from raftkv.core import (
+    EntryKind,
+    InstallSnapshot,
+    Membership,
+    MembershipChange,
+    Message,
+    SnapshotStatus,
+    State,
+    Tick,
+    Unreachable,
+    decode_change,
+)
+from raftkv.core.membership import apply_change
+from raftkv.errors import MembershipError
+from raftkv.testing.choices import Choices, Decisions, ReplayedChoices, SeededChoices
+from raftkv.testing.disk import Write
+from raftkv.testing.invariants import ViolationError, broken, is_quorum
+from raftkv.testing.marks import Marks
+from raftkv.testing.member import Member
+from raftkv.testing.nemesis import Nemesis
+from raftkv.testing.network import Network
+from raftkv.testing.options import TICK, Faults, Options, draw_options
+from raftkv.testing.trace import Trace
+from raftkv.testing.world import World
+
+RECOVERY_ELECTIONS = 60
+"""Election timeouts within which a healed cluster must agree again."""
+
+_SWEEP_MASK = 63  # the whole is looked at every 64 turns
+
+
+class Due(IntEnum):
+    """What is to happen at a time."""
+
+    TICK = 0
+    MESSAGE = 1
+    WRITE = 2
+    APPLY = 3
+    RESTART = 4
+    PROPOSE = 5
+    READ = 6
+    NEMESIS = 7
+    SNAPSHOT_STATUS = 8
+    UNREACHABLE = 9
+
+
+@frozen
+class Finding:
+    """What went wrong in a run, and where."""
+
+    invariant: str
+    broken: str
+    step: int
+
+
+@frozen
+class Outcome:
+    """One run: what it was, what it met, and what went wrong, if anything."""
+
+    options: Options
+    decisions: Decisions
+    steps: int
+    time: int
+    marks: Mapping[str, int]
+    finding: Finding | None
+    trace: Trace
+
+
+class Simulation(World):
+    """A world whose happenings are scheduled in simulated time."""
+
+    def __init__(self, options: Options, choices: Choices, trace: Trace | None = None) -> None:
+        super().__init__(options, trace)
+        self.choices = choices
+        self.network = Network(options.faults)
+        self.nemesis = Nemesis(self, self.network, choices)
+        self.nemesis.restart_after = self._restart_after
+        self.faults = options.faults
+        self._due: list[tuple[int, int, int, int, object]] = []
+        self._sequence = 0
+        self._proposals = 0
+        self._busy_until: dict[int, int] = {}
+        choices.begin()
+        for member in self.members.values():
+            self.on_start(member)
+        self._schedule(options.propose_units, Due.PROPOSE, 0)
+        if options.read_units:
+            self._schedule(options.read_units, Due.READ, 0)
+        if options.faults.interval:
+            self._schedule(options.faults.interval, Due.NEMESIS, 0)
+
+    def _schedule(self, units: int, what: Due, node: int, detail: object = None) -> None:
+        self._sequence += 1
+        heapq.heappush(self._due, (self.now + units, self._sequence, what, node, detail))
+
+    # --- hooks ------------------------------------------------------------------------------
+
+    def on_start(self, member: Member) -> None:
+        """Its clock begins to tick, as fast as this clock does."""
+        skew = self.faults.clock_skew
+        member.tick_units = TICK + (self.choices.choose(2 * skew + 1) - skew if skew else 0)
+        self._schedule(1 + self.choices.choose(TICK), Due.TICK, member.id, member.incarnation)
+
+    def on_message(self, message: Message) -> None:
+        """Schedule its arrival, twice or never if the network is in that mood."""
+        if self.network.reaches(message.sender, message.to):
+            delays = self.network.delays(self.choices)
+            for delay in delays:
+                self._schedule(delay, Due.MESSAGE, message.to, message)
+            if delays:
+                if isinstance(message, InstallSnapshot):
+                    self._report_snapshot(message, delays[0], delivered=True)
+                return
+        self._lost(message)
+
+    def _lost(self, message: Message) -> None:
+        self.marks["message lost"] += 1
+        self.note("lost", message=message)
+        if isinstance(message, InstallSnapshot):
+            self._report_snapshot(message, TICK, delivered=False)
+        elif not self.choices.chance(self.faults.unreported):
+            self._schedule(1, Due.UNREACHABLE, message.sender, message.to)
+
+    def _report_snapshot(self, message: InstallSnapshot, delay: int, *, delivered: bool) -> None:
+        forgettable = self.options.number("snapshot_timeout_ticks") > 0
+        if forgettable and self.choices.chance(self.faults.unreported):
+            return
+        status = SnapshotStatus(message.to, delivered)
+        self._schedule(delay + 1, Due.SNAPSHOT_STATUS, message.sender, status)
+
+    def on_write(self, member: Member, write: Write) -> None:
+        """Schedule its completion: in order, so never before those ahead of it."""
+        units = 1
+        if self.faults.disk_units:
+            units += self.choices.choose(self.faults.disk_units + 1)
+            if self.choices.chance(self.faults.disk_stalls):
+                units *= 10
+        done = max(self.now + units, self._busy_until.get(member.id, 0))
+        self._busy_until[member.id] = done
+        self._schedule(done - self.now, Due.WRITE, member.id, (member.incarnation, write))
+
+    def on_pages(self, member: Member) -> None:
+        """Schedule their application."""
+        units = 0
+        if self.faults.apply_units:
+            units = self.choices.choose(self.faults.apply_units + 1)
+        self._schedule(units, Due.APPLY, member.id, member.incarnation)
+
+    def _restart_after(self, member: Member, units: int) -> None:
+        self._busy_until.pop(member.id, None)
+        self._schedule(units, Due.RESTART, member.id)
+
+    # --- time -------------------------------------------------------------------------------
+
+    def run(self, steps: int) -> None:
+        """The safety phase: until so many steps are taken."""
+        while self.steps < steps:
+            self.turn()
+
+    def turn(self) -> None:
+        """The next thing that is due happens."""
+        time, sequence, what, node, detail = heapq.heappop(self._due)
+        self.now = time
+        member = self.members.get(node)
+        if member is not None and member.paused_until > time and what is not Due.RESTART:
+            heapq.heappush(self._due, (member.paused_until, sequence, what, node, detail))
+            return
+        self.choices.begin()
+        if member is None:
+            self._outside(Due(what))
+        elif what is Due.MESSAGE:
+            self._arrive(member, detail)
+        elif what is Due.TICK:
+            if member.incarnation == detail and member.alive:
+                self._schedule(member.tick_units, Due.TICK, node, detail)
+                self.feed(member, _TICK)
+                self._work_soon(member)
+        elif what is Due.WRITE:
+            self._written(member, detail)
+        else:
+            self._inside(member, Due(what), detail)
+        if not sequence & _SWEEP_MASK:
+            self.checker.sweep()
+
+    def _work_soon(self, member: Member) -> None:
+        """Do what the core asks for, or leave it for its next input."""
+        if not self.choices.chance(self.faults.lazy_ready):
+            self.work(member)
+
+    def _arrive(self, member: Member, message: object) -> None:
+        if not member.alive or not isinstance(message, _MESSAGES):
+            return
+        if not self.network.reaches(message.sender, message.to):
+            self._lost(message)
+            return
+        self.deliver(message)
+        self._work_soon(member)
+
+    def _written(self, member: Member, detail: object) -> None:
+        if not isinstance(detail, tuple):
+            return
+        incarnation, write = detail  # pyright: ignore[reportUnknownVariableType]
+        queue = member.disk.queue
+        if incarnation != member.incarnation or not any(one is write for one in queue):
+            return
+        count = 1
+        for one in queue:
+            if one is write:
+                break
+            count += 1
+        # One sync may cover what was queued after it.
+        count += self.choices.choose(len(queue) - count + 1)
+        self.finish_writes(member, count)
+        self._work_soon(member)
+
+    def _inside(self, member: Member, what: Due, detail: object) -> None:
+        if what is Due.RESTART:
+            if not member.alive and not member.retired:
+                self.restart(member)
+                self.work(member)
+            return
+        if not member.alive:
+            return
+        if what is Due.APPLY:
+            if detail == member.incarnation and member.pages:
+                left = self.choices.choose(len(member.pages)) if self.faults.apply_units else 0
+                self.apply(member, len(member.pages) - left)
+                if member.pages:
+                    self.on_pages(member)
+        elif what is Due.SNAPSHOT_STATUS and isinstance(detail, SnapshotStatus):
+            self.feed(member, detail)
+        elif what is Due.UNREACHABLE and isinstance(detail, int):
+            self.feed(member, Unreachable(detail))
+        self._work_soon(member)
+
+    def _outside(self, what: Due) -> None:
+        if what is Due.PROPOSE:
+            self._schedule(self.options.propose_units, Due.PROPOSE, 0)
+            self._propose()
+        elif what is Due.READ:
+            self._schedule(self.options.read_units, Due.READ, 0)
+            living = self.living()
+            if living:
+                member = living[self.choices.choose(len(living))]
+                self.read(member, lease=self.options.lease_reads)
+                self._work_soon(member)
+        elif what is Due.NEMESIS and self.faults.interval:
+            self._schedule(self.faults.interval, Due.NEMESIS, 0)
+            self.nemesis.act()
+
+    def _propose(self) -> None:
+        member = self.leader()
+        if member is None or self.choices.choose(4) == 1:
+            living = self.living()
+            if not living:
+                return
+            member = living[self.choices.choose(len(living))]
+        payloads: list[bytes] = []
+        for _ in range(1 + self.choices.choose(3)):
+            self._proposals += 1
+            size = self.options.payload_bytes
+            payloads.append(self._proposals.to_bytes(8, "big").ljust(size)[:size])
+        self.propose(member, tuple(payloads))
+        self._work_soon(member)
+
+    # --- recovery ---------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """The liveness phase: I53 if the members do not agree in time, I54 on term inflation."""
+        self.choices.begin()
+        self.faults = self.network.faults = Faults()
+        self.network.heal()
+        self._choose_core()
+        heal_term = max(member.state.term for member in self.members.values())
+        heal_term = max([heal_term, *(_term_under_way(due[4]) for due in self._due)])
+        for member in self.members.values():
+            member.paused_until = 0
+            if not member.alive and not member.retired:
+                self.restart(member)
+        for member in self.living():
+            self.work(member)
+        election = self.options.election_ticks * TICK
+        deadline = self.now + RECOVERY_ELECTIONS * election
+        # A peer whose snapshot's fate nobody reported is only tried again after its time.
+        deadline += 2 * TICK * self.options.number("snapshot_timeout_ticks")
+        goal = 0
+        while True:
+            until = self.now + election
+            while self.now < until:
+                self.turn()
+            self._tidy()
+            goal = goal or self._goal()
+            if goal and self._agree(goal):
+                break
+            if self.now > deadline:
+                raise broken("I53", f"no agreement on {goal} in {RECOVERY_ELECTIONS} elections")
+        self.checker.sweep()
+        self.marks["recovered"] += 1
+        self._judge_terms(heal_term)
+
+    def _choose_core(self) -> None:
+        """Who stays dead: nobody, or as many as every configuration that may come can spare."""
+        if not self.choices.choose(2):
+            return
+        possible = [one for member in self.members.values() for one in _memberships(member.state)]
+        for member in list(self.members.values()):
+            if not self.choices.choose(3):
+                continue
+            rest = [one.id for one in self.members.values() if one is not member]
+            rest = [node for node in rest if not self.members[node].retired]
+            if all(is_quorum(one, rest) for one in possible):
+                self._retire(member)
+                self.marks["left dead"] += 1
+
+    def _retire(self, member: Member) -> None:
+        if member.alive:
+            self.crash(member, 0)
+        member.retired = True
+
+    def _tidy(self) -> None:
+        """What an operator does: stop removed members, finish a joint change."""
+        newest = self.checker.newest_membership
+        if newest is not None and self._all_know(newest):
+            # Not before: who has not applied the change may need the vote of whom it removes.
+            for node in sorted(self.checker.removed):
+                if not self.members[node].retired:
+                    self._retire(self.members[node])
+        leader = self.leader()
+        if leader is not None and leader.state.membership.is_joint:
+            self.propose_change(leader, MembershipChange(), single=False)
+            self.work(leader)
+
+    def _goal(self) -> int:
+        """Once a leader of the newest term commits: an index that everybody must reach."""
+        leader = self.leader()
+        if leader is None or leader.state.commit < 1:
+            return 0
+        log = leader.state.log
+        if log.term_at(leader.state.commit) != leader.state.term:
+            return 0
+        return log.last_index
+
+    def _agree(self, goal: int) -> bool:
+        newest = self.checker.newest_membership
+        if newest is None or newest.is_joint or self.checker.last_committed < goal:
+            return False
+        return self._all_know(newest) and all(
+            self.members[node].retired or self.members[node].machine.index >= goal
+            for node in newest.members()
+        )
+
+    def _all_know(self, newest: Membership) -> bool:
+        members = [self.members[node] for node in newest.members()]
+        return all(one.retired or one.machine.membership == newest for one in members)
+
+    def _judge_terms(self, heal_term: int) -> None:
+        # Split votes are chance, not inflation: only where timeouts are wide apart do two terms do.
+        options = self.options
+        asks = options.number("pre_vote") and options.number("check_quorum")
+        if not asks or options.election_ticks < 10:
+            return
+        term = max(member.state.term for member in self.living())
+        if term > heal_term + 2:
+            raise broken("I54", f"from term {heal_term} to {term} while nothing was wrong")
+
+
+_TICK = Tick()
+_MESSAGES = Message
+
+
+def _term_under_way(detail: object) -> int:
+    return getattr(detail, "term", 0)
+
+
+def _memberships(state: State) -> list[Membership]:
+    """The configurations that a member may come to have: its own, and those its log leads to."""
+    found = [state.membership]
+    membership, progress = state.membership, state.progress
+    first = max(state.applied + 1, state.log.first_index)
+    for entry in state.log.slice(first, state.log.last_index + 1):
+        if entry.kind is EntryKind.NORMAL:
+            continue
+        try:
+            change = decode_change(entry.data)
+            membership, progress = apply_change(membership, progress, change, entry.index)
+        except MembershipError:
+            continue
+        found.append(membership)
+    return found
+
+
+def simulate(seed: int, steps: int, *, options: Options | None = None) -> Outcome:
+    """The world of a seed (or the given one, with the seed's decisions), run once."""
+    return run(SeededChoices(seed), steps, options=options)
+
+
+def replay(
+    decisions: Decisions, steps: int, *, options: Options | None = None, keep: int | None = 500
+) -> Outcome:
+    """A recorded run, or any part of one, run again."""
+    return run(ReplayedChoices(decisions), steps, options=options, keep=keep)
+
+
+def run(
+    choices: Choices, steps: int, *, options: Options | None = None, keep: int | None = 500
+) -> Outcome:
+    """One run of ``steps`` and a recovery. Errors of every kind become its finding."""
+    drawn = draw_options(choices) if options is None else options
+    trace = Trace(keep)
+    simulation = Simulation(drawn, choices, trace)
+    finding = None
+    try:
+        simulation.run(steps)
+        simulation.recover()
+    except ViolationError as violation:
+        finding = Finding(violation.invariant, violation.broken, simulation.steps)
+    except Exception as error:  # whatever the core raises is a finding
+        finding = Finding(type(error).__name__, str(error), simulation.steps)
+    marks: Marks = simulation.marks
+    return Outcome(
+        drawn, choices.decisions(), simulation.steps, simulation.now, marks, finding, trace
+    )
+
+
+__all__ = ["Due", "Finding", "Outcome", "Simulation", "replay", "run", "simulate"]

@@ -1,0 +1,355 @@
+"""A simulated cluster: bare cores, what connects them, and everything that can happen to them.
+
+:class:`World` says what each happening does, not when it happens: a subclass, or a test, decides
+that through the three hooks and by calling the methods. It is also the shortest complete example
+of how to drive the core (:meth:`World.work` does the work of a Ready in the order that Ready asks
+for).
+"""
+
+from __future__ import annotations
+
+from attrs import define
+
+from raftkv.core import (
+    APPLY_THREAD,
+    Accepted,
+    Applied,
+    ApplyChange,
+    Compact,
+    Entry,
+    EntryKind,
+    Input,
+    InstallSnapshot,
+    Membership,
+    MembershipChange,
+    Message,
+    Payload,
+    Persisted,
+    Propose,
+    ProposeChange,
+    Read,
+    ReadState,
+    Ready,
+    Receive,
+    Role,
+    Snapshot,
+    SnapshotTaken,
+    StorageApplyResponse,
+    decode_change,
+    has_ready,
+    ready,
+    refuses,
+    step,
+)
+from raftkv.core.log import chain_of
+from raftkv.testing.disk import Write
+from raftkv.testing.invariants import WAITS_FOR_DISK, Checker, broken, reads_checked
+from raftkv.testing.marks import Marks
+from raftkv.testing.member import MachineKind, Member
+from raftkv.testing.options import Options
+from raftkv.testing.trace import Note, Trace
+
+FIRST_TERM = 1
+FIRST_INDEX = 1
+
+
+@define(slots=True)
+class Question:
+    """A read that was asked and may be answered."""
+
+    node: int
+    floor: int
+    """What was committed anywhere when it was asked."""
+
+
+class World:
+    """The members of one cluster and the laws they live under."""
+
+    def __init__(self, options: Options, trace: Trace | None = None) -> None:
+        self.options = options
+        self.trace = trace or Trace()
+        self.marks = Marks()
+        self.now = 0
+        self.steps = 0
+        self.members: dict[int, Member] = {}
+        # A snapshot stands at the beginning, so that who joins must be sent one: the log alone does
+        # not tell the first membership.
+        voters = tuple(range(1, options.voters + 1))
+        learners = tuple(range(options.voters + 1, options.voters + options.learners + 1))
+        first = Membership(voters, (), learners)
+        chain = chain_of(0, FIRST_TERM, FIRST_INDEX, EntryKind.NORMAL, b"")
+        self.first = Snapshot(FIRST_INDEX, FIRST_TERM, chain, first)
+        self.checker = Checker(self.members, self.marks, FIRST_INDEX)
+        self.checker.newest_membership = first
+        self.questions: dict[bytes, Question] = {}
+        self.requests = 0
+        for node in first.members():
+            self.members[node] = Member(options.config(node), self.first, options.machine)
+
+    # --- hooks ------------------------------------------------------------------------------
+
+    def on_message(self, message: Message) -> None:
+        """A message leaves its sender."""
+
+    def on_write(self, member: Member, write: Write) -> None:
+        """A batch was queued behind those under way; call :meth:`finish_writes` some time."""
+
+    def on_pages(self, member: Member) -> None:
+        """Committed entries wait to be applied; call :meth:`apply` some time."""
+
+    def on_start(self, member: Member) -> None:
+        """A member was added to the world, or restarted."""
+
+    # --- the core's contract ----------------------------------------------------------------
+
+    def feed(self, member: Member, event: Input) -> None:
+        """One input, and nothing of what follows from it."""
+        before = member.state
+        after = step(before, event)
+        member.state = after
+        self.steps += 1
+        self.trace.append((self.now, member.id, event, after))
+        self.checker.stepped(member, before, after)
+
+    def work(self, member: Member) -> None:
+        """Everything that the core asks for."""
+        while has_ready(member.state):
+            member.state, todo = ready(member.state)
+            self._work_off(member, todo)
+
+    def _work_off(self, member: Member, todo: Ready) -> None:
+        for message in todo.messages:
+            if type(message) in WAITS_FOR_DISK or message.to == member.id:
+                self.checker.leaves_at_once(member, message)
+            self.on_message(message)
+        if todo.alarms:
+            raise broken("I11", f"n{member.id} was sent what does not continue it: {todo.alarms}")
+        if todo.hard_state or todo.entries or todo.snapshot or todo.responses:
+            write = Write(
+                todo.number,
+                todo.hard_state,
+                todo.entries,
+                todo.snapshot,
+                todo.messages_after_persist,
+                todo.responses,
+                bool(todo.must_sync or todo.responses),
+            )
+            self._submit(member, write)
+        if todo.committed:
+            member.pages.extend(todo.committed)
+            if member.config.async_storage_writes:
+                self.on_pages(member)
+            else:
+                self.apply(member, len(member.pages))
+        for read in todo.reads:
+            self._answer(member, read)
+        for answer in todo.answers:
+            if isinstance(answer, Accepted):
+                self.marks["accepted"] += 1
+            else:
+                self.marks[f"refused: {answer.reason.name}"] += 1
+        if todo.dropped_reads:
+            self.marks["read dropped"] += len(todo.dropped_reads)
+        if todo.snapshot_wanted:
+            self.take_image(member)
+
+    def finish_writes(self, member: Member, count: int) -> None:
+        """The oldest ``count`` batches are durable: what waited for them may leave."""
+        number = 0
+        single = self.options.single_reports
+        for write in member.disk.complete(count):
+            if write.image is not None:
+                self._image_stored(member, write.image)
+            if write.snapshot is not None:
+                self._snapshot_stored(member, write.snapshot)
+            if single:
+                self._report_singly(member, write)
+                continue
+            for message in write.after:
+                self.checker.leaves_after_write(member, message)
+                self.on_message(message)
+            if write.synced:
+                number = max(number, write.number)
+        if number:
+            self.feed(member, Persisted(number))
+
+    def _report_singly(self, member: Member, write: Write) -> None:
+        for message in write.responses:
+            if message.to != member.id:
+                self.checker.leaves_after_write(member, message)
+                self.on_message(message)
+            else:
+                self.feed(member, Receive(message))
+
+    def _snapshot_stored(self, member: Member, snapshot: Snapshot) -> None:
+        if snapshot.index <= member.machine.index:
+            return
+        member.pages.clear()
+        member.machine.restore(snapshot)
+        member.last_image = snapshot.index
+        self.checker.restored(member, member.machine)
+        self.marks["snapshot installed"] += 1
+
+    def apply(self, member: Member, count: int) -> None:
+        """The machine takes the next ``count`` committed entries."""
+        pages = member.pages
+        incoming = member.state.incoming
+        if incoming is not None:
+            # The core has the snapshot's membership already: older changes must not act on it.
+            pages.clear()
+        done: list[Entry] = []
+        while pages and len(done) < count:
+            entry = pages.popleft()
+            self.checker.applies(member, entry)
+            member.machine.apply(entry)
+            if entry.kind is not EntryKind.NORMAL:
+                self._apply_change(member, entry)
+            self.checker.applied(member, entry)
+            done.append(entry)
+        if not done:
+            return
+        if self.options.single_reports:
+            response = StorageApplyResponse(APPLY_THREAD, member.id, tuple(done))
+            self.feed(member, Receive(response))
+        else:
+            self.feed(member, Applied(done[-1].index))
+        self._keep_machine(member)
+        if 0 < self.options.image_entries <= member.machine.index - member.last_image:
+            self.take_image(member)
+
+    def _apply_change(self, member: Member, entry: Entry) -> None:
+        self.feed(member, ApplyChange(decode_change(entry.data)))
+        member.machine.membership = member.state.membership
+        self.checker.membership_changed(member, entry.index, member.state.membership)
+
+    def _keep_machine(self, member: Member) -> None:
+        """Note durably where the machine stands, if it is of that kind."""
+        match self.options.machine:
+            case MachineKind.MEMORY:
+                pass
+            case MachineKind.DURABLE:
+                self._submit(member, Write(0, applied=member.machine.image(), synced=False))
+            case MachineKind.APART:
+                member.disk.applied = member.machine.image()
+
+    def take_image(self, member: Member) -> None:
+        """An image of the machine; known to the core, and compacted to, once it is durable."""
+        member.last_image = member.machine.index
+        self._submit(member, Write(0, image=member.machine.image(), synced=False))
+
+    def _image_stored(self, member: Member, image: Snapshot) -> None:
+        self.feed(member, SnapshotTaken(image))
+        index = min(image.index, member.disk.applied.index)
+        if self.options.machine is MachineKind.MEMORY:
+            index = image.index
+        index -= self.options.retention
+        if index > member.state.log.base_index:
+            self.feed(member, Compact(index))
+            member.disk.compact(member.state.log.base_index)
+
+    def _submit(self, member: Member, write: Write) -> None:
+        member.disk.submit(write)
+        if member.config.async_storage_writes:
+            self.on_write(member, write)
+        else:
+            self.finish_writes(member, len(member.disk.queue))
+
+    # --- what comes from outside ------------------------------------------------------------
+
+    def deliver(self, message: Message) -> None:
+        """A message arrives; lost if nobody is there."""
+        member = self.members.get(message.to)
+        if member is None or not member.alive:
+            return
+        if refuses(member.state, message) is not None:
+            self.marks["message refused"] += 1
+            return
+        if isinstance(message, InstallSnapshot):
+            self.marks["snapshot arrived"] += 1
+        self.feed(member, Receive(message))
+
+    def propose(self, member: Member, payloads: tuple[bytes, ...]) -> None:
+        """Ask a member to replicate payloads."""
+        self.requests += 1
+        entries = tuple(Payload(EntryKind.NORMAL, data) for data in payloads)
+        self.feed(member, Propose(entries, self.requests))
+
+    def propose_change(self, member: Member, change: MembershipChange, *, single: bool) -> None:
+        """Ask a member to change the membership."""
+        self.requests += 1
+        self.feed(member, ProposeChange(change, single, self.requests))
+
+    def read(self, member: Member, *, lease: bool = False) -> None:
+        """Ask a member at which index a read is linearizable now."""
+        self.requests += 1
+        context = self.requests.to_bytes(4, "big")
+        self.questions[context] = Question(member.id, self.checker.last_committed)
+        self.feed(member, Read(context, lease))
+
+    def _answer(self, member: Member, read: ReadState) -> None:
+        question = self.questions.get(read.context)
+        if question is None or question.node != member.id:
+            raise broken("I24", f"n{member.id} answers a read that it was not asked: {read}")
+        self.marks["read answered"] += 1
+        lone = len(self.members) == 1 or len(member.state.membership.voters) == 1
+        if reads_checked(member.config, single_voter=lone):
+            self.checker.answered(member, read, question.floor)
+
+    # --- processes --------------------------------------------------------------------------
+
+    def crash(self, member: Member, kept: int) -> None:
+        """A member dies; the oldest ``kept`` of its writes under way had become durable."""
+        under_way = len(member.disk.queue)
+        member.crash(kept)
+        self.marks["crash"] += 1
+        if kept < under_way:
+            self.marks["write lost"] += 1
+        self.note(f"crash: {kept} of {under_way} writes were durable", member)
+
+    def restart(self, member: Member) -> None:
+        """A member opens its disk again."""
+        member.restart()
+        self.checker.restored(member, member.machine)
+        self.marks["restart"] += 1
+        self.note("restart", member, seen=True)
+        self.on_start(member)
+
+    def spawn(self) -> Member:
+        """A new member with an empty disk, which nobody knows yet. Ids are never used again."""
+        node = max(self.members) + 1
+        member = Member(self.options.config(node), Snapshot(0, 0), self.options.machine)
+        self.members[node] = member
+        self.marks["spawned"] += 1
+        self.note("a new member", member, seen=True)
+        self.on_start(member)
+        return member
+
+    def note(
+        self,
+        text: str,
+        member: Member | None = None,
+        *,
+        message: Message | None = None,
+        seen: bool = False,
+    ) -> None:
+        """Put what the world did into the trace; ``seen``: with the member's state."""
+        node = 0 if member is None else member.id
+        state = member.state if seen and member is not None else None
+        self.trace.append((self.now, node, Note(text, message), state))
+
+    def leader(self) -> Member | None:
+        """The living leader of the highest term, if there is one."""
+        leaders = [
+            member
+            for member in self.members.values()
+            if member.alive and member.state.role is Role.LEADER
+        ]
+        return max(leaders, key=_term_of) if leaders else None
+
+    def living(self) -> list[Member]:
+        """Everybody who is up, by id."""
+        return [member for member in self.members.values() if member.alive]
+
+
+def _term_of(member: Member) -> int:
+    return member.state.term
