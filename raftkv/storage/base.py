@@ -68,7 +68,7 @@ class Reader(Protocol):
 
 
 class View(Reader, Protocol):
-    """A frozen moment of a store, readable from any thread until closed."""
+    """A frozen moment of a store, readable until closed from any thread, but one at a time."""
 
     def close(self) -> None:
         """Release it; the store cannot close before."""

@@ -286,6 +286,8 @@ def unseal(record: bytes, what: str) -> bytes:
 
 def check_format(record: bytes, what: str) -> None:
     """Raise StorageFormatError unless the record's version byte is ours."""
+    if not record:
+        corrupt(f"the {what} record is empty")
     if record[:1] != FORMAT:
         raise StorageFormatError(
             f"the {what} record is of storage format {record[0]}, this raftkv reads format"

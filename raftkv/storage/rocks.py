@@ -9,6 +9,7 @@ behaviour they rest on):
 - ``absolute_consistency`` at every opening: RocksDB's default drops damaged records in silence.
 - Rows are scanned through one helper that asks ``status()`` at the end; rocksdict's own
   ``items()``, ``keys()`` and ``values()`` end early without an error where a block is damaged.
+  Its iterators do not keep their bounds alive, and those it makes from a snapshot show the present.
 - After a failed write or sync nothing is served: the failed record is readable, but not durable.
 - Closing drops every handle: a living iterator, snapshot or column family keeps RocksDB's lock.
 - Errors are texts; :func:`classify` alone reads them, and what it does not know is fatal.
@@ -111,14 +112,68 @@ def classify(error: Exception, doing: str, where: str) -> StorageError | ClosedE
     )
 
 
+class _Cursor:
+    """A RocksDB iterator, which is a frozen moment of one space, and who moved it last.
+
+    ``options`` are here to stay alive: the iterator points into their upper bound without keeping
+    them. Freed too early, the bound is whatever that memory holds next, and a scan ends short.
+    """
+
+    __slots__ = ("iterator", "mover", "options")
+
+    def __init__(self, family: Rdict, stop: bytes | None) -> None:
+        self.options = ReadOptions()
+        self.options.set_verify_checksums(True)
+        if stop is not None:
+            self.options.set_iterate_upper_bound(stop)  # spares a walk over deleted rows behind it
+        self.iterator: RdictIter = family.iter(self.options)
+        self.mover: object = None
+
+    def rows(
+        self, start: bytes, stop: bytes | None, reverse: bool
+    ) -> Generator[tuple[bytes, bytes], None, None]:
+        """The rows between, also if others move the cursor meanwhile; raises as rocksdict does."""
+        iterator = self.iterator
+        step = iterator.prev if reverse else iterator.next
+        me = object()
+        last: bytes | None = None
+        while True:
+            if self.mover is me:
+                step()
+            else:
+                self.mover = me
+                if last is not None:
+                    iterator.seek(last)
+                    step()
+                elif reverse:
+                    self._seek_before(stop)
+                else:
+                    iterator.seek(start)
+            if not iterator.valid():
+                iterator.status()  # without this, damage looks like the end
+                return
+            last = cast("bytes", iterator.key())
+            if last < start if reverse else (stop is not None and last >= stop):
+                return
+            yield last, cast("bytes", iterator.value())
+
+    def _seek_before(self, stop: bytes | None) -> None:
+        iterator = self.iterator
+        if stop is None:
+            iterator.seek_to_last()
+            return
+        iterator.seek_for_prev(stop)
+        if iterator.valid() and iterator.key() == stop:
+            iterator.prev()
+
+
 class _Reading(Reader):
     """What the store and its views read alike."""
 
-    _refusal: Error | None
     _where: str
     _scans: WeakSet[Generator[tuple[bytes, bytes], None, None]]
 
-    def _iterator(self, space: Space, options: ReadOptions) -> RdictIter:
+    def _cursor(self, space: Space, stop: bytes | None) -> _Cursor:
         raise NotImplementedError
 
     def _refused(self) -> Error | None:
@@ -136,32 +191,19 @@ class _Reading(Reader):
             raise refused
         if stop is not None and stop <= start:
             return iter(())
-        options = _read_options()
-        if stop is not None:
-            options.set_iterate_upper_bound(stop)
-        rows = self._rows(self._iterator(space, options), start, reverse)
+        rows = self._rows(self._cursor(space, stop).rows(start, stop, reverse))
         self._scans.add(rows)
         return rows
 
     def _rows(
-        self, iterator: RdictIter, start: bytes, reverse: bool
+        self, rows: Generator[tuple[bytes, bytes], None, None]
     ) -> Generator[tuple[bytes, bytes], None, None]:
         try:
-            if reverse:
-                iterator.seek_to_last()
-            else:
-                iterator.seek(start)
-            step = iterator.prev if reverse else iterator.next
-            while iterator.valid():
-                key = cast("bytes", iterator.key())
-                if reverse and key < start:
-                    break
-                yield key, cast("bytes", iterator.value())
+            for row in rows:
+                yield row
                 refused = self._refused()
                 if refused is not None:
                     raise refused
-                step()
-            iterator.status()
         except Error:
             raise
         except Exception as error:
@@ -176,11 +218,19 @@ class _Reading(Reader):
 
 
 class RocksView(_Reading, View):
-    """A frozen moment of a RocksStore; any thread."""
+    """A frozen moment of a RocksStore; any thread, but one at a time.
 
-    def __init__(self, store: RocksStore, snapshots: dict[Space, Snapshot], where: str) -> None:
+    Values come from RocksDB snapshots, rows from iterators made at the same moment: the iterators
+    that rocksdict makes from a snapshot forget it and show the present.
+    """
+
+    def __init__(self, store: RocksStore, families: dict[Space, Rdict], where: str) -> None:
         self._store = store
-        self._snapshots = snapshots
+        self._snapshots: dict[Space, Snapshot] = {}
+        self._cursors: dict[Space, _Cursor] = {}
+        for space in Space:
+            self._snapshots[space] = families[space].snapshot()
+            self._cursors[space] = _Cursor(families[space], None)
         self._where = where
         self._scans = WeakSet()
         self._closed: ClosedError | None = None
@@ -188,8 +238,8 @@ class RocksView(_Reading, View):
     def _refused(self) -> Error | None:
         return self._closed or self._store.refusal
 
-    def _iterator(self, space: Space, options: ReadOptions) -> RdictIter:
-        return self._snapshots[space].iter(options)
+    def _cursor(self, space: Space, stop: bytes | None) -> _Cursor:
+        return self._cursors[space]
 
     def get(self, space: Space, key: bytes) -> bytes | None:
         """The value, or None. Raises StorageCorruptError rather than answer wrongly."""
@@ -204,9 +254,9 @@ class RocksView(_Reading, View):
             raise classify(error, "reading", self._where) from error
 
     @property
-    def snapshots(self) -> tuple[Snapshot, ...]:
+    def handles(self) -> tuple[object, ...]:
         """RocksDB's handles of it."""
-        return tuple(self._snapshots.values())
+        return (*self._snapshots.values(), *self._cursors.values())
 
     @property
     def is_open(self) -> bool:
@@ -219,6 +269,7 @@ class RocksView(_Reading, View):
             self._closed = ClosedError("the view is closed: take a new one from the store")
             self._close_scans()
             self._snapshots.clear()
+            self._cursors.clear()
 
 
 class RocksStore(_Reading, Store):
@@ -252,7 +303,8 @@ class RocksStore(_Reading, Store):
             self._handles[space] = self._db.get_column_family_handle(space.value)
         self._write_options = WriteOptions()
         self._write_options.no_slowdown = True
-        self._read_options = _read_options()
+        self._read_options = ReadOptions()
+        self._read_options.set_verify_checksums(True)
         _open_stores.add(self)
 
     @property
@@ -268,8 +320,8 @@ class RocksStore(_Reading, Store):
     def _refused(self) -> Error | None:
         return self._refusal
 
-    def _iterator(self, space: Space, options: ReadOptions) -> RdictIter:
-        return self._families[space].iter(options)
+    def _cursor(self, space: Space, stop: bytes | None) -> _Cursor:
+        return _Cursor(self._families[space], stop)
 
     def get(self, space: Space, key: bytes) -> bytes | None:
         """The value, or None. Raises StorageCorruptError rather than answer wrongly."""
@@ -341,8 +393,7 @@ class RocksStore(_Reading, Store):
         """A frozen moment: what is visible now."""
         if self._refusal is not None:
             raise self._refusal
-        snapshots = {space: family.snapshot() for space, family in self._families.items()}
-        view = RocksView(self, snapshots, self._where)
+        view = RocksView(self, self._families, self._where)
         self._views.add(view)
         return view
 
@@ -360,7 +411,7 @@ class RocksStore(_Reading, Store):
             "this process was forked after the store was opened: open a node of its own here, or"
             " start processes by spawning"
         )
-        views = [snapshot for view in self._views for snapshot in view.snapshots]
+        views = [handle for view in self._views for handle in view.handles]
         handles = (self._db, *self._families.values(), *self._handles.values())
         for handle in (*handles, *views, *self._scans):
             _make_immortal(ctypes.py_object(handle))
@@ -399,12 +450,6 @@ class RocksStore(_Reading, Store):
         self._families.clear()
         if failure is not None and not failed:
             raise classify(failure, "closing", self._where) from failure
-
-
-def _read_options() -> ReadOptions:
-    options = ReadOptions()
-    options.set_verify_checksums(True)
-    return options
 
 
 def _database_options(mode: Mode) -> Options:
