@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from types import ModuleType
-from typing import get_args
+from typing import get_args, get_origin
 
 import pytest
 
@@ -49,9 +49,9 @@ def _isort(name: str) -> tuple[int, str]:
 def _is_ours(value: object) -> bool:
     if isinstance(value, ModuleType):
         return value.__name__.startswith("raftkv.")
-    if isinstance(value, type) or callable(value):
-        return getattr(value, "__module__", "").partition(".")[0] in {"raftkv", "types", "typing"}
-    return True  # a constant
+    if get_origin(value) is None and callable(value):
+        return getattr(value, "__module__", "").partition(".")[0] in {"raftkv", "typing"}
+    return True  # a constant, or another name for a type
 
 
 @pytest.mark.parametrize("name", PUBLIC)
