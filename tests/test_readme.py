@@ -107,17 +107,31 @@ def test_the_sections_stand_in_their_order() -> None:
     assert tuple(re.findall(r"^## (.*)$", README, re.MULTILINE)) == SECTIONS
 
 
-def test_every_command_names_files_that_exist() -> None:
-    assert any("pytest" in command for command in COMMANDS)
-    for command in COMMANDS:
-        program, *arguments = shlex.split(command)
-        assert program.startswith((".venv/bin/", "python3.11", "bash")), command
-        for argument in arguments:
-            if argument.endswith(".py"):
-                assert (ROOT / argument).is_file(), command
-        if "-m" in arguments and program.startswith(".venv"):
-            module = arguments[arguments.index("-m") + 1]
-            assert module == "pytest" or (ROOT / module.replace(".", "/") / "__main__.py").is_file()
+def test_every_command_exists_with_its_options() -> None:
+    programs = [shlex.split(command) for command in COMMANDS]
+    assert len(programs) >= 7
+    for program, *arguments in programs:
+        assert program in {"python3.11", ".venv/bin/pip", ".venv/bin/python", "bash"}, program
+        if program == ".venv/bin/python" and "pytest" not in arguments:
+            nothing_missing(arguments)
+
+
+def nothing_missing(arguments: list[str]) -> None:
+    """Ask a program for its help, and look there for every option."""
+    words = [word for word in arguments if not word.startswith("--")]
+    stop = 3 if words[0] == "-m" else 1  # a module and its subcommand, or a file
+    done = subprocess.run(
+        [sys.executable, *words[:stop], "--help"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    options = {word for word in arguments if word.startswith("--")}
+    assert options <= {*re.findall(r"--[\w-]+", done.stdout)}, f"{arguments}: {done.stdout}"
 
 
 def test_ci_runs_the_commands_that_are_promised() -> None:
@@ -162,3 +176,16 @@ def test_code_that_fails_or_warns_is_found(code: str, tmp_path: Path) -> None:
 def test_other_output_is_found() -> None:
     assert differs("1\n", "2\n")
     assert not differs("took 12 ms\n", "took ... ms\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["-m", "raftkv.testing", "simulate", "--no-such-option"],
+        ["-m", "raftkv.testing", "nothing"],
+        ["examples/nothing.py"],
+    ],
+)
+def test_a_command_that_is_not_there_is_found(arguments: list[str]) -> None:
+    with pytest.raises(AssertionError):
+        nothing_missing(arguments)
