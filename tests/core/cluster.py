@@ -285,6 +285,8 @@ class Cluster:
             self.network += todo.messages
             self.reads[node] += todo.reads
             self.answers[node] += todo.answers
+            if todo.snapshot_wanted:
+                self.states[node] = step(self.states[node], SnapshotTaken(self._image(node)))
             self.writes[node].append(todo)
             if node not in self.slow_disks:
                 self._persist(node)
@@ -369,7 +371,10 @@ class Cluster:
         self.work(node)
 
     def join(self, node: int) -> None:
-        """Start an empty member that waits to be added."""
+        """Start an empty member that waits to be added.
+
+        It must be sent a snapshot, since the log alone does not tell it the first members.
+        """
         self.disks[node] = Disk(HardState())
         self.voters, old = (), self.voters
         learners, self.learners = self.learners, ()
@@ -391,13 +396,15 @@ class Cluster:
 
     def image(self, node: int) -> Snapshot:
         """The member takes an image of its machine and forgets the log below it."""
+        snapshot = self._image(node)
+        self.step(node, SnapshotTaken(snapshot), Compact(snapshot.index))
+        return snapshot
+
+    def _image(self, node: int) -> Snapshot:
         state = self.states[node]
         at = state.applied
-        snapshot = Snapshot(
-            at, state.log.term_at(at), state.log.chain_at(at), state.membership, b"image"
-        )
-        self.step(node, SnapshotTaken(snapshot), Compact(at))
-        return snapshot
+        chain = state.log.chain_at(at)
+        return Snapshot(at, state.log.term_at(at), chain, state.membership, b"image")
 
     def leaders(self) -> list[int]:
         """Who believes to lead."""
