@@ -214,7 +214,7 @@ class Simulation(World):
     def _written(self, member: Member, detail: object) -> None:
         if not isinstance(detail, tuple):
             return
-        incarnation, write = detail  # pyright: ignore[reportUnknownVariableType]
+        incarnation, write = detail  # pyright: ignore[reportUnknownVariableType] - compared only
         queue = member.disk.queue
         if incarnation != member.incarnation or not any(one is write for one in queue):
             return
