@@ -27,6 +27,7 @@ from raftkv.kv.model import (
 )
 from raftkv.kv.reader import read_head, read_key
 from raftkv.machine import Command, DurableStateMachine
+from raftkv.storage.batch import DELETE, DELETE_RANGE, ChangeList
 from tests.kv.oracle import Oracle, apply_all, commands, edges, keys
 from tests.kv.rig import MACHINE, memory_rig
 
@@ -144,6 +145,18 @@ def test_a_delete_spares_what_the_same_slice_puts_after_it(count: int) -> None:
     assert rig.range(EVERYTHING, revision=count + 2).count == count + 1
 
 
+@pytest.mark.parametrize(
+    ("count", "singly"), [(DELETE_RANGE_MIN - 1, DELETE_RANGE_MIN - 1), (DELETE_RANGE_MIN, 0)]
+)
+def test_many_keys_leave_the_present_by_one_range_deletion(count: int, singly: int) -> None:
+    rig = memory_rig()
+    rig.apply([Put(b"p%04d" % number, b"") for number in range(count)])
+    batch = ChangeList()
+    rig.machine.apply_durable([Command(0, encode(DeleteSpan(prefix_span(b"p"))))], batch)
+    kinds = [change[0] for change in batch.changes]
+    assert (kinds.count(DELETE), kinds.count(DELETE_RANGE)) == (singly, singly == 0)
+
+
 def test_a_lease_that_nobody_granted_is_refused_without_effect() -> None:
     rig = memory_rig()
     results = rig.apply([Put(b"k", b"v", lease=10), Put(b"k", b"v")])
@@ -226,6 +239,24 @@ def test_different_states_have_different_hashes(
     other.apply(second)
     same = one.rows() == other.rows()
     assert (one.machine.state_hash() == other.machine.state_hash()) == same
+
+
+def test_the_hash_tells_keys_from_rows_and_one_row_from_two() -> None:
+    said: set[str] = set()
+    for rows_written in (
+        {b"ab": b"c"},
+        {b"a": b"bc"},
+        {b"ac": b"b"},
+        {b"a": b"b", b"c": b""},
+        {},
+    ):
+        rig = memory_rig()
+        batch = rig.store.batch()
+        for key, row in rows_written.items():
+            batch.put(MACHINE, key, row)
+        rig.store.write(batch)
+        said.add(rig.machine.state_hash())
+    assert len(said) == 5
 
 
 @given(edges, keys)
