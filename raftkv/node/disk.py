@@ -26,10 +26,15 @@ _SYNCS_REMEMBERED: Final = 512
 
 @frozen(slots=True)
 class Promise:
-    """A Ready that asked to be durable, and what may leave once it is."""
+    """A Ready that asked to be durable, and what may leave once it is.
+
+    ``needs_sync`` is False if it wrote nothing that anybody counts on, such as a commit index that
+    moved: its messages then wait for the writes before it alone.
+    """
 
     number: int
     messages: tuple[PeerMessage, ...]
+    needs_sync: bool
 
 
 class Disk:
@@ -82,6 +87,11 @@ class Disk:
         """Whether everything that has to be durable is."""
         return self._syncing is None and not self._unsynced and not self._unwritten
 
+    @property
+    def has_durable(self) -> bool:
+        """Whether ``take_durable`` has something to give."""
+        return bool(self._durable)
+
     def save(self, ready: Ready) -> None:
         """Put what a Ready wants stored into the open batch; its snapshot was put there before."""
         if ready.entries:
@@ -95,8 +105,9 @@ class Disk:
         if hard_state is not None:
             self._log.save_hard_state(self.batch, hard_state)
             self._term, self._vote = hard_state.term, hard_state.vote
-        if ready.must_sync or ready.responses or ready.messages_after_persist:
-            self._unwritten.append(Promise(ready.number, ready.messages_after_persist))
+        needs_sync = ready.must_sync or ready.snapshot is not None
+        if needs_sync or ready.responses:
+            self._unwritten.append(Promise(ready.number, ready.messages_after_persist, needs_sync))
 
     def compact(self, point: Snapshot) -> None:
         """Forget entries up to and including the point, in the open batch."""
@@ -113,9 +124,14 @@ class Disk:
             if batch.size_bytes:
                 await self._write(batch)
         if self._unwritten:
-            self._unsynced += self._unwritten
-            self._unwritten.clear()
-            self._sync()
+            promises, self._unwritten = self._unwritten, []
+            if self._unsynced or any([promise.needs_sync for promise in promises]):
+                self._unsynced += promises
+                self._sync()
+            elif self._syncing is not None:
+                self._syncing += promises  # all they wait for is what is being synced now
+            else:
+                self._durable += promises
 
     def take_durable(self) -> list[Promise]:
         """What became durable since the last call. Raises what the disk answered instead."""

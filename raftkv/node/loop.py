@@ -32,6 +32,7 @@ from raftkv.core import (
     Persisted,
     Propose,
     Read,
+    ReadIndexRequest,
     Ready,
     Receive,
     Refusal,
@@ -42,6 +43,7 @@ from raftkv.core import (
     SoftState,
     State,
     Tick,
+    TransferLeadership,
     Unreachable,
     has_ready,
     ready,
@@ -66,6 +68,7 @@ from raftkv.transport.codec import decode_messages, encode_messages
 
 _log = logging.getLogger("raftkv.node")
 
+_PASSED_ON: Final = (ForwardProposal, ReadIndexRequest, TransferLeadership)
 _PROPOSAL_ENTRIES_MAX: Final = 16
 _TURN_FRAMES_MAX: Final = 256
 _FRAME_BYTES_MAX: Final = 1024 * 1024  # then further messages to the peer get a frame of their own
@@ -242,7 +245,8 @@ class Loop:
         me = self.state.config.id
         state = self.state
         for message in messages:
-            if message.sender == peer and message.to == me:
+            # A request that is passed on keeps the name of the member that made it.
+            if message.to == me and (message.sender == peer or isinstance(message, _PASSED_ON)):
                 state = step(state, Receive(message))
         self.state = state
 
@@ -301,13 +305,18 @@ class Loop:
 
     async def _drain(self) -> None:
         """Do what the core asks for until it asks for nothing."""
-        while has_ready(self.state):
-            self.state, todo = ready(self.state)
-            self._take(todo)
-        if self._outgoing:
-            self._send()
-        if self._disk.has_promises or self._installing is not None:
-            await self._disk.write()
+        disk = self._disk
+        while True:
+            while has_ready(self.state):
+                self.state, todo = ready(self.state)
+                self._take(todo)
+            if self._outgoing:
+                self._send()
+            if disk.has_promises or self._installing is not None:
+                await disk.write()
+            if not disk.has_durable:
+                break
+            self._feed_durable()  # what had to wait for no sync
         if self._installing is not None:
             snapshot, self._installing = self._installing, None
             self._images.installed()

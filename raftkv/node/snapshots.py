@@ -274,7 +274,9 @@ class Receiver:
     def _piece(self, peer: int, frame: _Frame, open_batch: Callable[[], Batch]) -> Arrived | None:
         now = self._receiving
         if now is None or now.peer != peer or now.transfer != frame.transfer:
-            return None  # of a transfer that was broken off
+            # Of a transfer that was broken off, or whose beginning was lost: tell the sender.
+            self._transport.send(peer, _encode(_Kind.BROKEN, frame.transfer), Lane.BULK)
+            return None
         if frame.number != now.expected:
             raise WireError(f"piece {frame.number} arrived instead of {now.expected}")
         now.expected += 1

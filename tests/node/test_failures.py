@@ -1,0 +1,251 @@
+"""A node that cannot go on stops and says why; what it had not stored is not acknowledged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+import anyio
+import pytest
+from attrs import evolve
+
+from raftkv.errors import (
+    Error,
+    MachineError,
+    NodeStoppedError,
+    OutcomeUnknownError,
+    StorageFailedError,
+    StorageStallError,
+)
+from raftkv.machine import Command
+from raftkv.node.node import Node, running
+from raftkv.storage.base import (
+    Batch,
+    Identity,
+    LogStore,
+    Space,
+    Storage,
+    Store,
+    View,
+    WitnessRecord,
+)
+from tests.node.rig import QUICK, Cluster, Journal, cluster
+
+
+class FaultyStorage(Storage):
+    """A storage whose syncs or writes can be told to fail."""
+
+    def __init__(self, inner: Storage) -> None:
+        self._inner = inner
+        self._store = FaultyStore(inner.store)
+        self.sync_error: Exception | None = None
+        self.syncs_refused = 0
+
+    @property
+    def store(self) -> FaultyStore:
+        return self._store
+
+    @property
+    def log(self) -> LogStore:
+        return self._inner.log
+
+    @property
+    def identity(self) -> Identity:
+        return self._inner.identity
+
+    def sync(self, promised: WitnessRecord) -> int:
+        if self.sync_error is not None:
+            self.syncs_refused += 1
+            raise self.sync_error
+        return self._inner.sync(promised)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+class FaultyStore(Store):
+    """A store whose writes can stall."""
+
+    def __init__(self, inner: Store) -> None:
+        self._inner = inner
+        self.stalls = 0
+        self.stalled = 0
+
+    def get(self, space: Space, key: bytes) -> bytes | None:
+        return self._inner.get(space, key)
+
+    def scan(
+        self, space: Space, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        return self._inner.scan(space, start, stop, reverse=reverse)
+
+    def batch(self) -> Batch:
+        return self._inner.batch()
+
+    def sync(self) -> int:
+        return self._inner.sync()
+
+    def view(self) -> View:
+        return self._inner.view()
+
+    def close(self) -> None:
+        self._inner.close()
+
+    @property
+    def written(self) -> int:
+        return self._inner.written
+
+    def write(self, batch: Batch) -> int:
+        if self.stalls:
+            self.stalls -= 1
+            self.stalled += 1
+            raise StorageStallError("Write stall")
+        return self._inner.write(batch)
+
+
+def _faulty(made: Cluster) -> dict[int, FaultyStorage]:
+    """From the next start on every member's storage is one of these."""
+    storages: dict[int, FaultyStorage] = {}
+
+    def wrap(number: int, storage: Storage) -> Storage:
+        storages[number] = FaultyStorage(storage)
+        return storages[number]
+
+    made.wrap = wrap
+    return storages
+
+
+async def _start_all(made: Cluster) -> None:
+    for member in made.members:
+        await made.start(member.id)
+
+
+async def test_a_failed_sync_stops_the_node_and_acknowledges_nothing() -> None:
+    async with cluster(1, start=False) as made:
+        storages = _faulty(made)
+        await _start_all(made)
+        node = await made.leader()
+        await node.propose(b"good")
+        storages[1].sync_error = StorageFailedError("the disk is gone")
+        with pytest.raises(OutcomeUnknownError) as unknown:
+            await node.propose(b"bad")
+        assert isinstance(unknown.value.__cause__, StorageFailedError)
+        await made.ended(1)
+        failure = made.failures[1]
+        assert isinstance(failure, NodeStoppedError)
+        assert isinstance(failure.__cause__, StorageFailedError)
+        assert storages[1].syncs_refused == 1  # never tried again
+        with pytest.raises(NodeStoppedError):
+            await node.read()
+        assert made.commands(1) == [b"good"]
+
+
+async def test_a_follower_whose_sync_failed_neither_acknowledges_nor_votes() -> None:
+    async with cluster(start=False) as made:
+        storages = _faulty(made)
+        await _start_all(made)
+        leader = await made.leader()
+        follower, other = made.followers(leader)
+        await made.stop(other.id)
+        storages[follower.id].sync_error = StorageFailedError("the disk is gone")
+        with pytest.raises(OutcomeUnknownError):
+            await leader.propose(b"one copy only", timeout=0.5)
+        await made.ended(follower.id)
+        assert leader.status().commit < leader.status().last_index
+
+
+async def test_a_store_that_stalls_is_tried_again_until_it_takes_the_batch() -> None:
+    async with cluster(1, start=False) as made:
+        storages = _faulty(made)
+        await _start_all(made)
+        node = await made.leader()
+        store = storages[1].store
+        store.stalls = 3
+        assert await node.propose(b"late") == 1
+        assert store.stalled == 3
+
+
+async def test_a_store_that_stalls_for_too_long_stops_the_node() -> None:
+    async with cluster(1, settings=evolve(QUICK, stall_seconds_max=0.1), start=False) as made:
+        storages = _faulty(made)
+        await _start_all(made)
+        node = await made.leader()
+        storages[1].store.stalls = 10**9
+        with pytest.raises(OutcomeUnknownError):
+            await node.propose(b"never", timeout=30)
+        await made.ended(1)
+        assert isinstance(made.failures[1].__cause__, StorageFailedError)
+
+
+async def test_a_machine_that_raises_stops_every_member_alike() -> None:
+    async with cluster() as made:
+        leader = await made.leader()
+
+        def refuse(commands: Sequence[Command]) -> None:
+            if any(command.data == b"poison" for command in commands):
+                raise ZeroDivisionError("the machine has a bug")
+
+        for machine in made.machines.values():
+            assert isinstance(machine, Journal)
+            machine.before = refuse
+        await leader.propose(b"fine")
+        with pytest.raises((OutcomeUnknownError, NodeStoppedError)):
+            await leader.propose(b"poison")
+        # Two at least: the last one may be left without a majority that could tell it to apply.
+        await made.until(lambda: len(made.failures) >= 2)
+        for number, failure in made.failures.items():
+            cause = failure.__cause__
+            assert isinstance(cause, MachineError)
+            assert isinstance(cause.__cause__, ZeroDivisionError)
+            assert made.commands(number) == [b"fine"]
+        for number in made.nodes:
+            assert b"poison" not in made.commands(number)
+
+
+class Short(Journal):
+    def apply(self, commands: Sequence[Command]) -> Sequence[object]:
+        return super().apply(commands)[1:]
+
+
+async def test_a_machine_that_answers_too_little_stops_the_node() -> None:
+    async with cluster(1, machine=Short) as made:
+        node = await made.leader()
+        with pytest.raises(OutcomeUnknownError):
+            await node.propose(b"one")
+        await made.ended(1)
+        assert isinstance(made.failures[1].__cause__, MachineError)
+
+
+async def test_a_stopped_node_cancels_the_body_and_comes_out_as_itself() -> None:
+    async with cluster(1, start=False) as made:
+        storages = _faulty(made)
+        node: Node[object] = Node(made.setup(1))
+        reached = False
+
+        async def live() -> None:
+            nonlocal reached
+            async with running(node):
+                await node.ready()
+                storages[1].sync_error = StorageFailedError("the disk is gone")
+                with suppress(Error):
+                    await node.propose(b"x")
+                await anyio.sleep_forever()
+                reached = True
+
+        with pytest.raises(NodeStoppedError) as stopped:
+            await live()
+        assert not reached
+        assert isinstance(stopped.value.__cause__, StorageFailedError)
+
+
+async def test_what_the_body_raises_comes_out_unwrapped() -> None:
+    async with cluster(1, start=False) as made:
+        node: Node[object] = Node(made.setup(1))
+
+        async def live() -> None:
+            async with running(node):
+                await node.ready()
+                raise KeyError("mine")
+
+        with pytest.raises(KeyError, match="mine"):
+            await live()

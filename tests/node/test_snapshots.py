@@ -1,0 +1,176 @@
+"""A member whose log ends before the others' begins gets an image; a long log is compacted."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import evolve
+
+from raftkv.storage.base import Space
+from raftkv.transport.base import Lane
+from tests.node.rig import MACHINES, QUICK, Cluster, Journal, cluster
+
+SHORT = evolve(QUICK, retention_entries=20, snapshot_chunk_bytes_max=64)
+"""Keeps few entries, and sends images in many pieces."""
+
+kinds = pytest.mark.parametrize("kind", MACHINES)
+
+
+async def _fill(made: Cluster, count: int, prefix: bytes = b"") -> list[bytes]:
+    leader = await made.leader()
+    commands = [b"%s%d" % (prefix, number) for number in range(count)]
+    for command in commands:
+        await leader.propose(command)
+    return commands
+
+
+@kinds
+async def test_the_log_is_compacted_beyond_the_retention(kind: str) -> None:
+    async with cluster(settings=SHORT, machine=MACHINES[kind]) as made:
+        await _fill(made, 200)
+        await made.until(lambda: all(len(made.commands(number)) == 200 for number in made.nodes))
+        for node in made.nodes.values():
+            status = node.status()
+            assert 20 <= status.last_index - status.first_index + 1 < 64
+
+
+@kinds
+async def test_a_compacted_log_survives_a_restart(kind: str) -> None:
+    async with cluster(1, settings=SHORT, machine=MACHINES[kind]) as made:
+        commands = await _fill(made, 200)
+        first = made.nodes[1].status().first_index
+        assert first > 1
+        await made.stop(1)
+        node = await made.start(1)
+        await node.ready()
+        assert made.commands(1) == commands
+        assert node.status().first_index >= first
+        assert await node.propose(b"more") == 201
+
+
+@kinds
+async def test_a_member_beyond_the_retention_gets_a_snapshot_and_goes_on(kind: str) -> None:
+    async with cluster(settings=SHORT, machine=MACHINES[kind]) as made:
+        leader = await made.leader()
+        gone = made.followers(leader)[0].id
+        early = await _fill(made, 10, b"early")
+        await made.stop(gone)
+        late = await _fill(made, 500)
+        node = await made.start(gone)
+        await node.ready()
+        assert made.commands(gone) == early + late
+        machine = made.machines[gone]
+        if isinstance(machine, Journal):
+            assert machine.restored == 1
+        assert await node.propose(b"more") == 511
+        # What it got is kept: it starts from it, without the others' help.
+        await made.stop(gone)
+        await made.start(gone)
+        await made.until(lambda: len(made.commands(gone)) >= 511)
+        assert made.commands(gone) == [*early, *late, b"more"]
+
+
+@kinds
+async def test_a_snapshot_that_loses_a_piece_is_sent_again(kind: str) -> None:
+    async with cluster(settings=SHORT, machine=MACHINES[kind]) as made:
+        leader = await made.leader()
+        gone = made.followers(leader)[0].id
+        await made.stop(gone)
+        commands = await _fill(made, 300)
+        pieces = 0
+
+        def lose_the_third(_sender: int, to: int, lane: Lane, frame: bytes) -> bytes | None:
+            nonlocal pieces
+            if lane is Lane.BULK and to == gone:
+                pieces += 1
+                if pieces == 3:
+                    return None
+            return frame
+
+        made.network.tap = lose_the_third
+        node = await made.start(gone)
+        await node.ready()
+        assert made.commands(gone) == commands
+        assert pieces > 3
+
+
+@kinds
+async def test_a_piece_that_was_changed_on_its_way_is_noticed(kind: str) -> None:
+    async with cluster(settings=SHORT, machine=MACHINES[kind]) as made:
+        leader = await made.leader()
+        gone = made.followers(leader)[0].id
+        await made.stop(gone)
+        commands = await _fill(made, 300)
+        spoiled = 0
+
+        def spoil_one(_sender: int, to: int, lane: Lane, frame: bytes) -> bytes | None:
+            nonlocal spoiled
+            if lane is Lane.BULK and to == gone and len(frame) > 60 and not spoiled:
+                spoiled += 1
+                return frame[:-1] + bytes((frame[-1] ^ 1,))
+            return frame
+
+        made.network.tap = spoil_one
+        node = await made.start(gone)
+        await node.ready()
+        assert spoiled
+        assert made.commands(gone) == commands
+
+
+@kinds
+async def test_a_snapshot_broken_off_by_a_lost_connection_leaves_nothing_behind(kind: str) -> None:
+    async with cluster(settings=SHORT, machine=MACHINES[kind]) as made:
+        leader = await made.leader()
+        gone = made.followers(leader)[0].id
+        await made.stop(gone)
+        commands = await _fill(made, 300)
+        broken = 0
+
+        def break_once(_sender: int, to: int, lane: Lane, frame: bytes) -> bytes | None:
+            nonlocal broken
+            if lane is Lane.BULK and to == gone:
+                broken += 1
+                if broken == 4:
+                    made.network.disconnect(leader.id, gone)
+            return frame
+
+        made.network.tap = break_once
+        node = await made.start(gone)
+        await node.ready()
+        assert broken > 4
+        assert made.commands(gone) == commands
+        await made.stop(gone)
+        rows = made.disks[gone].rows[Space.IMAGE].keys
+        assert len(rows) <= 1 + 300 // 100 + 1  # the newest image of the in-memory kind, no other
+        if kind == "on-disk":
+            assert not rows
+
+
+async def test_an_image_that_was_not_finished_is_removed_at_the_next_start() -> None:
+    async with cluster(1, settings=SHORT) as made:
+        commands = await _fill(made, 100)
+        await made.stop(1)
+        rows = made.disks[1].rows[Space.IMAGE]
+        before = list(rows.keys)
+        stray = b"c" + (10**6).to_bytes(8, "big") + bytes(4)
+        rows.keys.append(stray)
+        rows.keys.sort()
+        rows.values[stray] = b"half"
+        node = await made.start(1)
+        await node.ready()
+        assert made.commands(1) == commands
+        await made.stop(1)
+        assert made.disks[1].rows[Space.IMAGE].keys == before
+
+
+async def test_two_members_can_need_an_image_at_once() -> None:
+    async with cluster(5, settings=SHORT) as made:
+        leader = await made.leader()
+        gone = [node.id for node in made.followers(leader)[:2]]
+        for number in gone:
+            await made.stop(number)
+        commands = await _fill(made, 300)
+        for number in gone:
+            await made.start(number)
+        for number in gone:
+            await made.nodes[number].ready()
+            assert made.commands(number) == commands
