@@ -51,7 +51,7 @@ class Config:
     """Start of the generator of election timeouts; members should differ (0: the id is used)."""
 
     single_voter_reads_wait: bool = False
-    """A single voter, too, answers reads only after a commit in its term."""
+    """A single voter, too, answers reads only after a commit in its term, and only it does."""
     refuse_invalid_changes: bool = False
     """An impossible membership change is refused with its reason, not made an empty entry."""
     applied_bounds_commit: bool = False

@@ -36,7 +36,10 @@ def _on_read_at_leader(draft: Draft, request: ReadRequest) -> None:
     membership = draft.membership
     alone = len(membership.voters) == 1 and not membership.is_joint
     settled = has_committed_in_term(draft)
-    if alone and (settled or not draft.config.single_voter_reads_wait):
+    if draft.config.single_voter_reads_wait:
+        # Nor is a leader alone if the single voter is another one: that one elects itself at will.
+        alone = alone and settled and membership.is_voter(draft.config.id)
+    if alone:
         answer_read(draft, request, draft.commit)
     elif not settled:
         draft.lead.waiting_reads = (*draft.lead.waiting_reads, request)
@@ -94,7 +97,7 @@ def _lease_holds(draft: Draft) -> bool:
 
 
 def on_read_ack(draft: Draft, member: int, position: int) -> None:
-    """``member`` took us for leader when it saw ``position``; answer what a quorum confirmed."""
+    """``member`` took us for leader when it saw ``position``."""
     reads = draft.lead_now.reads
     if not reads.queue or position > reads.position:
         return
@@ -102,6 +105,14 @@ def on_read_ack(draft: Draft, member: int, position: int) -> None:
     if acks.get(member, 0) >= position:
         return
     acks[member] = position
+    draft.lead.reads = ReadQueue(reads.position, reads.queue, tuple(sorted(acks.items())))
+    answer_confirmed(draft)
+
+
+def answer_confirmed(draft: Draft) -> None:
+    """Answer what a quorum of the membership in force has confirmed."""
+    reads = draft.lead_now.reads
+    acks = dict(reads.acks)
     confirmed = committed_jointly(draft.membership.voters, draft.membership.outgoing, acks)
     done = 0
     for queued, request, index in reads.queue:
@@ -109,7 +120,8 @@ def on_read_ack(draft: Draft, member: int, position: int) -> None:
             break
         answer_read(draft, request, index)
         done += 1
-    draft.lead.reads = ReadQueue(reads.position, reads.queue[done:], tuple(sorted(acks.items())))
+    if done:
+        draft.lead.reads = ReadQueue(reads.position, reads.queue[done:], reads.acks)
 
 
 def answer_read(draft: Draft, request: ReadRequest, index: int) -> None:

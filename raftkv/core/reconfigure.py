@@ -5,6 +5,7 @@ from __future__ import annotations
 from raftkv.core.draft import Draft
 from raftkv.core.leader import is_leaving, maybe_commit
 from raftkv.core.membership import apply_change
+from raftkv.core.reads import answer_confirmed
 from raftkv.core.sending import broadcast_append, send_append
 from raftkv.core.transitions import become_follower
 from raftkv.core.types import MembershipChange, Role
@@ -23,6 +24,8 @@ def on_apply_change(draft: Draft, change: MembershipChange) -> None:
     draft.set_progress(progress)
     if draft.role is not Role.LEADER:
         return
+    # Nobody confirms a read twice, and the new quorum may have done so already.
+    answer_confirmed(draft)
     own = draft.config.id
     leaving = is_leaving(draft)
     if not membership.is_voter(own) and not leaving:
