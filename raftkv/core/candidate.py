@@ -18,12 +18,15 @@ from raftkv.core.types import EntryKind, Role
 def campaign(draft: Draft, *, transfer: bool = False) -> None:
     """Start an election unless leading, not promotable, or beside unapplied membership changes.
 
-    ``transfer``: leadership was handed to us; no pre-vote then, and the requests override leases.
+    Nor while a lease that was promised may last. ``transfer``: leadership was handed to us; no
+    pre-vote then, and the requests override leases.
     """
     if draft.role is Role.LEADER:
         return
     if draft.incoming is not None or not draft.membership.is_voter(draft.config.id):
         return
+    if draft.hold_ticks and not transfer:
+        return  # our own vote, too, is promised
     if has_unapplied_changes(draft):
         return
     if draft.config.pre_vote and not transfer:

@@ -65,8 +65,9 @@ class Config:
     measured_lease: bool = False
     """The lease counts from the sending of heartbeats a quorum answered, not from the last check.
 
-    It then tolerates clock rates that differ by 20 %, and a restarted member gives no vote for
-    ``election_ticks``, because it forgot what it promised."""
+    It then tolerates clock rates that differ by 20 %. Who answers a heartbeat gives no vote for
+    ``election_ticks``, come what may; nor does a restarted member, which forgot what it promised.
+    """
     snapshot_timeout_ticks: int = 0
     """A peer in snapshot state for longer is probed again; 0: never."""
     snapshots_for_members: bool = False

@@ -115,6 +115,9 @@ def on_heartbeat(draft: Draft, message: Heartbeat) -> None:
         )
     else:
         draft.commit = max(draft.commit, message.commit)
+    if draft.config.measured_lease:
+        # The answer is a promise, kept even if the leader is forgotten or a higher term heard of.
+        draft.hold_ticks = draft.config.election_ticks
     draft.messages.append(
         HeartbeatResponse(
             draft.config.id, message.sender, draft.term, message.read_position, message.sent_tick

@@ -20,7 +20,11 @@ class Tick:
 
 @frozen(slots=True)
 class Campaign:
-    """Start an election now (a pre-election with ``pre_vote``)."""
+    """Start an election now (a pre-election with ``pre_vote``).
+
+    Ignored by a leader, by who is no voter, and while a membership change is unapplied, a received
+    snapshot is unstored or a measured lease that was promised may last.
+    """
 
 
 @frozen(slots=True)
@@ -124,7 +128,10 @@ class TransferLeader:
 
 @frozen(slots=True)
 class ForgetLeader:
-    """A follower stops believing in its leader, and may then grant pre-votes despite its lease."""
+    """A follower stops believing in its leader, and may then grant pre-votes despite its lease.
+
+    A measured lease is not let go; with lease reads of the plain kind this is ignored.
+    """
 
 
 Input = (

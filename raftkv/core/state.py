@@ -147,7 +147,7 @@ class State:
     lead_ticks: int
     """Ticks since this member became leader."""
     hold_ticks: int
-    """Ticks after a restart during which no vote is given, lest it break a lease promised."""
+    """Ticks for which no vote is given and none sought, lest they break a lease promised."""
     leading: Leading
     # the outside
     outbox: Outbox

@@ -179,10 +179,11 @@ _THREADS = (APPEND_THREAD, APPLY_THREAD)
 
 
 def refuses(state: State, message: Message) -> ReceiveError | None:
-    """Whether an embedder should refuse a message from the network, and why. ``step`` ignores such.
+    """Whether an embedder should refuse a message from the network, and why.
 
     Local messages come from our storage threads alone, answers from peers that are tracked;
-    requests are taken from anybody, because a member may not know its newest peers yet.
+    requests are taken from anybody, because a member may not know its newest peers yet. ``step``
+    does not ask: it counts nothing that a stranger answers, but heeds a higher term in it.
     """
     match message:
         case StorageAppend() | StorageAppendResponse() | StorageApply() | StorageApplyResponse():
@@ -289,7 +290,8 @@ def _handle(draft: Draft, message: Message) -> None:
                 follow(draft, message.sender)
             on_install_snapshot(draft, message)
         case RequestVote() | PreVote():
-            on_vote_request(draft, message)
+            if message.transfer or not draft.hold_ticks:
+                on_vote_request(draft, message)
         case VoteResponse() | PreVoteResponse():
             on_vote_response(draft, message)
         case ForwardProposal():
