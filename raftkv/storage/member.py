@@ -10,9 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from struct import Struct
 from struct import error as StructError
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
-from raftkv.errors import IdentityError, StorageCorruptError, StorageError, StorageFailedError
+from raftkv.errors import (
+    Error,
+    IdentityError,
+    StorageCorruptError,
+    StorageError,
+    StorageFailedError,
+)
 from raftkv.storage.base import Identity, Recovered, Space, Storage, Store, WitnessRecord
 from raftkv.storage.log import REBUILD, StoredLog, corrupt, seal, unseal
 from raftkv.storage.witness import Witness, WitnessMark, what_is_missing
@@ -24,12 +30,19 @@ WITNESS_SYNCS_MAX: Final = 64
 _IDENTITY_KEY: Final = b"identity"
 _IDENTITY: Final = Struct("<QQ16sQ")  # cluster, member, disk uuid, boot
 
+AnyError = TypeVar("AnyError", bound=Error | None)
+
 Failpoint = Callable[[str], object]
 """Called at named points of a write; tests raise or end the process there."""
 
 
 def no_failpoint(_name: str) -> None:
     """What production does at a failpoint."""
+
+
+def again(error: AnyError) -> AnyError:
+    """The same error to be raised anew: one that is raised twice keeps the first stack alive."""
+    return error if error is None else type(error)(*error.args)
 
 
 class FailStopStore(Store, Protocol):

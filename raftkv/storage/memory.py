@@ -20,7 +20,7 @@ from weakref import WeakSet
 from raftkv.errors import ClosedError, Error, StorageError, StorageLockedError, UsageError
 from raftkv.storage.base import Batch, Identity, Reader, Space, Store, View
 from raftkv.storage.batch import DELETE, PUT, Change, ChangeList
-from raftkv.storage.member import MemberStorage, first_identity, next_boot
+from raftkv.storage.member import MemberStorage, again, first_identity, next_boot
 from raftkv.storage.witness import MemoryWitness
 
 
@@ -153,12 +153,12 @@ class MemoryStore(_MemoryReader, Store):
 
     def _check(self) -> None:
         if self._refusal is not None:
-            raise self._refusal
+            raise type(self._refusal)(*self._refusal.args)
 
     def poison(self, error: StorageError) -> None:
         """Refuse every later call with ``error``, reads included; the first reason stays."""
         if self._refusal is None:
-            self._refusal = error
+            self._refusal = again(error)
 
     @property
     def written(self) -> int:

@@ -60,7 +60,7 @@ from raftkv.errors import (
 from raftkv.storage.base import Batch, Reader, Space, Store, View
 from raftkv.storage.batch import DELETE, PUT, ChangeList
 from raftkv.storage.log import REBUILD
-from raftkv.storage.member import Failpoint, no_failpoint
+from raftkv.storage.member import Failpoint, again, no_failpoint
 
 _make_immortal: Final = ctypes.pythonapi.Py_IncRef
 _MIB: Final = 1024 * 1024
@@ -119,52 +119,59 @@ class _Cursor:
     them. Freed too early, the bound is whatever that memory holds next, and a scan ends short.
     """
 
-    __slots__ = ("iterator", "mover", "options")
+    __slots__ = ("__weakref__", "iterator", "mover", "options")
 
     def __init__(self, family: Rdict, stop: bytes | None) -> None:
         self.options = ReadOptions()
         self.options.set_verify_checksums(True)
         if stop is not None:
             self.options.set_iterate_upper_bound(stop)  # spares a walk over deleted rows behind it
+        # Nothing else refers to it, no variable either: the traceback of an error keeps variables.
         self.iterator: RdictIter = family.iter(self.options)
         self.mover: object = None
+
+    def release(self) -> None:
+        """Let go of RocksDB; the cursor is of no use afterwards. Idempotent."""
+        if hasattr(self, "iterator"):
+            del self.iterator
 
     def rows(
         self, start: bytes, stop: bytes | None, reverse: bool
     ) -> Generator[tuple[bytes, bytes], None, None]:
         """The rows between, also if others move the cursor meanwhile; raises as rocksdict does."""
-        iterator = self.iterator
-        step = iterator.prev if reverse else iterator.next
         me = object()
         last: bytes | None = None
         while True:
-            if self.mover is me:
-                step()
-            else:
+            if self.mover is not me:
                 self.mover = me
+                self._place(start if last is None else last, stop, reverse and last is None)
                 if last is not None:
-                    iterator.seek(last)
-                    step()
-                elif reverse:
-                    self._seek_before(stop)
-                else:
-                    iterator.seek(start)
-            if not iterator.valid():
-                iterator.status()  # without this, damage looks like the end
+                    self._step(reverse)
+            else:
+                self._step(reverse)
+            if not self.iterator.valid():
+                self.iterator.status()  # without this, damage looks like the end
                 return
-            last = cast("bytes", iterator.key())
+            last = cast("bytes", self.iterator.key())
             if last < start if reverse else (stop is not None and last >= stop):
                 return
-            yield last, cast("bytes", iterator.value())
+            yield last, cast("bytes", self.iterator.value())
 
-    def _seek_before(self, stop: bytes | None) -> None:
-        iterator = self.iterator
-        if stop is None:
-            iterator.seek_to_last()
-            return
-        iterator.seek_for_prev(stop)
-        if iterator.valid() and iterator.key() == stop:
-            iterator.prev()
+    def _step(self, reverse: bool) -> None:
+        if reverse:
+            self.iterator.prev()
+        else:
+            self.iterator.next()
+
+    def _place(self, start: bytes, stop: bytes | None, at_end: bool) -> None:
+        if not at_end:
+            self.iterator.seek(start)
+        elif stop is None:
+            self.iterator.seek_to_last()
+        else:
+            self.iterator.seek_for_prev(stop)
+            if self.iterator.valid() and self.iterator.key() == stop:
+                self.iterator.prev()
 
 
 class _Reading(Reader):
@@ -208,6 +215,8 @@ class _Reading(Reader):
             raise
         except Exception as error:
             raise classify(error, "reading", self._where) from error
+        finally:
+            rows.close()
 
     def _close_scans(self) -> None:
         for rows in list(self._scans):
@@ -236,7 +245,7 @@ class RocksView(_Reading, View):
         self._closed: ClosedError | None = None
 
     def _refused(self) -> Error | None:
-        return self._closed or self._store.refusal
+        return again(self._closed) or self._store.refusal
 
     def _cursor(self, space: Space, stop: bytes | None) -> _Cursor:
         return self._cursors[space]
@@ -269,6 +278,8 @@ class RocksView(_Reading, View):
             self._closed = ClosedError("the view is closed: take a new one from the store")
             self._close_scans()
             self._snapshots.clear()
+            for cursor in self._cursors.values():
+                cursor.release()
             self._cursors.clear()
 
 
@@ -288,6 +299,7 @@ class RocksStore(_Reading, Store):
         self._written = 0
         self._views: WeakSet[RocksView] = WeakSet()
         self._scans = WeakSet()
+        self._cursors: WeakSet[_Cursor] = WeakSet()
         self._refusal: Error | None = None
         access = AccessType.read_only(False) if mode is Mode.LOOK else AccessType.read_write()
         try:
@@ -309,8 +321,8 @@ class RocksStore(_Reading, Store):
 
     @property
     def refusal(self) -> Error | None:
-        """Why nothing is served any more; None while all is well."""
-        return self._refusal
+        """Why nothing is served any more, ready to be raised; None while all is well."""
+        return again(self._refusal)
 
     @property
     def written(self) -> int:
@@ -318,15 +330,17 @@ class RocksStore(_Reading, Store):
         return self._written
 
     def _refused(self) -> Error | None:
-        return self._refusal
+        return again(self._refusal)
 
     def _cursor(self, space: Space, stop: bytes | None) -> _Cursor:
-        return _Cursor(self._families[space], stop)
+        cursor = _Cursor(self._families[space], stop)
+        self._cursors.add(cursor)
+        return cursor
 
     def get(self, space: Space, key: bytes) -> bytes | None:
         """The value, or None. Raises StorageCorruptError rather than answer wrongly."""
         if self._refusal is not None:
-            raise self._refusal
+            raise type(self._refusal)(*self._refusal.args)
         try:
             return cast("bytes | None", self._families[space].get(key, None, self._read_options))
         except Exception as error:
@@ -335,7 +349,7 @@ class RocksStore(_Reading, Store):
     def batch(self) -> ChangeList:
         """A new empty batch."""
         if self._refusal is not None:
-            raise self._refusal
+            raise type(self._refusal)(*self._refusal.args)
         return ChangeList()
 
     def write(self, batch: Batch) -> int:
@@ -345,7 +359,7 @@ class RocksStore(_Reading, Store):
         tried again. Anything else poisons the store for good.
         """
         if self._refusal is not None:
-            raise self._refusal
+            raise type(self._refusal)(*self._refusal.args)
         if not isinstance(batch, ChangeList):
             raise UsageError("write() takes a batch made by batch() of a raftkv store")
         if not batch.changes:
@@ -379,7 +393,7 @@ class RocksStore(_Reading, Store):
         write, so trying again would only seem to succeed.
         """
         if self._refusal is not None:
-            raise self._refusal
+            raise type(self._refusal)(*self._refusal.args)
         position = self._written
         try:
             self._failpoint("sync.before")
@@ -392,7 +406,7 @@ class RocksStore(_Reading, Store):
     def view(self) -> RocksView:
         """A frozen moment: what is visible now."""
         if self._refusal is not None:
-            raise self._refusal
+            raise type(self._refusal)(*self._refusal.args)
         view = RocksView(self, self._families, self._where)
         self._views.add(view)
         return view
@@ -400,7 +414,7 @@ class RocksStore(_Reading, Store):
     def poison(self, error: StorageError) -> None:
         """Refuse every later call with ``error``, reads included; the first reason stays."""
         if self._refusal is None:
-            self._refusal = error
+            self._refusal = again(error)
 
     def abandon(self) -> None:
         """In a forked child: refuse everything, and let the handles live for ever.
@@ -440,6 +454,8 @@ class RocksStore(_Reading, Store):
         failed = self._refusal is not None
         self._refusal = ClosedError(f"the store {self._where} is closed: open it again")
         self._handles.clear()
+        for cursor in list(self._cursors):
+            cursor.release()
         failure: Exception | None = None
         # The families share the database's lock: it is let go with the last of them.
         for handle in (*self._families.values(), self._db):
