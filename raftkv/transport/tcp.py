@@ -32,9 +32,10 @@ from raftkv.transport.tcp_inlet import Inlet
 from raftkv.transport.tcp_outlet import Outlet
 from raftkv.transport.tcp_reactor import make_reactor
 from raftkv.transport.tcp_settings import Address, Limits, parse_address
+from raftkv.transport.tcp_tls import Tls, TlsCipher, TlsContexts
 from raftkv.transport.wire import Code, Greeting, Refusal
 
-__all__ = ["Limits", "TcpTransport"]
+__all__ = ["Limits", "TcpTransport", "Tls"]
 
 _log = logging.getLogger("raftkv.transport")
 
@@ -56,12 +57,16 @@ class TcpTransport:
         listen: str,
         *,
         runtime: Runtime,
+        tls: Tls | None = None,
         insecure: bool = False,
         limits: Limits | None = None,
     ) -> None:
         self.limits = Limits() if limits is None else limits
         self._runtime = runtime
-        self._is_open = insecure
+        if tls is not None and insecure:
+            raise ConfigError("tls and insecure=True contradict each other: choose one")
+        self._is_open = insecure or tls is not None
+        self.contexts = None if tls is None else TlsContexts(tls)
         self._listen = parse_address(listen, port_min=0)
         self._check_secure(self._listen, listen)
         self._peers: dict[int, Address] = {}
@@ -167,6 +172,7 @@ class _Serving:
             make_reactor(tasks),
             transport.loopback_only,
         )
+        self._contexts = transport.contexts
         host, port = listener.getsockname()[:2]
         self.bound = Address(host, port)
         self.outlets: dict[Lane, dict[int, Outlet]] = {lane: {} for lane in Lane}
@@ -177,6 +183,7 @@ class _Serving:
         self._strangers: dict[Inlet, None] = {}
         self._inlets: dict[Inlet, None] = {}
         self._to_flush: list[Outlet] = []
+        self._is_closed = False
         self._waker = transport.runtime.waker()
 
     def start(self) -> None:
@@ -190,6 +197,7 @@ class _Serving:
 
     def close(self) -> None:
         """Close every connection, without a word."""
+        self._is_closed = True
         for inlet in (*self._strangers, *self._inlets):
             inlet.close("we are ending", logging.DEBUG)
         for outlet in self._all_outlets():
@@ -223,8 +231,8 @@ class _Serving:
     # --- what connections ask ---
 
     def dialling_cipher(self, host: str) -> Cipher | None:
-        """In the clear."""
-        return None
+        """TLS that insists on ``host``; None in the clear."""
+        return None if self._contexts is None else self._contexts.dialling(host)
 
     def flush_soon(self, outlet: Outlet) -> None:
         """Flush when this turn of the loop is over: all its frames in one write."""
@@ -233,8 +241,32 @@ class _Serving:
 
     def judge(self, greeting: Greeting, cipher: Cipher | None) -> Refusal | None:
         """Whether the dialer is who it says, and may come in."""
+        if isinstance(cipher, TlsCipher):
+            refusal = self._check_certificate(greeting.hello, cipher)
+            if refusal is not None:
+                return refusal
         reason = self._context.receiver.accepts(greeting.hello)
         return None if reason is None else Refusal(Code.IDENTITY, reason)
+
+    def _check_certificate(self, hello: Hello, cipher: TlsCipher) -> Refusal | None:
+        """The certificate must name the member's host: the one we know, else the one it claims.
+
+        A member that we have not heard of yet must be let in to tell us of itself; whether its id
+        belongs to the address that it claims is for ``accepts`` to say.
+        """
+        address = self._peers.get(hello.member_id)
+        if address is None:
+            try:
+                address = parse_address(hello.address)
+            except ConfigError:
+                sentence = f"member {hello.member_id:x} is unknown and tells no address"
+                return Refusal(Code.CERTIFICATE, sentence)
+        if cipher.names(address.host):
+            return None
+        sentence = (
+            f"the certificate does not name {address.host}, where member {hello.member_id:x} is"
+        )
+        return Refusal(Code.CERTIFICATE, sentence)
 
     def on_let_in(self, inlet: Inlet, greeting: Greeting) -> None:
         """A stranger became a peer; an older connection of the same lane is dead or will be."""
@@ -277,6 +309,10 @@ class _Serving:
 
     def _admit(self, sock: socket.socket, remote: str) -> None:
         context = self._context
+        if self._is_closed:
+            # The accepting task was awake already when its cancellation came.
+            sock.close()
+            return
         if len(self._strangers) >= context.limits.strangers_max:
             # Honest peers are strangers for milliseconds: the oldest is the one that dawdles.
             next(iter(self._strangers)).close("too many connections without handshake")
@@ -286,7 +322,7 @@ class _Serving:
             sock.close()
             _log.warning("connection from %s closed: %s", remote, reason_of(error))
             return
-        cipher = None
+        cipher = None if self._contexts is None else self._contexts.accepting()
         channel = Channel(sock, context.reactor, cipher, context.limits)
         inlet = Inlet(self, context, channel, cipher, remote)
         self._strangers[inlet] = None
