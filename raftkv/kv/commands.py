@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from enum import IntEnum
-from typing import Final
+from typing import Final, assert_never
 
 from attrs import frozen
 
@@ -106,6 +106,8 @@ def encode(command: KvCommand) -> bytes:
             return encode_delete(key, previous)
         case DeleteSpan(span, previous):
             return encode_delete_span(span, previous)
+        case _:
+            assert_never(command)
 
 
 def decode(data: bytes) -> KvCommand:

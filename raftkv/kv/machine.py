@@ -14,7 +14,7 @@ heartbeats by that time, and does better with several smaller spans.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, assert_never
 
 from raftkv.errors import InvalidArgumentError, UsageError
 from raftkv.kv import image, rows
@@ -110,6 +110,8 @@ def _apply(writes: Slice, data: bytes, revision: int) -> KvResult:
             return _delete_one(writes, command, revision)
         case DeleteSpan():
             return _delete_span(writes, command, revision)
+        case _:
+            assert_never(command)
 
 
 def _put(writes: Slice, command: Put, revision: int) -> KvResult:

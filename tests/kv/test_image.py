@@ -50,6 +50,13 @@ def test_bytes_behind_the_end_are_refused() -> None:
     memory_rig().install([*image, b""])
 
 
+def test_a_row_without_a_key_is_refused() -> None:
+    (chunk,) = memory_rig().image()
+    keyless = chunk[:12] + (0).to_bytes(4, "little") + (3).to_bytes(4, "little") + b"row"
+    with pytest.raises(StorageCorruptError, match="row 0 has no key"):
+        memory_rig().install([keyless])
+
+
 def test_a_swapped_chunk_is_refused() -> None:
     rig = memory_rig()
     rig.apply([Put(b"%d" % number, bytes((number,)) * 100_000) for number in range(9)])

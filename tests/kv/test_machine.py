@@ -157,6 +157,17 @@ def test_many_keys_leave_the_present_by_one_range_deletion(count: int, singly: i
     assert (kinds.count(DELETE), kinds.count(DELETE_RANGE)) == (singly, singly == 0)
 
 
+def test_a_key_born_and_gone_within_a_slice_is_not_deleted_again() -> None:
+    rig = memory_rig()
+    rig.apply([Put(b"p5", b"old"), Put(b"p7", b"old")])
+    results = rig.apply(
+        [Put(b"p1", b""), Put(b"p6", b""), Put(b"p9", b"")]
+        + [DeleteOne(key) for key in (b"p1", b"p6", b"p9", b"p5")]
+        + [DeleteSpan(prefix_span(b"p"), previous=True)]
+    )
+    assert results[-1] == DeleteResult(11, 1, (KeyValue(b"p7", b"old", 3, 3, 1),))
+
+
 def test_a_lease_that_nobody_granted_is_refused_without_effect() -> None:
     rig = memory_rig()
     results = rig.apply([Put(b"k", b"v", lease=10), Put(b"k", b"v")])
