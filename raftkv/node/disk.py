@@ -26,15 +26,10 @@ _SYNCS_REMEMBERED: Final = 512
 
 @frozen(slots=True)
 class Promise:
-    """A Ready that asked to be durable, and what may leave once it is.
-
-    ``needs_sync`` is False if it wrote nothing that anybody counts on, such as a commit index that
-    moved: its messages then wait for the writes before it alone.
-    """
+    """A Ready that asked to be durable, and what may leave once it is."""
 
     number: int
     messages: tuple[PeerMessage, ...]
-    needs_sync: bool
 
 
 class Disk:
@@ -105,9 +100,21 @@ class Disk:
         if hard_state is not None:
             self._log.save_hard_state(self.batch, hard_state)
             self._term, self._vote = hard_state.term, hard_state.vote
-        needs_sync = ready.must_sync or ready.snapshot is not None
-        if needs_sync or ready.responses:
-            self._unwritten.append(Promise(ready.number, ready.messages_after_persist, needs_sync))
+        if ready.must_sync or ready.snapshot is not None:
+            self._unwritten.append(Promise(ready.number, ready.messages_after_persist))
+        elif ready.responses:
+            self._promise_behind(Promise(ready.number, ready.messages_after_persist))
+
+    def _promise_behind(self, promise: Promise) -> None:
+        """A Ready that stores nothing anybody counts on waits for the writes before it alone.
+
+        It may have moved the commit index, which every member can learn again.
+        """
+        for waiting in (self._unwritten, self._unsynced, self._syncing):
+            if waiting:
+                waiting.append(promise)
+                return
+        self._durable.append(promise)
 
     def compact(self, point: Snapshot) -> None:
         """Forget entries up to and including the point, in the open batch."""
@@ -124,14 +131,9 @@ class Disk:
             if batch.size_bytes:
                 await self._write(batch)
         if self._unwritten:
-            promises, self._unwritten = self._unwritten, []
-            if self._unsynced or any([promise.needs_sync for promise in promises]):
-                self._unsynced += promises
-                self._sync()
-            elif self._syncing is not None:
-                self._syncing += promises  # all they wait for is what is being synced now
-            else:
-                self._durable += promises
+            self._unsynced += self._unwritten
+            self._unwritten.clear()
+            self._sync()
 
     def take_durable(self) -> list[Promise]:
         """What became durable since the last call. Raises what the disk answered instead."""

@@ -188,7 +188,7 @@ class Node(Generic[R_co]):
             boot=identity.boot,
             role=state.role,
             leader=state.leader,
-            leader_name=hands.peers.name_of(state.leader),
+            leader_name=hands.peers.name_of(state.leader) or None,
             term=state.term,
             commit=state.commit,
             applied=hands.applier.mark.index,

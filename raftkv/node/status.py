@@ -58,7 +58,7 @@ class Status:
     role: Role
     leader: int
     """Its member id; 0 if no leader is known."""
-    leader_name: str
+    leader_name: str | None
     term: int
     commit: int
     applied: int
