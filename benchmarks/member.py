@@ -34,7 +34,7 @@ def _reply(answer: Answer) -> None:
     print(json.dumps(answer), flush=True)
 
 
-async def _count(node: raftkv.Node[object]) -> int:
+async def _count(node: raftkv.KvNode) -> int:
     found = await node.kv.range(prefix="bench/", count_only=True, serializable=True)
     return found.count
 

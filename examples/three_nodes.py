@@ -87,7 +87,7 @@ class Acknowledgements:
         os.fsync(self._file.fileno())
 
 
-async def load(node: raftkv.Node[object], run: str, file: Path) -> None:
+async def load(node: raftkv.KvNode, run: str, file: Path) -> None:
     """Put one key after another from several workers until the parent says stop (by cancelling)."""
     numbers = iter(range(1_000_000_000))
     with file.open("ab") as stored:
@@ -113,7 +113,7 @@ async def load(node: raftkv.Node[object], run: str, file: Path) -> None:
                 tasks.start_soon(work)
 
 
-async def dump(node: raftkv.Node[object], run: str, file: Path) -> int:
+async def dump(node: raftkv.KvNode, run: str, file: Path) -> int:
     """Write what this member's own store holds of the run, without asking anybody else."""
     rows: dict[str, str] = {}
     start = f"run/{run}/"
@@ -144,12 +144,19 @@ async def member(options: Namespace) -> None:
         async for command, *arguments in commands():
             if command == "status":
                 status = node.status()
-                leader = status.leader_name
-                reply(role=status.role, leader=leader, applied=status.applied, commit=status.commit)
+                reply(
+                    role=status.role.value,
+                    leader=status.leader_name,
+                    applied=status.applied,
+                    commit=status.commit,
+                )
             elif command == "load":
                 tasks.start_soon(run_load, *arguments)
             elif command == "stop":
                 loading.cancel()
+            elif command == "hand-over":
+                await node.transfer_leadership(*arguments)
+                reply()
             elif command == "dump":
                 file = directory / f"dump-{options.member}.json"
                 reply(rows=await dump(node, *arguments, file))
@@ -254,7 +261,7 @@ def find_leader(members: dict[str, Member]) -> str:
     def agreed() -> Reply | None:
         statuses = [one.ask("status") for one in members.values()]
         leaders = {status["leader"] for status in statuses}
-        return statuses[0] if len(leaders) == 1 and leaders != {None} else None
+        return statuses[0] if len(leaders) == 1 and all(leaders) else None
 
     return str(wait_until("a leader", agreed)["leader"])
 
@@ -272,7 +279,10 @@ def run_load(members: dict[str, Member], run: str, options: Namespace) -> tuple[
         count = cast("int", loader.hear()["recorded"])
     victim = None
     if options.kill_leader:
-        victim = leader = find_leader({survivor: loader})
+        victim = find_leader({survivor: loader})
+        if victim == survivor:  # an election under the load made it leader; it must not be killed
+            loader.ask("hand-over", leader)
+            victim = leader
         members[victim].kill()
         print(f"SIGKILL to {victim}, the leader, after {count} recorded acknowledgements")
     (members[survivor].directory / f"killed-{run}").write_text(str(time.monotonic()))
