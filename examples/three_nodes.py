@@ -285,9 +285,10 @@ def run_load(members: dict[str, Member], run: str, options: Namespace) -> tuple[
             victim = leader
         members[victim].kill()
         print(f"SIGKILL to {victim}, the leader, after {count} recorded acknowledgements")
-    (members[survivor].directory / f"killed-{run}").write_text(str(time.monotonic()))
+    killed = time.monotonic()
+    (loader.directory / f"killed-{run}").write_text(str(killed))
     before = count
-    while count < before + half:
+    while count < before + half or after(loader.directory, run, killed) < half:
         count = cast("int", loader.hear()["recorded"])
     loader.ask("status")
     loader.tell("stop")
@@ -301,6 +302,11 @@ def read_acknowledged(directory: Path, run: str) -> dict[str, tuple[str, float]]
         key, value, _, when = cast("tuple[str, str, int, float]", tuple(json.loads(line)))
         rows[key] = (value, when)
     return rows
+
+
+def after(directory: Path, run: str, killed: float) -> int:
+    """How many acknowledgements came after the kill."""
+    return sum(1 for _, when in read_acknowledged(directory, run).values() if when > killed)
 
 
 def report_pause(directory: Path, run: str, acknowledged: dict[str, tuple[str, float]]) -> None:
