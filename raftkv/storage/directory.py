@@ -4,6 +4,7 @@
 
     <data-dir>/LOCK               held while open (flock); empty
     <data-dir>/member/store/      RocksDB
+    <data-dir>/member/store-options/  rewritten at each opening: what only a file can tell RocksDB
     <data-dir>/member/witness     what was last promised (two slots)
     <data-dir>/member.new/        only while a member is being made; renamed to ``member`` when
     complete

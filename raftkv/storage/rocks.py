@@ -12,6 +12,8 @@ behaviour they rest on):
   Its iterators do not keep their bounds alive, and those it makes from a snapshot show the present.
 - After a failed write or sync nothing is served: the failed record is readable, but not durable.
 - Closing drops every handle: a living iterator, snapshot or column family keeps RocksDB's lock.
+- RocksDB is told to track its write-ahead logs, or it would open without an older one that is
+  missing. rocksdict has no setter for that; a file of options, loaded at each opening, has.
 - Errors are texts; :func:`classify` alone reads them, and what it does not know is fatal.
 
 Bounds: memtables 64 MiB in all, block cache 32 MiB, live write-ahead logs 128 MiB (then the column
@@ -76,6 +78,16 @@ _CACHE_BYTES: Final = 32 * _MIB
 _OPEN_FILES_MAX: Final = 512
 
 
+# rocksdict cannot set this by a call; every other option is set by :func:`_database_options`.
+_OPTIONS_FILE: Final = """[Version]
+  rocksdb_version=9.8.4
+  options_file_version=1.1
+[DBOptions]
+  track_and_verify_wals_in_manifest=true
+[CFOptions "default"]
+"""
+
+
 class Mode(Enum):
     """How to open."""
 
@@ -98,7 +110,9 @@ def classify(error: Exception, doing: str, where: str) -> StorageError | ClosedE
         return StorageLockedError(
             f"{where} is open in another node or process: stop that one first ({text})"
         )
-    if text.startswith("IO error:") and ("No space left" in text or "quota exceeded" in text):
+    if text.startswith(("IO error:", "[Errno")) and (
+        "No space left" in text or "quota exceeded" in text
+    ):
         return StorageFullError(
             f"the disk of {where} is full ({text}); free space, then open the node again"
         )
@@ -304,7 +318,7 @@ class RocksStore(_Reading, Store):
         access = AccessType.read_only(False) if mode is Mode.LOOK else AccessType.read_write()
         try:
             self._db = Rdict(
-                self._where, _database_options(mode), _column_families(), access_type=access
+                self._where, _database_options(path, mode), _column_families(), access_type=access
             )
         except Exception as error:
             raise classify(error, "opening", self._where) from error
@@ -468,8 +482,12 @@ class RocksStore(_Reading, Store):
             raise classify(failure, "closing", self._where) from failure
 
 
-def _database_options(mode: Mode) -> Options:
-    options = Options(raw_mode=True)
+def _database_options(path: Path, mode: Mode) -> Options:
+    # Written anew each time, beside the store: it is a way to say something, not data.
+    beside = path.with_name(path.name + "-options")
+    beside.mkdir(0o700, exist_ok=True)
+    (beside / "OPTIONS-000001").write_text(_OPTIONS_FILE)
+    options, _ = Options.load_latest(str(beside))
     create = mode is Mode.CREATE
     # Creating elsewhere would answer a lost CURRENT file with a new, empty database.
     options.create_if_missing(create)

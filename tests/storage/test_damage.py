@@ -166,6 +166,32 @@ def test_a_deleted_newest_log_is_noticed(crashed: Crashed) -> None:
     assert "it is from opening 1, the witness from 2" in crashed.complaint()
 
 
+def test_a_deleted_older_log_is_noticed_though_the_newest_is_whole(
+    original: Crashed, tmp_path: Path
+) -> None:
+    """An older log is still needed when one space was flushed and another was not."""
+    copy = original.copy(tmp_path / "copy")
+    storage = opened(copy.root)
+    store = storage.store
+    assert isinstance(store, RocksStore)
+    writer = Writer(storage)
+    turns(writer, 5)
+    store._families[Space.LOG].flush()  # pyright: ignore[reportPrivateUsage] - as RocksDB may
+    turns(writer, 5)
+    state, rows = writer.state(), everything(store)
+    shutil.copytree(copy.root, tmp_path / "crashed")
+    storage.close()
+    after = Crashed(tmp_path / "crashed", state, rows)
+    after.copy(tmp_path / "whole").is_intact()
+    older = next(wal for wal in after.wals() if wal.stat().st_size)
+    assert older != after.wals()[-1]
+    cut = after.copy(tmp_path / "cut")
+    os.truncate(cut.store / older.name, older.stat().st_size // 2)
+    assert "Size mismatch: WAL" in cut.complaint()
+    older.unlink()
+    assert "Missing WAL" in after.complaint()
+
+
 def test_a_refusal_leaves_the_directory_as_it_was(crashed: Crashed) -> None:
     os.truncate(crashed.wals()[-1], 0)
 

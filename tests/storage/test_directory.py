@@ -11,6 +11,7 @@ from errno import EIO, ENOSPC
 from pathlib import Path
 
 import pytest
+from rocksdict import Rdict, WriteBatch, WriteOptions
 
 from raftkv.core.types import HardState
 from raftkv.errors import (
@@ -370,6 +371,43 @@ def test_a_failed_write_or_sync_ends_the_store_for_good(
     again.close()
 
 
+class Told:
+    """Stands in for a database handle and notes what it is told."""
+
+    def __init__(self, inner: Rdict) -> None:
+        self._inner = inner
+        self.calls: list[str] = []
+
+    def write(self, batch: WriteBatch, options: WriteOptions) -> None:
+        self.calls.append(f"write sync={options.sync} no_slowdown={options.no_slowdown}")
+        self._inner.write(batch, options)
+
+    def flush_wal(self, sync: bool) -> None:
+        self.calls.append(f"flush_wal {sync}")
+        self._inner.flush_wal(sync)
+
+    def close(self) -> None:
+        self._inner.close()
+
+
+def test_a_write_never_waits_for_the_disk_and_a_sync_always_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RocksStore(tmp_path / "store", Mode.CREATE)
+    told = Told(store._db)  # pyright: ignore[reportPrivateUsage] - nothing else sees an fsync
+    monkeypatch.setattr(store, "_db", told)
+    batch = store.batch()
+    batch.put(Space.META, b"a", b"1")
+    store.write(batch)
+    assert told.calls == ["write sync=False no_slowdown=True"]
+    assert store.sync() == 1
+    assert told.calls[1:] == ["flush_wal True"]
+    store.close()
+    store = RocksStore(tmp_path / "store")
+    assert store.get(Space.META, b"a") == b"1"
+    store.close()
+
+
 def test_a_stall_is_tried_again_with_the_same_batch(tmp_path: Path) -> None:
     failpoint = Scripted()
     storage = opened(tmp_path, failpoint=failpoint)
@@ -685,6 +723,7 @@ def test_opening_and_closing_leaves_no_file_open(tmp_path: Path) -> None:
         ),
         ("IO error: No space left on device: While appending to file: x", StorageFullError),
         ("IO error: While fsync: Disk quota exceeded", StorageFullError),
+        (str(OSError(ENOSPC, os.strerror(ENOSPC))), StorageFullError),
         ("Corruption: block checksum mismatch", StorageCorruptError),
         ("IO error: No such file or directory: While open a file: 1.sst", StorageCorruptError),
         ("Invalid argument: x/CURRENT: does not exist", StorageCorruptError),

@@ -26,6 +26,9 @@ from rocksdict import (
     WriteOptions,
 )
 
+from raftkv.storage.rocks import Mode as OpenMode
+from raftkv.storage.rocks import RocksStore
+
 ABSOLUTE = DBRecoveryMode.absolute_consistency
 POINT_IN_TIME = DBRecoveryMode.point_in_time
 TOLERATE_TAIL = DBRecoveryMode.tolerate_corrupted_tail_records
@@ -230,6 +233,20 @@ def test_a_missing_file_is_refused_when_nothing_may_be_created(tmp_path: Path, n
         match=r"^(Corruption: .*No such|IO error: No such file|Invalid argument: .*does not exist)",
     ):
         Rdict(str(path), options())
+
+
+def test_an_options_file_sets_what_no_call_can(tmp_path: Path) -> None:
+    """Without it an older of two logs may vanish unnoticed; raftkv/storage/rocks.py rests on it."""
+    path = tmp_path / "store"
+    store = RocksStore(path, OpenMode.CREATE)
+    told = max(path.glob("OPTIONS-*")).read_text()
+    assert "track_and_verify_wals_in_manifest=true" in told
+    assert "wal_recovery_mode=kAbsoluteConsistency" in told
+    assert "max_total_wal_size=134217728" in told
+    assert "recycle_log_file_num=0" in told
+    assert "avoid_flush_during_recovery=false" in told
+    assert "paranoid_checks=true" in told
+    store.close()
 
 
 def test_the_side_file_of_rocksdict_does_not_decide_over_explicit_options(tmp_path: Path) -> None:
