@@ -1,0 +1,144 @@
+"""raftkv: a replicated, durable, strongly consistent key-value store inside your Python process.
+
+Open a node with :func:`open_node`, or three at once for a first look with :func:`open_cluster`; use
+``node.kv``, or give a state machine of your own and use ``node.propose``. From threads, without
+await: :mod:`raftkv.blocking`.
+
+The house, by room; imports go from the top of this list down, never up::
+
+    errors      every exception, and whether the write may have happened
+    core        the consensus as two pure functions; usable alone, its docstring is its manual
+    encoding    bytes that disk and wire share
+    machine     port: what is replicated
+    runtime     port and system: clock, chance, threads
+    storage     port, memory and RocksDB: log, hard state, rows, in one batch
+    transport   port, memory and TCP: frames between members
+    node        the hands: persist, send, apply, reply, in the order the core asks
+    kv          an etcd-like database as one machine, and its client
+    open, cluster, blocking    put the parts together
+    testing     a simulator and checkers for you to use; nothing imports it
+"""
+
+from __future__ import annotations
+
+from raftkv import blocking, core
+from raftkv.cluster import Cluster, open_cluster
+from raftkv.errors import (
+    ClosedError,
+    CompactedError,
+    ConfigError,
+    DeadlineError,
+    Error,
+    ForkedError,
+    FutureRevisionError,
+    IdentityError,
+    InvalidArgumentError,
+    InvariantError,
+    MachineError,
+    MembershipError,
+    NodeStoppedError,
+    NoLeaderError,
+    NotLeaderError,
+    OutcomeUnknownError,
+    ProposalDroppedError,
+    RequestTooLargeError,
+    StorageCorruptError,
+    StorageError,
+    StorageFailedError,
+    StorageFormatError,
+    StorageFullError,
+    StorageLockedError,
+    StorageStallError,
+    TooManyRequestsError,
+    TransportError,
+    UnavailableError,
+    UsageError,
+    WireError,
+    WrongThreadError,
+)
+from raftkv.handle import Node
+from raftkv.kv import DeleteResult, KeyValue, KvResult, PutResult, RangeResult
+from raftkv.kv.client import Kv
+from raftkv.machine import Command, DurableStateMachine, StateMachine
+from raftkv.node.settings import Settings
+from raftkv.node.status import (
+    Alarm,
+    Event,
+    Events,
+    EventsLost,
+    LeaderChanged,
+    MembershipChanged,
+    PeerStatus,
+    RoleChanged,
+    Status,
+)
+from raftkv.open import open_node
+from raftkv.storage.base import Batch, Reader, Space, Store
+from raftkv.transport.tcp_tls import Tls
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Alarm",
+    "Batch",
+    "ClosedError",
+    "Cluster",
+    "Command",
+    "CompactedError",
+    "ConfigError",
+    "DeadlineError",
+    "DeleteResult",
+    "DurableStateMachine",
+    "Error",
+    "Event",
+    "Events",
+    "EventsLost",
+    "ForkedError",
+    "FutureRevisionError",
+    "IdentityError",
+    "InvalidArgumentError",
+    "InvariantError",
+    "KeyValue",
+    "Kv",
+    "KvResult",
+    "LeaderChanged",
+    "MachineError",
+    "MembershipChanged",
+    "MembershipError",
+    "NoLeaderError",
+    "Node",
+    "NodeStoppedError",
+    "NotLeaderError",
+    "OutcomeUnknownError",
+    "PeerStatus",
+    "ProposalDroppedError",
+    "PutResult",
+    "RangeResult",
+    "Reader",
+    "RequestTooLargeError",
+    "RoleChanged",
+    "Settings",
+    "Space",
+    "StateMachine",
+    "Status",
+    "StorageCorruptError",
+    "StorageError",
+    "StorageFailedError",
+    "StorageFormatError",
+    "StorageFullError",
+    "StorageLockedError",
+    "StorageStallError",
+    "Store",
+    "Tls",
+    "TooManyRequestsError",
+    "TransportError",
+    "UnavailableError",
+    "UsageError",
+    "WireError",
+    "WrongThreadError",
+    "__version__",
+    "blocking",
+    "core",
+    "open_cluster",
+    "open_node",
+]

@@ -1,0 +1,272 @@
+"""The same names from ordinary threads, without await.
+
+``open_node`` starts a thread with an event loop of its own, and every call hops over and waits
+there, some 100 us; any number of threads may call at once. The node does not notice what its
+callers do: they may block as they like. An interrupt (Ctrl-C) ends the wait of the main thread, and
+leaving the context closes the node in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from os import PathLike
+from typing import Generic, TypeVar, overload
+
+from anyio.from_thread import BlockingPortal
+
+from raftkv.handle import Node as AsyncNode
+from raftkv.kv import DeleteResult, KeyValue, KvResult, PutResult, RangeResult
+from raftkv.kv.client import Kv as AsyncKv
+from raftkv.machine import DurableStateMachine, Machine, StateMachine
+from raftkv.node.settings import Settings
+from raftkv.node.status import Event, Events, Status
+from raftkv.open import open_node as open_async
+from raftkv.runtime.hosting import HostThread
+from raftkv.transport.tcp_tls import Tls
+
+__all__ = ["Kv", "Node", "open_node"]
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Kv:
+    """``node.kv`` without await; every method as its namesake of the async ``Kv``."""
+
+    def __init__(self, portal: BlockingPortal, inner: AsyncKv) -> None:
+        self._portal = portal
+        self._inner = inner
+
+    def put(
+        self,
+        key: str | bytes,
+        value: str | bytes,
+        *,
+        previous: bool = False,
+        timeout: float = 5.0,
+    ) -> PutResult:
+        """Set ``key`` to ``value``; on return that is durable on a majority."""
+        return self._portal.call(
+            partial(self._inner.put, key, value, previous=previous, timeout=timeout)
+        )
+
+    def delete(
+        self,
+        key: str | bytes | None = None,
+        *,
+        start: str | bytes | None = None,
+        stop: str | bytes | None = None,
+        prefix: str | bytes | None = None,
+        previous: bool = False,
+        timeout: float = 5.0,
+    ) -> DeleteResult:
+        """Delete ``key``, or all keys with ``prefix``, or all from ``start`` up to ``stop``."""
+        return self._portal.call(
+            partial(
+                self._inner.delete,
+                key,
+                start=start,
+                stop=stop,
+                prefix=prefix,
+                previous=previous,
+                timeout=timeout,
+            )
+        )
+
+    def get(
+        self,
+        key: str | bytes,
+        *,
+        revision: int = 0,
+        serializable: bool = False,
+        lease: bool = False,
+        timeout: float = 5.0,
+    ) -> KeyValue | None:
+        """The key now, or as it was right after ``revision``; None if it did not exist."""
+        return self._portal.call(
+            partial(
+                self._inner.get,
+                key,
+                revision=revision,
+                serializable=serializable,
+                lease=lease,
+                timeout=timeout,
+            )
+        )
+
+    def range(
+        self,
+        start: str | bytes | None = None,
+        stop: str | bytes | None = None,
+        *,
+        prefix: str | bytes | None = None,
+        limit: int = 0,
+        revision: int = 0,
+        keys_only: bool = False,
+        count_only: bool = False,
+        counted: bool = True,
+        serializable: bool = False,
+        lease: bool = False,
+        timeout: float = 5.0,
+    ) -> RangeResult:
+        """The keys from ``start`` up to and excluding ``stop``, or with ``prefix``, in order."""
+        return self._portal.call(
+            partial(
+                self._inner.range,
+                start,
+                stop,
+                prefix=prefix,
+                limit=limit,
+                revision=revision,
+                keys_only=keys_only,
+                count_only=count_only,
+                counted=counted,
+                serializable=serializable,
+                lease=lease,
+                timeout=timeout,
+            )
+        )
+
+    def count(
+        self,
+        start: str | bytes | None = None,
+        stop: str | bytes | None = None,
+        *,
+        prefix: str | bytes | None = None,
+        revision: int = 0,
+        serializable: bool = False,
+        lease: bool = False,
+        timeout: float = 5.0,
+    ) -> int:
+        """How many keys ``range`` would find."""
+        return self._portal.call(
+            partial(
+                self._inner.count,
+                start,
+                stop,
+                prefix=prefix,
+                revision=revision,
+                serializable=serializable,
+                lease=lease,
+                timeout=timeout,
+            )
+        )
+
+
+class Node(Generic[R_co]):
+    """A running member, for threads; every method as its namesake of the async ``Node``."""
+
+    def __init__(self, portal: BlockingPortal, inner: AsyncNode[R_co]) -> None:
+        self._portal = portal
+        self._inner = inner
+
+    @property
+    def name(self) -> str:
+        """The member's name."""
+        return self._inner.name
+
+    @property
+    def id(self) -> int:
+        """The member's id."""
+        return self._inner.id
+
+    @property
+    def kv(self) -> Kv:
+        """The key-value store. Raises UsageError if the node runs a machine of your own."""
+        return Kv(self._portal, self._inner.kv)
+
+    def propose(self, command: bytes, *, timeout: float = 5.0) -> R_co:
+        """Replicate a command; its result once it is committed and applied here."""
+        return self._portal.call(partial(self._inner.propose, command, timeout=timeout))
+
+    def read(self, *, lease: bool = False, timeout: float = 5.0) -> int:
+        """Wait until this member holds everything acknowledged before the call."""
+        return self._portal.call(partial(self._inner.read, lease=lease, timeout=timeout))
+
+    def ready(self, *, timeout: float = 30.0) -> None:
+        """Wait until a leader is known and this member has caught up with it."""
+        self._portal.call(partial(self._inner.ready, timeout=timeout))
+
+    def transfer_leadership(self, target: str | int, *, timeout: float = 5.0) -> None:
+        """Hand leadership to the member of that name or id."""
+        self._portal.call(partial(self._inner.transfer_leadership, target, timeout=timeout))
+
+    def status(self) -> Status:
+        """How things stand, as far as this member knows."""
+        return self._portal.call(self._inner.status)
+
+    def events(self) -> Iterator[Event]:
+        """The changes of this member from now on; ends when the node does."""
+        events = self._portal.call(self._inner.events)
+        while (event := self._portal.call(_next, events)) is not None:
+            yield event
+
+    def close(self) -> None:
+        """Hand over the leadership if we have it, stop, and release the data directory."""
+        self._portal.call(self._inner.close)
+
+
+async def _next(events: Events) -> Event | None:
+    return await anext(events, None)
+
+
+@overload
+def open_node(
+    data_dir: str | PathLike[str],
+    *,
+    name: str,
+    cluster: Mapping[str, str],
+    listen: str | None = None,
+    machine: None = None,
+    token: str = "raftkv",
+    tls: Tls | None = None,
+    insecure: bool = False,
+    settings: Settings | None = None,
+) -> AbstractContextManager[Node[KvResult]]: ...
+@overload
+def open_node(
+    data_dir: str | PathLike[str],
+    *,
+    name: str,
+    cluster: Mapping[str, str],
+    listen: str | None = None,
+    machine: StateMachine[R] | DurableStateMachine[R],
+    token: str = "raftkv",
+    tls: Tls | None = None,
+    insecure: bool = False,
+    settings: Settings | None = None,
+) -> AbstractContextManager[Node[R]]: ...
+@contextmanager
+def open_node(
+    data_dir: str | PathLike[str],
+    *,
+    name: str,
+    cluster: Mapping[str, str],
+    listen: str | None = None,
+    machine: Machine[R] | None = None,
+    token: str = "raftkv",
+    tls: Tls | None = None,
+    insecure: bool = False,
+    settings: Settings | None = None,
+) -> Generator[Node[KvResult | R]]:
+    """Run one member of a cluster while the context is open, on a loop in a thread of its own.
+
+    Arguments, errors and guarantees are those of :func:`raftkv.open_node`; the machine runs in the
+    node's thread. A node that stops by itself lets calls raise NodeStoppedError, and leaving the
+    context too.
+    """
+    opening = open_async(
+        data_dir,
+        name=name,
+        cluster=cluster,
+        listen=listen,
+        machine=machine,  # pyright: ignore[reportArgumentType] - either overload's
+        token=token,
+        tls=tls,
+        insecure=insecure,
+        settings=settings,
+    )
+    with HostThread(name) as thread, thread.portal.wrap_async_context_manager(opening) as node:
+        yield Node(thread.portal, node)

@@ -1,0 +1,289 @@
+"""A node on a loop of its own, in a thread of its own, used from another loop.
+
+The host may stall its own loop as it likes: heartbeats go on. Each call hops over and back, some
+100 us in all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from typing import Generic, TypeVar, cast
+
+import anyio
+from anyio.abc import TaskStatus
+
+from raftkv.errors import ClosedError
+from raftkv.handle import Node
+from raftkv.kv import DeleteResult, KeyValue, PutResult, RangeResult
+from raftkv.kv.client import Kv
+from raftkv.node.status import Event, Events, Status
+from raftkv.node.tasks import first_cause
+from raftkv.runtime.hosting import HostThread
+from raftkv.runtime.system import make_promise, poster
+
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class HostedKv(Kv):
+    """The key-value store of a node in another thread."""
+
+    __slots__ = ("_inner", "_thread")
+
+    def __init__(self, thread: HostThread, inner: Kv) -> None:
+        # Not the base's: everything is done by the inner one, over there.
+        self._thread = thread
+        self._inner = inner
+
+    async def put(
+        self,
+        key: str | bytes,
+        value: str | bytes,
+        *,
+        previous: bool = False,
+        timeout: float = 5.0,
+    ) -> PutResult:
+        """As :meth:`Kv.put`."""
+        return await self._thread.run(
+            partial(self._inner.put, key, value, previous=previous, timeout=timeout)
+        )
+
+    async def delete(
+        self,
+        key: str | bytes | None = None,
+        *,
+        start: str | bytes | None = None,
+        stop: str | bytes | None = None,
+        prefix: str | bytes | None = None,
+        previous: bool = False,
+        timeout: float = 5.0,
+    ) -> DeleteResult:
+        """As :meth:`Kv.delete`."""
+        return await self._thread.run(
+            partial(
+                self._inner.delete,
+                key,
+                start=start,
+                stop=stop,
+                prefix=prefix,
+                previous=previous,
+                timeout=timeout,
+            )
+        )
+
+    async def get(
+        self,
+        key: str | bytes,
+        *,
+        revision: int = 0,
+        serializable: bool = False,
+        lease: bool = False,
+        timeout: float = 5.0,
+    ) -> KeyValue | None:
+        """As :meth:`Kv.get`."""
+        return await self._thread.run(
+            partial(
+                self._inner.get,
+                key,
+                revision=revision,
+                serializable=serializable,
+                lease=lease,
+                timeout=timeout,
+            )
+        )
+
+    async def range(
+        self,
+        start: str | bytes | None = None,
+        stop: str | bytes | None = None,
+        *,
+        prefix: str | bytes | None = None,
+        limit: int = 0,
+        revision: int = 0,
+        keys_only: bool = False,
+        count_only: bool = False,
+        counted: bool = True,
+        serializable: bool = False,
+        lease: bool = False,
+        timeout: float = 5.0,
+    ) -> RangeResult:
+        """As :meth:`Kv.range`."""
+        return await self._thread.run(
+            partial(
+                self._inner.range,
+                start,
+                stop,
+                prefix=prefix,
+                limit=limit,
+                revision=revision,
+                keys_only=keys_only,
+                count_only=count_only,
+                counted=counted,
+                serializable=serializable,
+                lease=lease,
+                timeout=timeout,
+            )
+        )
+
+
+class HostedEvents(Events):
+    """The changes of a node in another thread."""
+
+    def __init__(self, thread: HostThread, inner: Events) -> None:
+        # Not the base's: the queue is over there.
+        self._thread = thread
+        self._inner = inner
+
+    async def __anext__(self) -> Event:
+        """The next event; ends when the node does."""
+        event = await self._thread.run(self._next)
+        if event is None:
+            raise StopAsyncIteration
+        return event
+
+    async def _next(self) -> Event | None:
+        return await anext(self._inner, None)
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._thread.portal.call(self._inner.close)
+
+
+class HostedNode(Node[R_co]):
+    """The same names as a node's, for the loop of the host."""
+
+    def __init__(self, thread: HostThread, inner: Node[R_co]) -> None:
+        # Not the base's: the node and its parts live over there.
+        self._thread = thread
+        self._inner = inner
+        self._closed = False
+
+    def _alive(self) -> HostThread:
+        if self._closed:
+            raise ClosedError(f"the node {self._inner.name} is closed: open it again")
+        return self._thread
+
+    def end(self) -> None:
+        """For who opened it: the thread ends."""
+        self._closed = True
+
+    @property
+    def name(self) -> str:
+        """The member's name."""
+        return self._inner.name
+
+    @property
+    def id(self) -> int:
+        """The member's id."""
+        return self._inner.id
+
+    @property
+    def kv(self) -> Kv:
+        """The key-value store."""
+        return HostedKv(self._alive(), self._inner.kv)
+
+    async def propose(self, command: bytes, *, timeout: float = 5.0) -> R_co:
+        """As :meth:`Node.propose`."""
+        return await self._alive().run(partial(self._inner.propose, command, timeout=timeout))
+
+    async def read(self, *, lease: bool = False, timeout: float = 5.0) -> int:
+        """As :meth:`Node.read`."""
+        return await self._alive().run(partial(self._inner.read, lease=lease, timeout=timeout))
+
+    async def ready(self, *, timeout: float = 30.0) -> None:
+        """As :meth:`Node.ready`."""
+        await self._alive().run(partial(self._inner.ready, timeout=timeout))
+
+    async def transfer_leadership(self, target: str | int, *, timeout: float = 5.0) -> None:
+        """As :meth:`Node.transfer_leadership`."""
+        await self._alive().run(partial(self._inner.transfer_leadership, target, timeout=timeout))
+
+    def status(self) -> Status:
+        """As :meth:`Node.status`; waits for one turn of the node's loop."""
+        return self._alive().portal.call(self._inner.status)
+
+    def events(self) -> Events:
+        """As :meth:`Node.events`."""
+        thread = self._alive()
+        return HostedEvents(thread, thread.portal.call(self._inner.events))
+
+    async def close(self) -> None:
+        """As :meth:`Node.close`."""
+        if not self._closed:
+            await self._thread.run(self._inner.close)
+
+
+@asynccontextmanager
+async def hosted(
+    name: str, make: Callable[[], AbstractAsyncContextManager[Node[R]]]
+) -> AsyncGenerator[Node[R]]:
+    """Run what ``make`` opens in a thread of its own while the context is open.
+
+    A node that stops by itself cancels the body and raises NodeStoppedError, as in one's own loop.
+    """
+    raised: BaseException | None = None
+    with HostThread(name) as thread:
+        try:
+            async with anyio.create_task_group() as tasks:
+                life = _Life(thread, make)
+                try:
+                    node = await tasks.start(life.run, name=f"raftkv {name} in its thread")
+                    yield node
+                except BaseException as error:
+                    raised = error
+                    raise
+                finally:
+                    life.end()
+        except BaseExceptionGroup as group:
+            cause = raised if isinstance(raised, Exception) else first_cause(group)
+            raise cause from cause.__cause__
+
+
+class _Life(Generic[R]):
+    """One node over there, and its task over here."""
+
+    def __init__(
+        self, thread: HostThread, make: Callable[[], AbstractAsyncContextManager[Node[R]]]
+    ) -> None:
+        self._thread = thread
+        self._make = make
+        self._opened = make_promise()
+        self._post = poster()
+        self._stop: anyio.Event | None = None
+        self._node: HostedNode[R] | None = None
+        self._ending = False
+
+    async def run(self, *, task_status: TaskStatus[HostedNode[R]]) -> None:
+        """From opening to the end; a failure over there is raised here."""
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._wait, name="raftkv thread")
+            inner = cast("Node[R]", await self._opened)
+            self._node = HostedNode(self._thread, inner)
+            task_status.started(self._node)
+
+    async def _wait(self) -> None:
+        # Shielded: leaving early would block this loop until the other one has ended.
+        with anyio.CancelScope(shield=True):
+            await self._thread.run(self._live)
+
+    async def _live(self) -> None:
+        """Over there."""
+        async with self._make() as node:
+            self._stop = anyio.Event()
+            self._post(partial(self._tell, node))
+            if not self._ending:
+                await self._stop.wait()
+
+    def _tell(self, node: Node[R]) -> None:
+        if not self._opened.done():
+            self._opened.set_result(node)
+
+    def end(self) -> None:
+        """The body is left."""
+        self._ending = True
+        if self._node is not None:
+            self._node.end()
+        if self._stop is not None:
+            self._thread.portal.start_task_soon(self._stop.set)
