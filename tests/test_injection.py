@@ -102,6 +102,7 @@ TASK_OWNERS: tuple[str, ...] = (
     "raftkv.node.node",
     "raftkv.open",
     "raftkv.cluster",
+    "raftkv.hosted",
 )
 # Tasks that nobody waits for.
 ORPHANS = {
