@@ -1,4 +1,4 @@
-"""Thesis 3.10 (transfer of leadership), 6.2 (quorum checks), 9.6 (pre-votes); forgetting a leader."""
+"""Thesis 3.10 (transfer of leadership), 6.2 (quorum checks), 9.6 (pre-votes), forgetting."""
 
 from __future__ import annotations
 
