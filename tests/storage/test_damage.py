@@ -166,6 +166,20 @@ def test_a_deleted_newest_log_is_noticed(crashed: Crashed) -> None:
     assert "it is from opening 1, the witness from 2" in crashed.complaint()
 
 
+def test_a_boot_is_promised_before_anything_is_written_in_it(
+    original: Crashed, tmp_path: Path
+) -> None:
+    copy = original.copy(tmp_path / "copy")
+    storage = opened(copy.root)
+    state, rows = storage.log.recover(), everything(storage.store)
+    shutil.copytree(copy.root, tmp_path / "crashed")
+    storage.close()
+    after = Crashed(tmp_path / "crashed", state, rows)
+    after.copy(tmp_path / "whole").is_intact()
+    after.wals()[-1].unlink()
+    assert "it is from opening 2, the witness from 3" in after.complaint()
+
+
 def test_a_deleted_older_log_is_noticed_though_the_newest_is_whole(
     original: Crashed, tmp_path: Path
 ) -> None:
