@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Iterator
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import get_args, get_origin
 
 import pytest
@@ -72,6 +73,27 @@ def test_every_input_and_message_of_the_core_can_be_named(union: str) -> None:
     for member in members:
         assert getattr(core, member.__name__, None) is member, f"core.{member.__name__} is missing"
         assert member.__name__ in core.__all__
+
+
+# How ``open_node`` drives a member; not for applications.
+_DRIVEN = {"failure", "live", "on_failure", "stop_soon"}
+
+
+@pytest.mark.parametrize("name", ["Kv", "Node"])
+def test_threads_have_every_method_under_the_same_name(name: str) -> None:
+    awaited, blocking = getattr(raftkv, name), getattr(raftkv.blocking, name)
+    names = [one for one in dir(awaited) if not one.startswith("_") and one not in _DRIVEN]
+    assert len(names) >= 4
+    for one in names:
+        assert hasattr(blocking, one), f"blocking.{name}.{one} is missing"
+        if inspect.isfunction(getattr(awaited, one)):
+            assert parameters(getattr(blocking, one)) == parameters(getattr(awaited, one)), one
+
+
+def parameters(function: FunctionType) -> list[tuple[str, object, str]]:
+    """What may be given to a function, and how."""
+    given = inspect.signature(function).parameters.values()
+    return [(one.name, one.default, one.kind.name) for one in given]
 
 
 # --- the check can fail ---------------------------------------------------------------------

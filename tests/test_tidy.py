@@ -11,6 +11,7 @@ from io import StringIO
 
 import pytest
 
+import raftkv
 from tests.source import ROOT, Finding, Module, modules, nothing, rules_found, snippet
 
 FILE_LINES_MAX = 600
@@ -175,6 +176,7 @@ def test_everything_public_is_documented() -> None:
 def test_the_version_is_the_newest_of_the_changelog() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert newest_version((ROOT / "CHANGELOG.md").read_text()) == version
+    assert raftkv.__version__ == version
 
 
 def newest_version(changelog: str) -> str:
