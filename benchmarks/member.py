@@ -34,7 +34,7 @@ def _reply(answer: Answer) -> None:
     print(json.dumps(answer), flush=True)
 
 
-async def _count(node: raftkv.KvNode) -> int:
+async def _count(node: raftkv.Node[raftkv.KvResult]) -> int:
     found = await node.kv.range(prefix="bench/", count_only=True, serializable=True)
     return found.count
 

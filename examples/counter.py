@@ -47,9 +47,8 @@ async def main() -> None:
 
         async with raftkv.open_cluster(directory, size=3, machine=machine) as cluster:
             leader = await cluster.leader()
-            for _ in range(5):
-                value: int = await leader.propose(b"+1")
-            print("after five times +1:", value)
+            values = [await leader.propose(b"+1") for _ in range(5)]
+            print("five times +1:", values)
             for node in cluster.nodes:
                 await node.read()  # a barrier: what was acknowledged before is applied here now
             print("on every member:", [one.value for one in machines])

@@ -37,8 +37,8 @@ Reply = dict[str, object]
 # --- a member: one process ------------------------------------------------------------------------
 
 
-async def commands() -> AsyncIterator[list[str]]:
-    """Lines from the parent, split; ends when the parent closes the pipe or dies."""
+async def commands() -> AsyncIterator[tuple[str, str]]:
+    """Command and argument from the parent, line by line; ends when the parent closes the pipe or dies."""
     os.set_blocking(sys.stdin.fileno(), False)
     rest = b""
     while True:
@@ -48,7 +48,8 @@ async def commands() -> AsyncIterator[list[str]]:
             return
         *lines, rest = (rest + data).split(b"\n")
         for line in lines:
-            yield line.decode().split()
+            command, _, argument = line.decode().partition(" ")
+            yield command, argument
 
 
 def reply(**fields: object) -> None:
@@ -87,7 +88,7 @@ class Acknowledgements:
         os.fsync(self._file.fileno())
 
 
-async def load(node: raftkv.KvNode, run: str, file: Path) -> None:
+async def load(node: raftkv.Node[raftkv.KvResult], run: str, file: Path) -> None:
     """Put one key after another from several workers until the parent says stop (by cancelling)."""
     numbers = iter(range(1_000_000_000))
     with file.open("ab") as stored:
@@ -113,7 +114,7 @@ async def load(node: raftkv.KvNode, run: str, file: Path) -> None:
                 tasks.start_soon(work)
 
 
-async def dump(node: raftkv.KvNode, run: str, file: Path) -> int:
+async def dump(node: raftkv.Node[raftkv.KvResult], run: str, file: Path) -> int:
     """Write what this member's own store holds of the run, without asking anybody else."""
     rows: dict[str, str] = {}
     start = f"run/{run}/"
@@ -141,7 +142,7 @@ async def member(options: Namespace) -> None:
             with loading:
                 await load(node, run, directory / f"acknowledged-{run}.log")
 
-        async for command, *arguments in commands():
+        async for command, argument in commands():
             if command == "status":
                 status = node.status()
                 reply(
@@ -151,15 +152,15 @@ async def member(options: Namespace) -> None:
                     commit=status.commit,
                 )
             elif command == "load":
-                tasks.start_soon(run_load, *arguments)
+                tasks.start_soon(run_load, argument)
             elif command == "stop":
                 loading.cancel()
             elif command == "hand-over":
-                await node.transfer_leadership(*arguments)
+                await node.transfer_leadership(argument)
                 reply()
             elif command == "dump":
                 file = directory / f"dump-{options.member}.json"
-                reply(rows=await dump(node, *arguments, file))
+                reply(rows=await dump(node, argument, file))
         tasks.cancel_scope.cancel()
 
 
