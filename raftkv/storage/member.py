@@ -105,7 +105,14 @@ class MemberStorage(Storage):
 
     def close(self) -> None:
         """Close store and witness, and let go of the directory. Idempotent."""
-        self._store.close()
+        try:
+            self._store.close()
+        except StorageError:
+            self._let_go()  # RocksDB's complaint about a failed disk must not keep the lock
+            raise
+        self._let_go()
+
+    def _let_go(self) -> None:
         self._witness.close()
         self._release()
 

@@ -184,9 +184,14 @@ def test_a_failed_opening_lets_go_of_the_lock(tmp_path: Path) -> None:
             opened(tmp_path)
 
 
+# From 3.12 on Python warns that forking beside threads (RocksDB's) is dangerous: just so.
+FORKS = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+
 # --- fork ------------------------------------------------------------------------------------
 
 
+@FORKS
 def test_a_forked_child_is_refused_and_harms_nothing(tmp_path: Path) -> None:
     storage = opened(tmp_path)
     writer = Writer(storage)
@@ -249,6 +254,7 @@ def test_a_forked_child_that_ends_does_not_wait_for_threads_it_never_had(tmp_pat
     assert subprocess.run(command, cwd=ROOT, check=False, timeout=30).returncode == 7
 
 
+@FORKS
 def test_a_forked_child_does_not_keep_the_directory_locked(tmp_path: Path) -> None:
     storage = opened(tmp_path)
     readable, writable = os.pipe()

@@ -329,6 +329,27 @@ def test_a_full_disk_stops_the_store_and_loses_nothing(tmp_path: Path) -> None:
 # --- handles and threads ---------------------------------------------------------------------
 
 
+def test_a_store_that_fails_to_close_still_lets_go_of_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = opened(tmp_path)
+    store = storage.store
+    assert isinstance(store, RocksStore)
+
+    class Failing(Told):
+        def close(self) -> None:
+            super().close()
+            raise OSError("IO error: While closing: Input/output error")
+
+    inner = store._db  # pyright: ignore[reportPrivateUsage] - rocksdict fails only on bad disks
+    monkeypatch.setattr(store, "_db", Failing(inner))
+    del inner
+    with pytest.raises(StorageFailedError, match="Input/output error"):
+        storage.close()
+    storage.close()
+    opened(tmp_path).close()
+
+
 def test_closing_waits_for_nobody_who_still_reads(tmp_path: Path) -> None:
     storage = opened(tmp_path)
     view = storage.store.view()
