@@ -172,9 +172,14 @@ def _calls(module: Module, node: ast.Call) -> Iterator[Finding]:
         yield module.finding(node, f"{name}() is never called: data must not run, nor a host end")
     elif name in HOST_SETTINGS:
         yield module.finding(node, f"{name}() changes the host program, which is not ours")
-    elif name in FILE_CALLS or _method(node) in FILE_METHODS:
-        if not _allowed(module.name, FILE_OWNERS):
-            yield module.finding(node, f"{name or _method(node)}(): files belong to {_FILES}")
+    elif _touches_files(node) and module.name not in FILE_OWNERS:
+        yield module.finding(node, f"{name or _method(node)}(): files belong to {_FILES}")
+
+
+def _touches_files(node: ast.Call) -> bool:
+    name = dotted(node.func)
+    by_path = _method(node) in FILE_METHODS and not name.startswith("os.")
+    return name in FILE_CALLS or by_path
 
 
 def _method(node: ast.Call) -> str:
