@@ -169,7 +169,7 @@ class _Serving:
             receiver,
             transport.runtime,
             transport.limits,
-            make_reactor(tasks),
+            make_reactor(tasks, transport.runtime.waker()),
             transport.loopback_only,
         )
         self._contexts = transport.contexts
@@ -182,17 +182,11 @@ class _Serving:
         # Dictionaries as ordered sets: the oldest stranger comes first.
         self._strangers: dict[Inlet, None] = {}
         self._inlets: dict[Inlet, None] = {}
-        self._to_flush: list[Outlet] = []
         self._is_closed = False
-        self._waker = transport.runtime.waker()
 
     def start(self) -> None:
-        """Begin to accept, to send, and to watch the time."""
-        for body, name in (
-            (self._accept, "accept"),
-            (self._flush, "flush"),
-            (self._sweep, "sweep"),
-        ):
+        """Begin to accept, and to watch the time."""
+        for body, name in ((self._accept, "accept"), (self._sweep, "sweep")):
             self._tasks.start_soon(body, name=f"raftkv.transport.{name} {self.bound}")
 
     def close(self) -> None:
@@ -233,11 +227,6 @@ class _Serving:
     def dialling_cipher(self, host: str) -> Cipher | None:
         """TLS that insists on ``host``; None in the clear."""
         return None if self._contexts is None else self._contexts.dialling(host)
-
-    def flush_soon(self, outlet: Outlet) -> None:
-        """Flush when this turn of the loop is over: all its frames in one write."""
-        self._to_flush.append(outlet)
-        self._waker.set()
 
     def judge(self, greeting: Greeting, cipher: Cipher | None) -> Refusal | None:
         """Whether the dialer is who it says, and may come in."""
@@ -327,13 +316,6 @@ class _Serving:
         inlet = Inlet(self, context, channel, cipher, remote)
         self._strangers[inlet] = None
         inlet.start()
-
-    async def _flush(self) -> None:
-        while True:
-            await self._waker.wait()
-            outlets, self._to_flush = self._to_flush, []
-            for outlet in outlets:
-                outlet.flush()
 
     async def _sweep(self) -> None:
         """Let deadlines pass. One task for all: a timer each would cost more than it is worth."""

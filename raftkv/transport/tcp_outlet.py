@@ -33,10 +33,6 @@ class Hub(Protocol):
         """TLS for a connection to ``host``; None in the clear. Raises TransportError."""
         ...
 
-    def flush_soon(self, outlet: Outlet) -> None:
-        """Call ``outlet.flush()`` when this turn of the loop is over."""
-        ...
-
 
 class Outlet:
     """Frames of one lane to one peer.
@@ -85,7 +81,8 @@ class Outlet:
         if not self._is_up or self.queued_bytes + size > self._queue_bytes_max:
             return False
         if not self._parts:
-            self._hub.flush_soon(self)
+            # When this turn is over: all its frames in one write.
+            self._context.reactor.soon(self.flush)
         self._parts.append(frame_header(self._lane, frame))
         self._parts.append(frame)
         self._parts_bytes += size

@@ -17,6 +17,8 @@ import anyio
 from anyio.abc import TaskGroup
 from anyio.lowlevel import current_token
 
+from raftkv.runtime.base import Waker
+
 __all__ = ["Reactor", "Stop", "make_reactor"]
 
 Stop = Callable[[], object]
@@ -34,13 +36,17 @@ class Reactor(Protocol):
         """Call ``callback`` whenever something can be written, until stopped."""
         ...
 
+    def soon(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once, when everybody who can run now has run."""
+        ...
 
-def make_reactor(tasks: TaskGroup) -> Reactor:
+
+def make_reactor(tasks: TaskGroup, waker: Waker) -> Reactor:
     """The running backend's reactor; its tasks and its failures belong to ``tasks``."""
     token = current_token().native_token
     if isinstance(token, asyncio.AbstractEventLoop):
         return _LoopReactor(token, tasks)
-    return _TaskReactor(tasks)
+    return _TaskReactor(tasks, waker)
 
 
 class _LoopReactor:
@@ -60,6 +66,9 @@ class _LoopReactor:
         self._loop.add_writer(sock, self._call, callback)
         return partial(self._loop.remove_writer, sock)
 
+    def soon(self, callback: Callable[[], None]) -> None:
+        self._loop.call_soon(self._call, callback)
+
     def _call(self, callback: Callable[[], None]) -> None:
         if self._error is not None:
             return  # we are ending
@@ -78,14 +87,28 @@ class _LoopReactor:
 class _TaskReactor:
     """A task for each watch, on any backend that anyio knows."""
 
-    def __init__(self, tasks: TaskGroup) -> None:
+    def __init__(self, tasks: TaskGroup, waker: Waker) -> None:
         self._tasks = tasks
+        self._waker = waker
+        self._soon: list[Callable[[], None]] = []
+        tasks.start_soon(self._run_soon, name="raftkv.transport.soon")
 
     def when_readable(self, sock: socket.socket, callback: Callable[[], None]) -> Stop:
         return self._start(anyio.wait_readable, sock, callback, "raftkv.transport.read")
 
     def when_writable(self, sock: socket.socket, callback: Callable[[], None]) -> Stop:
         return self._start(anyio.wait_writable, sock, callback, "raftkv.transport.write")
+
+    def soon(self, callback: Callable[[], None]) -> None:
+        self._soon.append(callback)
+        self._waker.set()
+
+    async def _run_soon(self) -> None:
+        while True:
+            await self._waker.wait()
+            callbacks, self._soon = self._soon, []
+            for callback in callbacks:
+                callback()
 
     def _start(
         self,
