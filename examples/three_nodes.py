@@ -38,7 +38,7 @@ Reply = dict[str, object]
 
 
 async def commands() -> AsyncIterator[tuple[str, str]]:
-    """Command and argument from the parent, line by line; ends when the parent closes the pipe or dies."""
+    """Commands from the parent, with their argument, until it closes the pipe or dies."""
     os.set_blocking(sys.stdin.fileno(), False)
     rest = b""
     while True:
