@@ -10,11 +10,11 @@ what others were told.
 (``fdatasync``) whenever term or vote changed and at every 64th sync. Written but not yet durable
 means that the record survives the end of the process, however violent, and is lost only if the
 machine itself stops within the kernel's write-back interval (30 s). Then the witness is up to 64
-syncs old, which costs nothing unless the store is damaged in just those last records as well: such a double fault would
-pass for a torn tail. Making each record durable was measured and set aside. Medians on one disk (2
-cores shared with other work, the four ways taken in turn): the store's own sync 0.150 ms, with the
-record written after it 0.153 ms, with a durable record in parallel on a second thread 0.202 ms (the
-disk's flushes queue up), with a durable record after it 0.245 ms.
+syncs old, which costs nothing unless the store is damaged in just those last records as well: such
+a double fault would pass for a torn tail. Making each record durable was measured and set aside.
+Medians on one disk (2 cores shared with other work, the four ways taken in turn): the store's own
+sync 0.150 ms, with the record written after it 0.153 ms, with a durable record in parallel on a
+second thread 0.202 ms (the disk's flushes queue up), with a durable record after it 0.245 ms.
 
 Two slots of 512 bytes (one sector each) are written in turn, each with a generation and a CRC, so a
 torn write leaves the other slot valid.

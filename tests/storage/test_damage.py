@@ -318,6 +318,7 @@ def test_damage_to_the_files_of_rocksdb_names_them(
         os.truncate(file, 0 if how == "emptied" else file.stat().st_size // 2)
     complaint = crashed.complaint()
     assert str(crashed.store) in complaint
+    assert file.exists() == (how != "deleted")  # nothing new was put in its place
     assert "add it again" in complaint
 
 
