@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TypeVar, cast
+from collections.abc import Awaitable
+from typing import Protocol, TypeVar, cast
 
 from raftkv.errors import UsageError
-from raftkv.kv import KvMachine
-from raftkv.kv.client import Kv, Replica
+from raftkv.kv import KvMachine, KvResult
+from raftkv.kv.client import Kv
 from raftkv.node.node import Node as Member
 from raftkv.node.start import Setup
 
 R_co = TypeVar("R_co", covariant=True)
+
+
+class Propose(Protocol):
+    """How a command is proposed."""
+
+    def __call__(self, command: bytes, *, timeout: float) -> Awaitable[KvResult]:
+        """Its result once it is committed and applied here."""
+        ...
 
 
 class Node(Member[R_co]):
@@ -24,7 +33,24 @@ class Node(Member[R_co]):
 
     def __init__(self, setup: Setup, kv: KvMachine | None = None) -> None:
         super().__init__(setup)
-        self._kv = None if kv is None else Kv(cast("Replica", self), kv)
+        self._kv = None if kv is None else Kv(self._door(), kv)
+
+    def _door(self) -> _Door:
+        propose = cast("Propose", super().propose)
+        return _Door(cast("Member[KvResult]", self), propose)
+
+    async def propose(self, command: bytes, *, timeout: float = 5.0) -> R_co:
+        """Replicate a command to a machine of your own; see :class:`raftkv.node.node.Node`.
+
+        Raises UsageError if the node runs the key-value store: bytes that are none of its commands
+        would stop every member alike.
+        """
+        if self._kv is not None:
+            raise UsageError(
+                "this node runs the key-value store, which makes its commands itself: use node.kv,"
+                " or open a node with machine= for commands of your own"
+            )
+        return await super().propose(command, timeout=timeout)
 
     @property
     def kv(self) -> Kv:
@@ -38,3 +64,22 @@ class Node(Member[R_co]):
                 " read(), or open a node without machine= for the key-value store"
             )
         return self._kv
+
+
+class _Door:
+    """How the store itself proposes: past the check that keeps foreign bytes out of its log."""
+
+    __slots__ = ("_member", "_propose")
+
+    def __init__(self, member: Member[KvResult], propose: Propose) -> None:
+        self._member = member
+        self._propose = propose
+
+    def propose(self, command: bytes, *, timeout: float = 5.0) -> Awaitable[KvResult]:
+        return self._propose(command, timeout=timeout)
+
+    def read(self, *, lease: bool = False, timeout: float = 5.0) -> Awaitable[int]:
+        return self._member.read(lease=lease, timeout=timeout)
+
+    def check(self) -> None:
+        self._member.check()

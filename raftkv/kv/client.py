@@ -7,6 +7,7 @@ all reads that begin together, and then a read of this member's own store.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable
 from typing import Final, Protocol
 
 from anyio import move_on_after
@@ -47,12 +48,16 @@ LOCAL_READS: Final = 64
 class Replica(Protocol):
     """What a :class:`Kv` needs of the node it belongs to."""
 
-    async def propose(self, command: bytes, *, timeout: float = 5.0) -> KvResult:
+    def propose(self, command: bytes, *, timeout: float = 5.0) -> Awaitable[KvResult]:
         """Replicate a command and return what applying it gave."""
         ...
 
-    async def read(self, *, lease: bool = False, timeout: float = 5.0) -> int:
+    def read(self, *, lease: bool = False, timeout: float = 5.0) -> Awaitable[int]:
         """Wait until this member's store holds everything acknowledged before the call."""
+        ...
+
+    def check(self) -> None:
+        """Raise what any call would: closed, stopped, another thread or loop, after a fork."""
         ...
 
 
@@ -225,6 +230,7 @@ class Kv:
                     "serializable and lease exclude each other: the first asks nobody, the "
                     "second the leader"
                 )
+            self._node.check()
             # Answered without waiting, a loop of such reads would starve the node of its loop.
             self._local_reads += 1
             if self._local_reads >= LOCAL_READS:

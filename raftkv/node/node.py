@@ -227,6 +227,10 @@ class Node(Generic[R_co]):
 
     # --- checks -----------------------------------------------------------------------------------
 
+    def check(self) -> None:
+        """Raise what any call would: closed, stopped, another thread or loop, after a fork."""
+        self._check()
+
     def _check(self) -> Hands:
         """Whether a call may go on."""
         hands = self._hands
