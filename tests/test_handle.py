@@ -14,7 +14,7 @@ async def test_bytes_of_ones_own_never_reach_the_log_of_a_key_value_node(tmp_pat
     async with raftkv.open_cluster(tmp_path, size=1) as cluster:
         node = await cluster.leader()
         put = await node.kv.put("k", "v")
-        with pytest.raises(raftkv.UsageError, match="use node.kv"):
+        with pytest.raises(raftkv.UsageError, match=r"use node\.kv"):
             await node.propose(b"\xff would stop every member")
         again = await node.kv.put("k", "w")
         assert again.revision == put.revision + 1
