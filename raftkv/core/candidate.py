@@ -91,5 +91,5 @@ def on_vote_response(draft: Draft, message: VoteResponse | PreVoteResponse) -> N
         case Vote.LOST:
             # A rejection with a higher term has already ended the campaign.
             become_follower(draft, draft.term, 0)
-        case Vote.PENDING:
-            pass
+        case _:
+            pass  # others have not answered yet

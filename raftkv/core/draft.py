@@ -149,6 +149,13 @@ class Draft:
                     break
         return peer
 
+    def thaw(self, progress: Progress) -> Peer:
+        """One of the peers in ``progress``, to be changed."""
+        peer = self.peers.get(progress.id)
+        if peer is None:
+            peer = self.peers[progress.id] = Peer(progress)
+        return peer
+
     def tracks(self, node: int) -> bool:
         """Whether there is such a peer."""
         return any(progress.id == node for progress in self.progress)

@@ -12,9 +12,8 @@ from raftkv.core.types import APPEND_THREAD, Entry, HardState, Snapshot
 
 def has_ready(state: State) -> bool:
     """Whether ``ready`` would give anything to do."""
-    if state.outbox is not EMPTY_OUTBOX and state.outbox != EMPTY_OUTBOX:
-        return True
-    if state.handed <= state.log.last_index:
+    waiting = state.outbox is not EMPTY_OUTBOX and state.outbox != EMPTY_OUTBOX
+    if waiting or state.handed <= state.log.last_index:
         return True
     told = state.told.hard
     if told.commit != state.commit or told.term != state.term or told.vote != state.vote:

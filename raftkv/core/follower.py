@@ -172,14 +172,13 @@ def on_vote_request(draft: Draft, message: RequestVote | PreVote) -> None:
     granted = free and draft.log.is_up_to_date(message.last_index, message.last_term)
     term = message.term if granted else draft.term
     own = draft.config.id
-    match message:
-        case PreVote():
-            response = PreVoteResponse(own, message.sender, term, not granted)
-        case RequestVote():
-            response = VoteResponse(own, message.sender, term, not granted)
-            if granted:
-                draft.vote = message.sender
-                draft.election_elapsed = 0
+    if isinstance(message, PreVote):
+        response = PreVoteResponse(own, message.sender, term, not granted)
+    else:
+        response = VoteResponse(own, message.sender, term, not granted)
+        if granted:
+            draft.vote = message.sender
+            draft.election_elapsed = 0
     draft.messages_after_append.append(response)
 
 

@@ -169,9 +169,7 @@ def _time_out_snapshots(draft: Draft) -> None:
     for progress in draft.progress:
         if progress.state is not ProgressState.SNAPSHOT:
             continue
-        peer = draft.peer(progress.id)
-        if peer is None:
-            continue
+        peer = draft.thaw(progress)
         peer.snapshot_ticks += 1
         if peer.snapshot_ticks >= draft.config.snapshot_timeout_ticks:
             on_snapshot_status(draft, peer.id, delivered=False)
@@ -187,10 +185,10 @@ def check_quorum(draft: Draft) -> None:
     kept = vote_jointly(membership.voters, membership.outgoing, heard) is Vote.WON
     if not kept:
         become_follower(draft, draft.term, 0)
-    for node in heard:
-        peer = draft.peer(node)
-        if peer is not None and node != own:
-            peer.active = False
+        return  # nobody is active any more
+    for progress in draft.progress:
+        if progress.id != own:
+            draft.thaw(progress).active = False
 
 
 def on_snapshot_status(draft: Draft, node: int, *, delivered: bool) -> None:

@@ -171,8 +171,8 @@ class _Draft:
                     self._make_learner(node)
                 case ChangeKind.REMOVE:
                     self._remove(node)
-                case ChangeKind.UPDATE:
-                    pass
+                case _:
+                    pass  # an UPDATE is for the embedder's own records
         if not self.incoming:
             raise MembershipError("removed all voters", "no-voters")
 

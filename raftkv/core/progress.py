@@ -107,11 +107,6 @@ class Peer:
             self.acked_tick,
         )
 
-    @property
-    def is_paused(self) -> bool:
-        """Whether no append may be sent now."""
-        return self.flow_paused or self.state is ProgressState.SNAPSHOT
-
     def _clear(self) -> None:
         self.flow_paused = False
         self.pending_snapshot = 0

@@ -23,7 +23,7 @@ def on_propose(draft: Draft, payloads: tuple[Payload, ...], request: int, origin
             refusal = _take(draft, payloads, request, origin)
         case Role.FOLLOWER:
             refusal = _forward(draft, payloads, request, origin)
-        case Role.CANDIDATE | Role.PRE_CANDIDATE:
+        case _:
             refusal = Refusal.NO_LEADER
     if refusal is not None:
         _refuse(draft, request, refusal, origin)

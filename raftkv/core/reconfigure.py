@@ -37,9 +37,8 @@ def on_apply_change(draft: Draft, change: MembershipChange) -> None:
         broadcast_append(draft)
     else:
         for one in progress:
-            peer = draft.peer(one.id)
-            if one.id != own and peer is not None:
-                send_append(draft, peer, allow_empty=False)
+            if one.id != own:
+                send_append(draft, draft.thaw(one), allow_empty=False)
     transferee = draft.lead_now.transferee
     if transferee and not membership.is_voter(transferee):
         draft.lead.transferee = 0

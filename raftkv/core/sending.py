@@ -71,9 +71,7 @@ def broadcast_append(draft: Draft) -> None:
     own = draft.config.id
     for progress in draft.progress:
         if progress.id != own:
-            peer = draft.peer(progress.id)
-            if peer is not None:
-                send_append(draft, peer, allow_empty=True)
+            send_append(draft, draft.thaw(progress), allow_empty=True)
 
 
 def broadcast_heartbeat(draft: Draft) -> None:
@@ -93,9 +91,7 @@ def broadcast_heartbeat(draft: Draft) -> None:
             Heartbeat(own, progress.id, draft.term, commit, position, draft.lead_ticks)
         )
         if commit != progress.sent_commit or progress.id in draft.peers:
-            peer = draft.peer(progress.id)
-            if peer is not None:
-                peer.sent_commit = commit
+            draft.thaw(progress).sent_commit = commit
 
 
 def send_append_response(

@@ -80,10 +80,11 @@ def step(state: State, event: Input) -> State:
         draft.term >= state.term
         and state.commit <= draft.commit <= draft.log.last_index
         and state.apply.applied <= draft.apply.applied <= draft.commit
+        and (draft.vote == state.vote or draft.term > state.term or not state.vote)
     ):
-        raise InvariantError("term, commit or applied moved backwards or past the log")
-    if draft.vote != state.vote and draft.term == state.term and state.vote:
-        raise InvariantError(f"a second vote in term {state.term}")
+        raise InvariantError(
+            "term, commit or applied moved backwards or past the log, or a vote was given twice"
+        )
     return draft.freeze()
 
 

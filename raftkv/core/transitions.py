@@ -10,6 +10,7 @@ from raftkv.core.progress import new_progress
 from raftkv.core.sending import send_append_response
 from raftkv.core.state import NOT_LEADING, Leading
 from raftkv.core.types import EntryKind, Payload, Role
+from raftkv.errors import InvariantError
 
 _NOTHING = (Payload(EntryKind.NORMAL, b""),)
 
@@ -44,10 +45,10 @@ def become_leader(draft: Draft) -> None:
     draft.role = Role.LEADER
     draft.leader = draft.config.id
     own = draft.peer(draft.config.id)
-    ensure(own is not None, "a leader is not in its own configuration")
-    if own is not None:
-        own.become_replicate()
-        own.active = True
+    if own is None:
+        raise InvariantError("a leader is not in its own configuration")
+    own.become_replicate()
+    own.active = True
     # Not known which of the entries is a membership change: none may be proposed before all are
     # applied.
     draft.lead.pending_change = draft.log.last_index

@@ -12,12 +12,15 @@ from raftkv.core import (
     AppendEntries,
     AppendResponse,
     Applied,
+    ApplyChange,
     Campaign,
+    Compact,
     Config,
     HardState,
     Heartbeat,
     HeartbeatResponse,
     Log,
+    MembershipChange,
     Message,
     Persisted,
     PreVoteResponse,
@@ -45,6 +48,7 @@ from raftkv.core import (
     take_answers,
 )
 from raftkv.core.log import chain_of
+from raftkv.core.state import ApplyState
 from raftkv.core.types import ENTRY_OVERHEAD_BYTES
 from raftkv.errors import InvariantError
 from tests.core.cluster import (
@@ -57,6 +61,7 @@ from tests.core.cluster import (
     log_of,
     member,
     normal,
+    removed,
     run,
     settled,
     terms_of,
@@ -474,6 +479,50 @@ def test_a_second_leader_of_a_term_is_fatal() -> None:
     for message in (Heartbeat(2, 1, 1, 0), AppendEntries(2, 1, 1, 0, 0, 0)):
         with pytest.raises(InvariantError, match="two leaders"):
             run(leader, message)
+
+
+@pytest.mark.parametrize(
+    "damage", [{"commit": 3}, {"apply": ApplyState(2, 2)}, {"commit": 2, "apply": ApplyState(3, 3)}]
+)
+def test_a_member_whose_indexes_contradict_each_other_stops_at_the_next_step(
+    damage: dict[str, object],
+) -> None:
+    """Memory that does not hold what was put there: applied <= commit <= last index."""
+    state = evolve(member(terms=(1, 1), commit=1), **damage)
+    with pytest.raises(InvariantError, match="moved backwards or past the log"):
+        run(state, Tick())
+
+
+def test_a_member_outside_its_own_configuration_cannot_lead() -> None:
+    candidate, _ = settled(run(member(), Campaign()))
+    candidate = run(candidate, ApplyChange(MembershipChange((removed(1),))))
+    with pytest.raises(InvariantError, match="not in its own configuration"):
+        run(candidate, VoteResponse(2, 1, 1, False), VoteResponse(3, 1, 1, False))
+
+
+def test_long_logs_and_large_commands_are_cut_and_compacted_like_short_ones() -> None:
+    terms = (1,) * 300
+    state = member(terms=terms, commit=100, applied=100)
+    state = run(state, Compact(70))
+    assert (len(state.log), state.log.first_index) == (230, 71)
+    large = log_of(*terms[:199])[-1]
+    data = b"x" * 5_000
+    chain = chain_of(large.chain, 2, 200, large.kind, data)
+    entry = evolve(large, term=2, index=200, data=data, chain=chain)
+    state = run(state, append(state, 2, (entry,), commit=200))
+    assert (state.log.last_index, state.log.last_chain, state.commit) == (200, chain, 200)
+    assert state.log.slice(71, 200) == log_of(*terms[:199])[70:]
+    state, _ = settled(state)
+    state = run(state, Compact(200))
+    assert (len(state.log), state.log.base_index, state.log.base_chain) == (0, 200, chain)
+    assert state.log.size_bytes == 0
+
+
+def test_cutting_nothing_leaves_a_log_as_it_is() -> None:
+    log = Log.starting_at(0, 0).append(log_of(1, 1))
+    assert log.truncate(3) is log
+    assert log.append(()) is log
+    assert log.compact(0) is log
 
 
 def test_entries_with_a_gap_or_falling_terms_are_no_log() -> None:
