@@ -16,7 +16,7 @@ from raftkv.handle import Node
 from raftkv.kv import KvResult
 from raftkv.machine import Machine
 from raftkv.node.settings import Settings
-from raftkv.node.tasks import first_cause
+from raftkv.node.tasks import first_cause, unwrapped
 from raftkv.open import open_node, plan
 from raftkv.runtime.base import Runtime
 from raftkv.runtime.system import system_runtime
@@ -197,7 +197,8 @@ async def _running(
         async with anyio.create_task_group() as tasks:
             cluster = Cluster(directory, size, machine, settings, runtime, tasks)
             try:
-                await cluster.start_all()
+                with unwrapped():
+                    await cluster.start_all()
                 yield cluster
             except BaseException as error:
                 raised = error

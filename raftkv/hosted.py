@@ -19,7 +19,7 @@ from raftkv.handle import Node
 from raftkv.kv import DeleteResult, KeyValue, PutResult, RangeResult
 from raftkv.kv.client import Kv
 from raftkv.node.status import Event, Events, Status
-from raftkv.node.tasks import first_cause
+from raftkv.node.tasks import first_cause, unwrapped
 from raftkv.runtime.hosting import HostThread
 from raftkv.runtime.system import make_promise, poster
 
@@ -229,7 +229,8 @@ async def hosted(
             async with anyio.create_task_group() as tasks:
                 life = _Life(thread, make)
                 try:
-                    node = await tasks.start(life.run, name=f"raftkv {name} in its thread")
+                    with unwrapped():
+                        node = await tasks.start(life.run, name=f"raftkv {name} in its thread")
                     yield node
                 except BaseException as error:
                     raised = error

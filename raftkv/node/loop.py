@@ -124,6 +124,9 @@ class Loop:
         self._inputs: deque[Input] = deque()
         self._lost: deque[int] = deque()
         self._outgoing: dict[int, list[PeerMessage]] = {}
+        # Whether what is outgoing has to leave at once, and whether the rest may stay for a turn.
+        self._urgent = False
+        self._may_linger = True
         self._holding = False
         self._arrived: Arrived | None = None
         self._installing: Snapshot | None = None
@@ -180,6 +183,7 @@ class Loop:
             await self._turn()
 
     async def _turn(self) -> None:
+        self._may_linger = not self._outgoing
         self._feed_ticks()
         await self._feed_frames()
         self._feed_durable()
@@ -192,6 +196,8 @@ class Loop:
             await self._apply()
             await self._drain()
         await self._disk.write()
+        if self._outgoing:
+            self._waker.set()  # they leave with the next turn, which comes when callers have run
 
     def _feed_ticks(self) -> None:
         due = (self._clock.boottime_ns() - self._ticked_ns) // self._tick_ns
@@ -310,7 +316,7 @@ class Loop:
             while has_ready(self.state):
                 self.state, todo = ready(self.state)
                 self._take(todo)
-            if self._outgoing:
+            if self._outgoing and (self._urgent or not self._may_linger):
                 self._send()
             if disk.has_promises or self._installing is not None:
                 await disk.write()
@@ -355,6 +361,10 @@ class Loop:
         if isinstance(message, InstallSnapshot):
             self._sender.begin(message, self._applier.mark)
             return
+        # News of a commit alone may wait until those who were just answered had their turn: what
+        # they propose next then shares its frame, its wake-up and its answer.
+        if not (isinstance(message, AppendEntries) and not message.entries):
+            self._urgent = True
         outgoing = self._outgoing.get(message.to)
         if outgoing is None:
             self._outgoing[message.to] = [message]
@@ -364,6 +374,7 @@ class Loop:
     def _send(self) -> None:
         """One frame to each peer, or a few if they would be long."""
         outgoing, self._outgoing = self._outgoing, {}
+        self._urgent = False
         for peer, messages in outgoing.items():
             if len(messages) == 1:
                 self._send_frame(peer, messages)

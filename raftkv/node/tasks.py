@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import contextmanager
 from typing import cast
 
 from anyio import get_cancelled_exc_class
@@ -18,6 +19,16 @@ class TaskSpawner:
     def spawn(self, name: str, body: Callable[[], Coroutine[object, object, None]]) -> None:
         """Start ``body`` as a task of the group."""
         self._tasks.start_soon(body, name=f"raftkv {name}")
+
+
+@contextmanager
+def unwrapped() -> Generator[None]:
+    """Let the error behind a group out instead of the group; for blocks that are all ours."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        cause = first_cause(group)
+        raise cause from cause.__cause__
 
 
 def first_cause(error: BaseException) -> BaseException:
