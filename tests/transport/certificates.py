@@ -63,6 +63,11 @@ class Authority:
             .serial_number(serial)
             .not_valid_before(NOW + days[0] * DAY)
             .not_valid_after(NOW + days[1] * DAY)
+            # Newer Pythons ask for it in every certificate that an authority issued.
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+                critical=False,
+            )
         )
         if names:
             alternatives = x509.SubjectAlternativeName([_general(name) for name in names])
