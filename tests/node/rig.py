@@ -67,6 +67,7 @@ class Ledger:
         self._store: Store | None = None
         self.count = 0
         self.opened = 0
+        self.before: Callable[[Sequence[Command]], None] = lambda _commands: None
 
     def open(self, store: Store) -> None:
         self._store = store
@@ -80,6 +81,7 @@ class Ledger:
         return [value for _, value in self._store.scan(Space.MACHINE)]
 
     def apply_durable(self, commands: Sequence[Command], batch: Batch) -> Sequence[object]:
+        self.before(commands)
         results: list[object] = []
         for command in commands:
             self.count += 1

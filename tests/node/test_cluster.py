@@ -7,6 +7,7 @@ import pytest
 
 from raftkv.errors import DeadlineError, OutcomeUnknownError, UnavailableError
 from raftkv.node.node import Node
+from raftkv.runtime.base import Clock
 from tests.node.rig import MACHINES, Cluster, cluster
 
 
@@ -128,6 +129,60 @@ async def test_a_read_after_a_partition_is_not_stale() -> None:
         made.network.heal()
         await old.read()
         assert made.commands(old.id) == [b"new"]
+
+
+async def test_a_leader_that_stood_still_learns_its_age_before_it_answers_by_its_lease() -> None:
+    async with cluster() as made:
+        old = await made.leader()
+        others = made.followers(old)
+        await old.read(lease=True)
+        # Its process stands still, no tick and no frame: a stopped clock and a cut are the same.
+        clock = _StoppedClock(made.runtime.clock)
+        loop = old._hands.loop  # pyright: ignore[reportPrivateUsage, reportOptionalMemberAccess]
+        loop._clock = clock  # pyright: ignore[reportPrivateUsage]
+        made.network.partition([old.id], [node.id for node in others])
+        await _propose(made, others[0], b"new")
+        assert old.status().is_leader
+        clock.stopped = False
+        try:
+            await old.read(lease=True, timeout=0.2)
+        except DeadlineError:
+            pass
+        else:
+            assert made.commands(old.id) == [b"new"]
+
+
+class _StoppedClock:
+    def __init__(self, inner: Clock) -> None:
+        self._inner = inner
+        self._at = inner.monotonic_ns(), inner.boottime_ns()
+        self.stopped = True
+
+    def monotonic_ns(self) -> int:
+        return self._at[0] if self.stopped else self._inner.monotonic_ns()
+
+    def boottime_ns(self) -> int:
+        return self._at[1] if self.stopped else self._inner.boottime_ns()
+
+    def wall_ns(self) -> int:
+        return self._inner.wall_ns()
+
+    async def sleep_until(self, monotonic_ns: int) -> None:
+        await self._inner.sleep_until(monotonic_ns)
+
+
+async def test_a_command_that_could_not_be_forwarded_surely_did_not_happen() -> None:
+    async with cluster() as made:
+        leader = await made.leader()
+        follower = made.followers(leader)[0]
+        await follower.read()
+        made.network.cut(follower.id, leader.id)
+        made.network.disconnect(follower.id, leader.id)
+        # Not connected: it waits here, and leaves with the new connection.
+        with pytest.raises(DeadlineError):
+            await follower.propose(b"late", timeout=0.05)
+        made.network.heal()
+        assert await follower.propose(b"in time", timeout=20) == 1
 
 
 async def test_a_member_that_was_stopped_catches_up() -> None:

@@ -29,7 +29,7 @@ from raftkv.storage.base import (
     View,
     WitnessRecord,
 )
-from tests.node.rig import QUICK, Cluster, Journal, cluster
+from tests.node.rig import QUICK, Cluster, Journal, Ledger, cluster
 
 
 class FaultyStorage(Storage):
@@ -70,6 +70,7 @@ class FaultyStore(Store):
         self._inner = inner
         self.stalls = 0
         self.stalled = 0
+        self.write_error: Exception | None = None
 
     def get(self, space: Space, key: bytes) -> bytes | None:
         return self._inner.get(space, key)
@@ -96,6 +97,8 @@ class FaultyStore(Store):
         return self._inner.written
 
     def write(self, batch: Batch) -> int:
+        if self.write_error is not None:
+            raise self.write_error
         if self.stalls:
             self.stalls -= 1
             self.stalled += 1
@@ -152,6 +155,24 @@ async def test_a_follower_whose_sync_failed_neither_acknowledges_nor_votes() -> 
             await leader.propose(b"one copy only", timeout=0.5)
         await made.ended(follower.id)
         assert leader.status().commit < leader.status().last_index
+
+
+async def test_a_failed_write_of_effects_releases_no_result() -> None:
+    async with cluster(1, machine=Ledger, start=False) as made:
+        storages = _faulty(made)
+        await _start_all(made)
+        node = await made.leader()
+        machine = made.machines[1]
+        assert isinstance(machine, Ledger)
+
+        def fail(_commands: Sequence[Command]) -> None:
+            storages[1].store.write_error = StorageFailedError("the disk is gone")
+
+        machine.before = fail
+        with pytest.raises(OutcomeUnknownError):
+            await node.propose(b"x")
+        await made.ended(1)
+        assert isinstance(made.failures[1].__cause__, StorageFailedError)
 
 
 async def test_a_store_that_stalls_is_tried_again_until_it_takes_the_batch() -> None:

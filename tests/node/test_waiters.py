@@ -45,7 +45,7 @@ class Told:
         raise NotImplementedError
 
 
-def _waiter(data: bytes = b"x", deadline_ns: int = 100) -> tuple[Waiter, Told]:
+def make_waiter(data: bytes = b"x", deadline_ns: int = 100) -> tuple[Waiter, Told]:
     told = Told()
     return Waiter(data, deadline_ns, told), told  # pyright: ignore[reportArgumentType]
 
@@ -53,7 +53,7 @@ def _waiter(data: bytes = b"x", deadline_ns: int = 100) -> tuple[Waiter, Told]:
 def test_a_queue_gives_as_many_as_fit_and_at_least_one() -> None:
     queue = Queue()
     for size in (5, 5, 100, 1):
-        queue.add(_waiter(bytes(size))[0])
+        queue.add(make_waiter(bytes(size))[0])
     assert queue.size_bytes == 111
     assert [len(one.data) for one in queue.take(10, 12)] == [5, 5]
     assert [len(one.data) for one in queue.take(10, 12)] == [100]
@@ -65,14 +65,14 @@ def test_a_queue_gives_as_many_as_fit_and_at_least_one() -> None:
 def test_a_queue_gives_no_more_commands_than_asked_for() -> None:
     queue = Queue()
     for _ in range(5):
-        queue.add(_waiter()[0])
+        queue.add(make_waiter()[0])
     assert len(queue.take(3, 1000)) == 3
     assert len(queue) == 2
 
 
 def test_what_is_put_back_comes_first_and_in_order() -> None:
     queue = Queue()
-    waiters = [_waiter(b"%d" % number)[0] for number in range(4)]
+    waiters = [make_waiter(b"%d" % number)[0] for number in range(4)]
     for waiter in waiters[:3]:
         queue.add(waiter)
     taken = queue.take(2, 100)
@@ -84,9 +84,9 @@ def test_what_is_put_back_comes_first_and_in_order() -> None:
 
 def test_who_was_cancelled_in_the_queue_is_not_proposed() -> None:
     queue = Queue()
-    gone, told = _waiter(b"gone")
+    gone, told = make_waiter(b"gone")
     told.gone = True
-    stays, _ = _waiter(b"stays")
+    stays, _ = make_waiter(b"stays")
     queue.add(gone)
     queue.add(stays)
     assert queue.take(10, 100) == [stays]
@@ -94,8 +94,8 @@ def test_who_was_cancelled_in_the_queue_is_not_proposed() -> None:
 
 def test_a_deadline_in_the_queue_says_that_nothing_happened() -> None:
     queue = Queue()
-    late, late_told = _waiter(deadline_ns=100)
-    early, early_told = _waiter(deadline_ns=101)
+    late, late_told = make_waiter(deadline_ns=100)
+    early, early_told = make_waiter(deadline_ns=101)
     queue.add(late)
     queue.add(early)
     queue.sweep(100, "no leader")
@@ -108,7 +108,7 @@ def test_a_deadline_in_the_queue_says_that_nothing_happened() -> None:
 
 def test_each_command_in_flight_gets_its_own_result() -> None:
     in_flight = InFlight(7, 3)
-    waiters = [_waiter(b"ab") for _ in range(5)]
+    waiters = [make_waiter(b"ab") for _ in range(5)]
     assert in_flight.add([waiter for waiter, _ in waiters[:2]]) == 1
     assert in_flight.add([waiter for waiter, _ in waiters[2:]]) == 3
     assert in_flight.size_bytes == 10
@@ -122,8 +122,8 @@ def test_each_command_in_flight_gets_its_own_result() -> None:
 
 def test_a_deadline_in_flight_says_that_the_outcome_is_unknown() -> None:
     in_flight = InFlight(7, 3)
-    late, late_told = _waiter(deadline_ns=100)
-    patient, patient_told = _waiter(deadline_ns=200)
+    late, late_told = make_waiter(deadline_ns=100)
+    patient, patient_told = make_waiter(deadline_ns=200)
     in_flight.add([patient, late])
     in_flight.sweep(99)
     assert late_told.times == 0
@@ -138,9 +138,9 @@ def test_a_deadline_in_flight_says_that_the_outcome_is_unknown() -> None:
 
 def test_a_refused_proposal_gives_its_waiters_back_and_no_others() -> None:
     in_flight = InFlight(7, 3)
-    first = [_waiter()[0], _waiter()[0]]
-    second = [_waiter()[0]]
-    third = [_waiter()[0]]
+    first = [make_waiter()[0], make_waiter()[0]]
+    second = [make_waiter()[0]]
+    third = [make_waiter()[0]]
     in_flight.add(first)
     in_flight.add(second)
     in_flight.group(1, 3)
@@ -154,7 +154,7 @@ def test_a_refused_proposal_gives_its_waiters_back_and_no_others() -> None:
 
 def test_the_end_tells_all_who_are_in_flight_why() -> None:
     in_flight = InFlight(7, 3)
-    waiter, told = _waiter()
+    waiter, told = make_waiter()
     in_flight.add([waiter])
     cause = OSError("the disk")
     in_flight.fail_all("the node stopped", cause)
@@ -164,7 +164,7 @@ def test_the_end_tells_all_who_are_in_flight_why() -> None:
 
 def test_reads_of_one_turn_share_a_question() -> None:
     reads = Reads(1, 1)
-    waiters = [_waiter() for _ in range(3)]
+    waiters = [make_waiter() for _ in range(3)]
     for waiter, _ in waiters:
         reads.add(waiter, lease=False)
     context = reads.ask(lease=False, now_ns=0)
@@ -181,8 +181,8 @@ def test_reads_of_one_turn_share_a_question() -> None:
 
 def test_a_read_that_begins_after_the_question_is_not_answered_by_it() -> None:
     reads = Reads(1, 1)
-    first, first_told = _waiter()
-    second, second_told = _waiter()
+    first, first_told = make_waiter()
+    second, second_told = make_waiter()
     reads.add(first, lease=False)
     context = reads.ask(lease=False, now_ns=0)
     reads.add(second, lease=False)
@@ -199,14 +199,14 @@ def test_questions_differ_between_starts_and_members() -> None:
     for member, boot in ((1, 1), (1, 2), (2, 1)):
         reads = Reads(member, boot)
         for _ in range(2):
-            reads.add(_waiter()[0], lease=False)
+            reads.add(make_waiter()[0], lease=False)
             contexts.add(reads.ask(lease=False, now_ns=0))
     assert len(contexts) == 6
 
 
 def test_a_dropped_or_lost_question_is_asked_again() -> None:
     reads = Reads(1, 1)
-    waiter, told = _waiter(deadline_ns=1000)
+    waiter, told = make_waiter(deadline_ns=1000)
     reads.add(waiter, lease=True)
     first = reads.ask(lease=True, now_ns=0)
     assert first is not None
@@ -225,8 +225,8 @@ def test_a_dropped_or_lost_question_is_asked_again() -> None:
 @pytest.mark.parametrize("stage", ["new", "asked", "confirmed"])
 def test_a_read_ends_at_its_deadline_wherever_it_is(stage: str) -> None:
     reads = Reads(1, 1)
-    waiter, told = _waiter(deadline_ns=100)
-    patient, patient_told = _waiter(deadline_ns=101)
+    waiter, told = make_waiter(deadline_ns=100)
+    patient, patient_told = make_waiter(deadline_ns=101)
     reads.add(waiter, lease=False)
     reads.add(patient, lease=False)
     if stage != "new":
@@ -245,7 +245,7 @@ def test_a_read_ends_at_its_deadline_wherever_it_is(stage: str) -> None:
 
 def test_a_cancelled_read_is_not_asked_for() -> None:
     reads = Reads(1, 1)
-    waiter, told = _waiter()
+    waiter, told = make_waiter()
     told.gone = True
     reads.add(waiter, lease=False)
     assert reads.ask(lease=False, now_ns=0) is None
@@ -256,7 +256,7 @@ def test_answers_of_different_leaders_may_come_in_any_order_of_index() -> None:
     reads = Reads(1, 1)
     told: list[Told] = []
     for index in (20, 10):
-        waiter, one = _waiter()
+        waiter, one = make_waiter()
         reads.add(waiter, lease=False)
         context = reads.ask(lease=False, now_ns=0)
         assert context is not None
