@@ -35,7 +35,8 @@ def start(
     membership there), the ``entries`` after it, how far its machine has ``applied``, and the
     ``membership`` in force at that point if it differs from the snapshot's. The membership never
     comes from log entries: those act again when they are applied again. A member that is to join
-    gives nothing.
+    gives nothing, and must be sent a snapshot: the entries alone do not tell it who came before
+    them. So give the first members of a cluster that may grow a ``snapshot`` to start from, too.
 
     Raises InvariantError if the parts contradict each other.
     """

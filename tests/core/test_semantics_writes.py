@@ -288,6 +288,12 @@ def test_an_own_vote_of_an_abandoned_campaign_does_not_count_later() -> None:
     assert run(state, Persisted(second.number)).votes == ((1, True),)
 
 
+def test_a_write_that_is_done_is_forgotten() -> None:
+    state, todo = ready(run(member(), Campaign()))
+    assert [one.number for one in state.writes] == [todo.number]
+    assert run(state, Persisted(todo.number)).writes == ()
+
+
 def test_an_own_acknowledgement_from_before_a_step_down_does_not_count_later() -> None:
     leader, (write,) = writing(b"a")
     leader = run(leader, Heartbeat(2, 1, 2, 0))
