@@ -74,6 +74,8 @@ def _ask_for_votes(draft: Draft, *, transfer: bool) -> None:
 def on_vote_response(draft: Draft, message: VoteResponse | PreVoteResponse) -> None:
     """Count an answer to the campaign under way; each voter's first one counts."""
     pre = isinstance(message, PreVoteResponse)
+    if draft.role is not Role.LEADER and message.commit > draft.commit:
+        _learn_commit(draft, message.commit, message.commit_term)
     if draft.role is not (Role.PRE_CANDIDATE if pre else Role.CANDIDATE):
         return
     votes = dict(draft.votes)
@@ -93,3 +95,12 @@ def on_vote_response(draft: Draft, message: VoteResponse | PreVoteResponse) -> N
             become_follower(draft, draft.term, 0)
         case _:
             pass  # others have not answered yet
+
+
+def _learn_commit(draft: Draft, commit: int, commit_term: int) -> None:
+    """Who refused us knows ``commit`` to be committed: so it is here, if our log agrees."""
+    if not draft.log.matches(commit, commit_term):
+        return
+    draft.commit = commit
+    if draft.role is not Role.FOLLOWER and has_unapplied_changes(draft):
+        become_follower(draft, draft.term, 0)  # we may have asked the wrong voters

@@ -81,6 +81,11 @@ class Config:
 
     With asynchronous writes a crash in between would let it campaign again in the same term: for a
     log that lost its end, with votes granted to the longer one, and lead one term twice."""
+    refusals_tell_commit: bool = False
+    """Who refuses a vote tells what is committed: a membership change perhaps.
+
+    Else two parts of a cluster could need each other for ever: those who know the change to be
+    committed have the longer log but are voters no more; the new voters do not know it."""
     report_dropped_reads: bool = False
     """Reads that will never be answered are listed in Ready, those of a step-down included."""
     answer_forwarded: bool = False
@@ -131,6 +136,7 @@ SAFEST: Mapping[str, bool | int] = {
     "snapshots_for_members": True,
     "recheck_campaign": True,
     "campaign_when_stored": True,
+    "refusals_tell_commit": True,
     "report_dropped_reads": True,
     "answer_forwarded": True,
 }

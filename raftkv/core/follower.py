@@ -172,10 +172,13 @@ def on_vote_request(draft: Draft, message: RequestVote | PreVote) -> None:
     granted = free and draft.log.is_up_to_date(message.last_index, message.last_term)
     term = message.term if granted else draft.term
     own = draft.config.id
+    commit = commit_term = 0
+    if not granted and draft.config.refusals_tell_commit:
+        commit, commit_term = draft.commit, draft.log.term_at(draft.commit)
     if isinstance(message, PreVote):
-        response = PreVoteResponse(own, message.sender, term, not granted)
+        response = PreVoteResponse(own, message.sender, term, not granted, commit, commit_term)
     else:
-        response = VoteResponse(own, message.sender, term, not granted)
+        response = VoteResponse(own, message.sender, term, not granted, commit, commit_term)
         if granted:
             draft.vote = message.sender
             draft.election_elapsed = 0

@@ -31,12 +31,17 @@ class PreVote:
 
 @frozen(slots=False)
 class PreVoteResponse:
-    """``term``: granted, that of the request; refused, the responder's own."""
+    """``term``: granted, that of the request; refused, the responder's own.
+
+    Who refuses tells up to where the log is committed (only with ``Config.refusals_tell_commit``).
+    """
 
     sender: int
     to: int
     term: int
     rejected: bool
+    commit: int = 0
+    commit_term: int = 0
 
 
 @frozen(slots=False)
@@ -53,12 +58,14 @@ class RequestVote:
 
 @frozen(slots=False)
 class VoteResponse:
-    """``term``: granted, that of the request; refused, the responder's own."""
+    """``term``, ``commit``, ``commit_term``: as in :class:`PreVoteResponse`."""
 
     sender: int
     to: int
     term: int
     rejected: bool
+    commit: int = 0
+    commit_term: int = 0
 
 
 @frozen(slots=False)

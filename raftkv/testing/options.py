@@ -21,7 +21,7 @@ TICK: Final = 10
 
 T = TypeVar("T")
 
-Settings = dict[str, bool | int | ReadMode]
+Settings = dict[str, bool | int]
 
 
 @frozen(kw_only=True)
@@ -65,7 +65,7 @@ class Options:
 
     voters: int = 3
     learners: int = 0
-    settings: Settings = field(factory=dict[str, bool | int | ReadMode])
+    settings: Settings = field(factory=dict[str, bool | int])
     """What each member's Config gets beside its id."""
     faults: Faults = Faults()
     propose_units: int = 20
@@ -87,12 +87,16 @@ class Options:
         """The settings of one member."""
         # The seed goes through the id: worlds differ by their decisions, not by the core's own
         # chance.
-        return Config(id=node, **self.settings)  # pyright: ignore[reportArgumentType]
+        mode = ReadMode.LEASE if self.lease_reads else ReadMode.SAFE
+        return Config(
+            id=node,
+            read_mode=mode,
+            **self.settings,  # pyright: ignore[reportArgumentType] - each value fits its field
+        )
 
     def number(self, name: str) -> int:
         """A setting that is a number or a switch; 0 if it is not set."""
-        value = self.settings.get(name, 0)
-        return value if isinstance(value, int) else 0
+        return int(self.settings.get(name, 0))
 
     @property
     def election_ticks(self) -> int:
@@ -107,22 +111,29 @@ SAFE_WORLD: Final = Options(settings=dict(SAFEST))
 def draw_options(choices: Choices) -> Options:
     """A world of the choices' making, in one turn."""
     choices.begin()
-    voters = 1 + choices.weighted((3, 3, 14, 4, 10, 2, 4))
+    voters = 1 + choices.weighted((2, 3, 16, 5, 8, 1, 2))
     settings = _draw_settings(choices)
-    lease_reads = settings["read_mode"] is ReadMode.LEASE
-    faults = _draw_faults(choices, lease_reads=lease_reads)
-    if faults.membership and not settings["check_quorum"]:
-        # A member that became a learner in a higher term can neither campaign nor, without these,
-        # tell the leader of it: it would never follow again.
-        settings["pre_vote"] = True
+    # A lease is only as good as what measures it.
+    lease_reads = choices.choose(6) == 1 and bool(
+        settings["check_quorum"]
+        and settings.get("measured_lease")
+        and settings.get("transfer_ends_lease")
+    )
+    faults = _draw_faults(choices, settings["election_ticks"], lease_reads=lease_reads)
+    if faults.membership:
+        # What etcd's rules leave open: members that know a change to be committed, but are voters
+        # no more, and those who are and do not know it, may need each other's votes for ever. And
+        # one that became a learner in a higher term cannot tell the leader of it.
+        settings["refusals_tell_commit"] = True
+        settings["pre_vote"] = settings["pre_vote"] or not settings["check_quorum"]
     return Options(
         voters=voters,
         learners=choices.weighted((6, 2, 1)) if voters < 6 else 0,
         settings=settings,
         faults=faults,
-        propose_units=_one_of(choices, (20, 60, 6, 3)),
+        propose_units=_one_of(choices, (20, 40, 10, 5)),
         payload_bytes=_one_of(choices, (8, 0, 100, 1000)),
-        read_units=_one_of(choices, (30, 0, 8)),
+        read_units=_one_of(choices, (60, 0, 20)),
         lease_reads=lease_reads,
         image_entries=_one_of(choices, (0, 100, 20, 4)),
         retention=_one_of(choices, (1000, 30, 5, 0)),
@@ -138,7 +149,7 @@ def _one_of(choices: Choices, values: tuple[T, ...]) -> T:
 def _draw_settings(choices: Choices) -> Settings:
     safest = choices.choose(2) == 0
     settings: Settings = dict(SAFEST) if safest else {}
-    settings["election_ticks"] = _one_of(choices, (10, 5, 3, 20))
+    settings["election_ticks"] = _one_of(choices, (10, 5, 3, 5, 3, 20))
     settings["heartbeat_ticks"] = _one_of(choices, (1, 2))
     settings["async_storage_writes"] = choices.weighted((3, 1)) == 0
     if not safest:
@@ -161,34 +172,38 @@ def _draw_settings(choices: Choices) -> Settings:
     settings["inflight_max"] = _one_of(choices, (256, 8, 2, 1))
     if append_max < NO_LIMIT and choices.choose(3) == 1:
         settings["inflight_bytes_max"] = max(append_max * 2, 100)
-    # The lease trusts clocks and memory: it is drawn only where nothing but the network misbehaves.
-    lease = bool(settings.get("measured_lease") and settings.get("transfer_ends_lease"))
-    lease = lease and bool(settings["check_quorum"]) and choices.choose(8) == 1
-    settings["read_mode"] = ReadMode.LEASE if lease else ReadMode.SAFE
     return settings
 
 
-def _draw_faults(choices: Choices, *, lease_reads: bool) -> Faults:
+def _draw_faults(choices: Choices, election_ticks: int, *, lease_reads: bool) -> Faults:
     def rate(none: int, low: int, mid: int, extreme: int) -> int:
         return (none, low, mid, extreme)[choices.choose(4)]
 
-    trusted = 0 if lease_reads else 1
+    def time(none: int, low: int, mid: int, extreme: int) -> int:
+        return scaled(rate(none, low, mid, extreme))
+
+    def scaled(units: int) -> int:
+        # Times are meant for 10 election ticks: as much of a trouble for longer and shorter ones.
+        return -(-units * election_ticks // 10)
+
+    # Leases are promised for clocks that differ by a fifth, and go on while their member does.
+    skew_max = 2 if lease_reads else 4
     return Faults(
         loss=rate(0, 10, 80, 300),
         duplication=rate(0, 10, 80, 300),
-        jitter=rate(0, 3, 10, 30),
+        jitter=time(0, 3, 10, 30),
         late=rate(0, 10, 60, 200),
-        late_units=rate(40, 100, 200, 400),
-        disk_units=rate(0, 3, 10, 40),
+        late_units=time(40, 100, 200, 400),
+        disk_units=time(0, 3, 10, 40),
         disk_stalls=rate(0, 0, 20, 100),
-        apply_units=rate(0, 3, 20, 80),
+        apply_units=time(0, 3, 20, 80),
         lazy_ready=rate(0, 0, 100, 400),
         unreported=rate(0, 100, 500, 1000),
-        clock_skew=rate(0, 0, 1, 4) * trusted,
-        interval=rate(0, 400, 120, 40),
-        crash=rate(0, 1, 4, 12) * trusted,
-        partition=rate(0, 1, 4, 12),
-        pause=rate(0, 0, 1, 6) * trusted,
+        clock_skew=min(rate(0, 0, 1, 4), skew_max),
+        interval=scaled((0, 300, 100, 40, 15)[choices.weighted((1, 2, 4, 4, 2))]),
+        crash=rate(0, 1, 4, 12),
+        partition=rate(0, 2, 6, 12),
+        pause=0 if lease_reads else rate(0, 0, 1, 6),
         transfer=rate(0, 0, 2, 6),
         campaign=rate(0, 0, 1, 4),
         forget=rate(0, 0, 1, 3),

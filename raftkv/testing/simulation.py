@@ -19,6 +19,7 @@ from raftkv.core import (
     Membership,
     MembershipChange,
     Message,
+    Role,
     SnapshotStatus,
     State,
     Tick,
@@ -95,6 +96,9 @@ class Simulation(World):
         self._sequence = 0
         self._proposals = 0
         self._busy_until: dict[int, int] = {}
+        self._calm_at = 0
+        """When nothing from before the recovery is under way any more."""
+        self._calm_term: int | None = None
         choices.begin()
         for member in self.members.values():
             self.on_start(member)
@@ -254,18 +258,16 @@ class Simulation(World):
             self._propose()
         elif what is Due.READ:
             self._schedule(self.options.read_units, Due.READ, 0)
-            living = self.living()
-            if living:
-                member = living[self.choices.choose(len(living))]
-                self.read(member, lease=self.options.lease_reads)
-                self._work_soon(member)
+            self._read()
         elif what is Due.NEMESIS and self.faults.interval:
             self._schedule(self.faults.interval, Due.NEMESIS, 0)
             self.nemesis.act()
 
     def _propose(self) -> None:
         member = self.leader()
-        if member is None or self.choices.choose(4) == 1:
+        # Half of the time anybody: followers forward, and leaders that were left behind still take
+        # it.
+        if member is None or self.choices.choose(2) == 1:
             living = self.living()
             if not living:
                 return
@@ -278,6 +280,16 @@ class Simulation(World):
         self.propose(member, tuple(payloads))
         self._work_soon(member)
 
+    def _read(self) -> None:
+        living = self.living()
+        # Half of the time whoever takes itself for the leader: one left behind must not answer.
+        leaders = [member for member in living if member.state.role is Role.LEADER]
+        asked = leaders if leaders and self.choices.choose(2) == 1 else living
+        if asked:
+            member = asked[self.choices.choose(len(asked))]
+            self.read(member, lease=self.options.lease_reads)
+            self._work_soon(member)
+
     # --- recovery ---------------------------------------------------------------------------
 
     def recover(self) -> None:
@@ -286,8 +298,9 @@ class Simulation(World):
         self.faults = self.network.faults = Faults()
         self.network.heal()
         self._choose_core()
-        heal_term = max(member.state.term for member in self.members.values())
-        heal_term = max([heal_term, *(_term_under_way(due[4]) for due in self._due)])
+        under_way = [due for due in self._due if due[2] in (Due.MESSAGE, Due.WRITE)]
+        self._calm_at = max([self.now, *(due[0] for due in under_way)])
+        self._calm_term = None
         for member in self.members.values():
             member.paused_until = 0
             if not member.alive and not member.retired:
@@ -303,6 +316,7 @@ class Simulation(World):
             until = self.now + election
             while self.now < until:
                 self.turn()
+            self._judge_terms()
             self._tidy()
             goal = goal or self._goal()
             if goal and self._agree(goal):
@@ -311,7 +325,6 @@ class Simulation(World):
                 raise broken("I53", f"no agreement on {goal} in {RECOVERY_ELECTIONS} elections")
         self.checker.sweep()
         self.marks["recovered"] += 1
-        self._judge_terms(heal_term)
 
     def _choose_core(self) -> None:
         """Who stays dead: nobody, or as many as every configuration that may come can spare."""
@@ -368,23 +381,21 @@ class Simulation(World):
         members = [self.members[node] for node in newest.members()]
         return all(one.retired or one.machine.membership == newest for one in members)
 
-    def _judge_terms(self, heal_term: int) -> None:
+    def _judge_terms(self) -> None:
         # Split votes are chance, not inflation: only where timeouts are wide apart do two terms do.
         options = self.options
         asks = options.number("pre_vote") and options.number("check_quorum")
-        if not asks or options.election_ticks < 10:
+        if not asks or options.election_ticks < 10 or self.now < self._calm_at:
             return
         term = max(member.state.term for member in self.living())
-        if term > heal_term + 2:
-            raise broken("I54", f"from term {heal_term} to {term} while nothing was wrong")
+        if self._calm_term is None:
+            self._calm_term = term
+        elif term > self._calm_term + 2:
+            raise broken("I54", f"from term {self._calm_term} to {term} while nothing was wrong")
 
 
 _TICK = Tick()
 _MESSAGES = Message
-
-
-def _term_under_way(detail: object) -> int:
-    return getattr(detail, "term", 0)
 
 
 def _memberships(state: State) -> list[Membership]:

@@ -51,6 +51,7 @@ from raftkv.testing.trace import Note, Trace
 
 FIRST_TERM = 1
 FIRST_INDEX = 1
+_READIES_MAX = 10_000  # far more than any input can cause
 
 
 @define(slots=True)
@@ -113,9 +114,12 @@ class World:
 
     def work(self, member: Member) -> None:
         """Everything that the core asks for."""
-        while has_ready(member.state):
+        for _ in range(_READIES_MAX):
+            if not has_ready(member.state):
+                return
             member.state, todo = ready(member.state)
             self._work_off(member, todo)
+        raise broken("I51", f"n{member.id} has work without end")
 
     def _work_off(self, member: Member, todo: Ready) -> None:
         for message in todo.messages:

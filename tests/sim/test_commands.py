@@ -1,0 +1,116 @@
+"""The commands, as a user runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from raftkv.testing.__main__ import main
+from raftkv.testing.artifact import load, save
+from raftkv.testing.campaign import Share, Summary
+from raftkv.testing.marks import FLOORS_PER_MILLION_STEPS, Marks, missing
+from tests.sim.mutants import MUTANTS, broken_core
+
+BROKEN = next(one for one in MUTANTS if one.name == "half is a majority")
+
+
+def test_simulate_tells_what_it_met(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--seeds", "0..10", "--steps", "300"]) == 0
+    shown = capsys.readouterr()
+    assert "10 seeds" in shown.out
+    assert "elected" in shown.out
+    assert "10/10 seeds" in shown.err
+
+
+def test_simulate_gives_one_json_object(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "--seeds", "3", "--steps", "300", "--json"]) == 0
+    shown = capsys.readouterr()
+    told = json.loads(shown.out)
+    assert (told["seeds"], told["steps_per_seed"], told["findings"]) == (1, 300, [])
+    assert told["marks"]["recovered"] == 1
+    assert not shown.err
+
+
+def test_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[dict[str, object]] = []
+    for jobs in ("1", "2"):
+        main(["simulate", "--seeds", "0..24", "--steps", "100", "--jobs", jobs, "--json"])
+        told.append(json.loads(capsys.readouterr().out))
+    for one in told:
+        del one["seconds"], one["steps_per_second"]
+    assert told[0] == told[1]
+
+
+def test_a_finding_is_told_kept_and_replayed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with broken_core(BROKEN):
+        arguments = ["simulate", "--seeds", "0..8", "--steps", "800", "--save", str(tmp_path)]
+        assert main(arguments) == 1
+        told = capsys.readouterr().out
+        path = min(tmp_path.iterdir())
+        kept = load(path)
+        assert f"seed {kept.seed}: {kept.invariant} at step {kept.step}" in told
+        assert kept.trace[-1] in told
+        assert f"replay {path}" in told
+
+        assert main(["replay", str(path)]) == 1
+        again = capsys.readouterr().out
+        assert f"{kept.invariant} at step {kept.step}: {kept.broken}" in again
+        assert kept.trace[-1] in again
+
+        assert main(["replay", str(path), "--until", "20"]) == 0
+        assert capsys.readouterr().out.count("\n") >= 21
+
+    assert main(["replay", str(path)]) == 0
+    assert "nothing is broken" in capsys.readouterr().out
+    copy = tmp_path / "copy.json"
+    save(copy, kept)
+    assert copy.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"format": 2, "level": "L1"}', '{"format": 1, "level": "L1"}', "\0"]
+)
+def test_a_file_that_is_no_run_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(text, encoding="utf-8")
+    assert main(["replay", str(path)]) == 2
+    assert str(path) in capsys.readouterr().err
+
+
+def test_a_missing_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", str(tmp_path / "none.json")]) == 2
+    assert "none.json" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["simulate", "--seeds", "5..5"], ["simulate", "--steps", "0"], ["simulate", "--seeds", "x"]],
+)
+def test_wrong_arguments_are_refused(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    assert "error" in capsys.readouterr().err
+
+
+def test_a_campaign_that_tried_nothing_is_not_green() -> None:
+    summary = Summary()
+    summary.add(Share(1000, 2_000_000, 0, Marks(), ()))
+    assert len(summary.unmet) == len(FLOORS_PER_MILLION_STEPS)
+    assert not summary.is_green
+
+
+def test_floors_grow_with_the_campaign_and_spare_small_ones() -> None:
+    floor = FLOORS_PER_MILLION_STEPS["elected"]
+    enough = Marks({name: 10 * count for name, count in FLOORS_PER_MILLION_STEPS.items()})
+    assert missing(enough, 2_000_000) == []
+    enough["elected"] = floor
+    assert missing(enough, 2_000_000) == [f"elected: {floor} of at least {2 * floor}"]
+    assert missing(Marks(), 1000) == []
