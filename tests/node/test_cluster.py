@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import anyio
 import pytest
+from anyio.lowlevel import checkpoint
+from attrs import evolve
 
+from raftkv.core import Campaign
 from raftkv.errors import DeadlineError, OutcomeUnknownError, UnavailableError
 from raftkv.node.node import Node
 from raftkv.runtime.base import Clock
-from tests.node.rig import MACHINES, Cluster, cluster
+from tests.node.rig import MACHINES, QUICK, Cluster, cluster
 
 
 async def _agree(made: Cluster, commands: list[bytes]) -> None:
@@ -75,6 +78,24 @@ async def test_a_lone_command_does_not_wait_for_company() -> None:
                 await node.propose(b"x")
             tasks.cancel_scope.cancel()
         assert ticks < 50
+
+
+async def test_followers_learn_of_a_commit_without_waiting_for_a_tick() -> None:
+    timeless = evolve(QUICK, tick_seconds=1000.0)
+    async with cluster(settings=timeless) as made:
+        node = made.nodes[1]
+        hands = node._hands  # pyright: ignore[reportPrivateUsage]
+        assert hands is not None
+        while not node.status().is_leader:
+            if all(peer.is_connected for peer in node.status().peers):
+                hands.loop.give(Campaign())
+            for _ in range(100):
+                await checkpoint()
+        await node.propose(b"x")
+        while not all(made.commands(number) for number in (1, 2, 3)):
+            await checkpoint()
+        for one in made.nodes.values():
+            one.stop_soon()
 
 
 async def test_when_the_leader_dies_another_takes_commands() -> None:

@@ -408,6 +408,9 @@ async def test_a_slow_machine_lets_the_loop_run_between_slices() -> None:
                     callers.start_soon(node.propose, b"x")
                 await made.until(lambda: node.status().unapplied_commands > 0)
                 tasks.start_soon(count_turns)
+                # A read that begins now waits for all of them.
+                assert await node.read() <= node.status().applied
+                assert len(made.commands(1)) == 200
             done.set()
         # Twenty slices of 6 ms each: the loop ran between any two of them.
         assert turns >= 15
