@@ -57,6 +57,7 @@ from raftkv.node.disk import Disk
 from raftkv.node.images import Images, snapshot_of
 from raftkv.node.peers import Peers
 from raftkv.node.refusals import error_of, is_passing
+from raftkv.node.retention import excess, forget_memberships, membership_at
 from raftkv.node.settings import Settings
 from raftkv.node.snapshots import Arrived, Receiver, Sender
 from raftkv.node.status import Alarm, EventHub, LeaderChanged, MembershipChanged, RoleChanged
@@ -485,7 +486,7 @@ class Loop:
 
     def _compact_if_long(self) -> None:
         """Forget applied entries beyond the retention; an in-memory machine's image comes first."""
-        to = self._excess()
+        to = excess(self.state.log, self._applier.mark.index, self._settings)
         if not to:
             return
         images, mark = self._images, self._applier.mark
@@ -497,38 +498,14 @@ class Loop:
         else:
             self.state = step(self.state, SnapshotTaken(snapshot_of(mark)))
         log = self.state.log
-        point = Snapshot(to, log.term_at(to), log.chain_at(to), self._membership_at(to))
+        point = Snapshot(
+            to, log.term_at(to), log.chain_at(to), membership_at(self._memberships, to)
+        )
         self.state = step(self.state, Compact(to))
         if self.state.log.base_index != to:
             return
         self._disk.compact(point)
-        while len(self._memberships) > 1 and self._memberships[1][0] <= to:
-            del self._memberships[0]
-
-    def _excess(self) -> int:
-        """The last entry to forget so that the rest fits the retention; 0 while nothing is due."""
-        log, settings = self.state.log, self._settings
-        applied = self._applier.mark.index
-        entries = applied - log.base_index
-        # Not entry by entry: a sixteenth of the retention at a time.
-        slack = 1 + 1 / 16
-        to = 0
-        if entries > settings.retention_entries * slack:
-            to = applied - settings.retention_entries
-        if log.size_bytes > settings.retention_bytes * slack:
-            size, index = log.size_bytes, log.base_index
-            while size > settings.retention_bytes and index < applied:
-                index += 1
-                size -= log.entry(index).size_bytes
-            to = max(to, index)
-        return to
-
-    def _membership_at(self, index: int) -> Membership:
-        found = self._memberships[0][1]
-        for since, membership in self._memberships:
-            if since <= index:
-                found = membership
-        return found
+        forget_memberships(self._memberships, to)
 
 
 def _payload_bytes(message: PeerMessage) -> int:
