@@ -22,7 +22,13 @@ from zlib import crc32
 from attrs import frozen
 
 from raftkv.core.types import Snapshot
-from raftkv.errors import InvariantError, MachineError, StorageCorruptError, StorageError
+from raftkv.errors import (
+    ConfigError,
+    InvariantError,
+    MachineError,
+    StorageCorruptError,
+    StorageError,
+)
 from raftkv.machine import DurableStateMachine, StateMachine
 from raftkv.node.applier import AnyMachine
 from raftkv.storage.base import AppliedMark, Batch, Reader, Space, Storage, View
@@ -96,20 +102,26 @@ class Images:
     def start(self, mark: AppliedMark) -> None:
         """Open the machine, or restore it from its newest image, which is of ``mark``.
 
-        Raises StorageCorruptError if the image is damaged, MachineError if the machine raises.
+        Raises StorageCorruptError if the image is damaged, MachineError if the machine raises,
+        ConfigError if the directory was made with the other kind of machine.
         """
+        record = self._store.get(Space.IMAGE, _MANIFEST_KEY)
         if self._durable is not None:
+            if record is not None:
+                raise ConfigError(
+                    "the directory holds the image of an in-memory state machine, and machine= is"
+                    " an on-disk one: open it with the kind of machine it was made with"
+                )
             durable = self._durable
             _guard("open", lambda: durable.open(self._store))
             return
-        record = self._store.get(Space.IMAGE, _MANIFEST_KEY)
         self._manifest = None if record is None else _decode_manifest(record)
         kept = self._manifest.index if self._manifest is not None else 0
         if kept != mark.index:
-            raise StorageCorruptError(
-                f"the store's image of the state machine is of entry {kept}, its applied mark says"
-                f" {mark.index}: was the member run with another kind of machine? Restore a backup,"
-                " or remove the member, empty its directory and add it again"
+            raise ConfigError(
+                f"the directory's state machine has applied up to entry {mark.index}, and its image"
+                f" is of entry {kept}: it was an on-disk machine, and machine= is an in-memory one;"
+                " open it with the kind of machine it was made with"
             )
         self._mark = mark
         self._restore()
@@ -180,7 +192,9 @@ class Images:
 
         Everything goes into ``batch``. Write it, then call :meth:`installed`.
         """
-        self._taking = None
+        if self._taking is not None:
+            self.forget(batch, self._taking.mark.index)
+            self._taking = None
         self._log.install_snapshot(batch, snapshot)
         durable = self._durable
         if durable is None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 
+from raftkv.errors import ConfigError, StorageCorruptError
+from raftkv.node.node import Node, running
 from raftkv.storage.base import Space
 from raftkv.transport.base import Lane
 from tests.node.rig import MACHINES, QUICK, Cluster, Journal, cluster
@@ -169,6 +171,41 @@ async def test_an_image_that_was_not_finished_is_removed_at_the_next_start() -> 
         assert made.commands(1) == commands
         await made.stop(1)
         assert made.disks[1].rows[Space.IMAGE].keys == before
+
+
+@kinds
+async def test_the_directory_of_another_kind_of_machine_is_refused(kind: str) -> None:
+    async with cluster(1, settings=SHORT, machine=MACHINES[kind]) as made:
+        commands = await _fill(made, 100)
+        await made.stop(1)
+        made.make_machine = MACHINES["on-disk" if kind == "in-memory" else "in-memory"]
+        setup = made.setup(1)
+        with pytest.raises(ConfigError, match="kind of machine"):
+            async with running(Node(setup)):
+                pass
+        made.make_machine = MACHINES[kind]
+        node = await made.start(1)
+        await node.ready()
+        assert made.commands(1) == commands
+
+
+async def test_a_damaged_image_is_named_and_never_served() -> None:
+    async with cluster(1, settings=SHORT) as made:
+        await _fill(made, 150)
+        await made.stop(1)
+        rows = made.disks[1].rows[Space.IMAGE]
+        chunk = next(key for key in rows.keys if key.startswith(b"c"))
+        whole = rows.values[chunk]
+        rows.values[chunk] = whole[:-1] + bytes((whole[-1] ^ 1,))
+        with pytest.raises(StorageCorruptError, match="checksum"):
+            async with running(Node(made.setup(1))):
+                pass
+        rows = made.disks[1].rows[Space.IMAGE]
+        del rows.values[chunk]
+        rows.keys.remove(chunk)
+        with pytest.raises(StorageCorruptError, match="missing"):
+            async with running(Node(made.setup(1))):
+                pass
 
 
 async def test_two_members_can_need_an_image_at_once() -> None:
