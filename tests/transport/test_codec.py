@@ -174,12 +174,19 @@ def test_arbitrary_bytes_raise_a_wire_error_or_are_messages(frame: bytes) -> Non
 def test_an_announced_size_costs_no_memory(bomb: bytes) -> None:
     tracemalloc.start()
     try:
-        with pytest.raises(WireError):
-            decode_messages(bomb)
+        with pytest.raises(WireError, match=r"left|more than|bytes at byte"):
+            decode_messages(bomb)  # known from the count, before the first item is looked at
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert peak < 100_000
+
+
+def test_a_count_is_compared_with_what_is_left_first() -> None:
+    bomb = bytearray(encode_messages([append(EMPTY, EMPTY)]))
+    bomb[50:54] = (3).to_bytes(4, "little")
+    with pytest.raises(WireError, match="3 items announced with 58 bytes left"):
+        decode_messages(bytes(bomb))
 
 
 def test_a_frame_full_of_empty_entries_costs_at_most_eight_mib() -> None:
