@@ -75,8 +75,8 @@ def test_every_input_and_message_of_the_core_can_be_named(union: str) -> None:
         assert member.__name__ in core.__all__
 
 
-# How ``open_node`` drives a member; not for applications.
-_DRIVEN = {"failure", "live", "on_failure", "stop_soon"}
+# How ``open_node`` and ``kv`` drive a member; not for applications.
+_DRIVEN = {"check", "failure", "live", "on_failure", "stop_soon"}
 
 
 @pytest.mark.parametrize("name", ["Kv", "Node"])

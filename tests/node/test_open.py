@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -93,8 +94,9 @@ async def test_a_machine_of_ones_own_answers_its_own_type(tmp_path: Path) -> Non
         assert await node.propose(b"x") == 1
         with pytest.raises(UsageError, match="propose"):
             _ = node.kv
+    wrong: Any = object()
     with pytest.raises(ConfigError, match="machine="):
-        raftkv.open_node(tmp_path, name="n1", cluster=cluster, machine=object())  # pyright: ignore
+        raftkv.open_node(tmp_path, name="n1", cluster=cluster, machine=wrong)
     assert not (tmp_path / "member").exists()
 
 
