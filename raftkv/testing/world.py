@@ -84,6 +84,8 @@ class World:
         self.checker.newest_membership = first
         self.questions: dict[bytes, Question] = {}
         self.requests = 0
+        self.proposed: dict[int, tuple[bytes, ...]] = {}
+        """Payloads by request, until they are given their places."""
         for node in first.members():
             self.members[node] = Member(options.config(node), self.first, options.machine)
 
@@ -150,6 +152,8 @@ class World:
         for answer in todo.answers:
             if isinstance(answer, Accepted):
                 self.marks["accepted"] += 1
+                for index, data in enumerate(self.proposed.pop(answer.request, ()), answer.first):
+                    self.checker.accepted[answer.term, index] = data
             else:
                 self.marks[f"refused: {answer.reason.name}"] += 1
         if todo.dropped_reads:
@@ -275,6 +279,7 @@ class World:
     def propose(self, member: Member, payloads: tuple[bytes, ...]) -> None:
         """Ask a member to replicate payloads."""
         self.requests += 1
+        self.proposed[self.requests] = payloads
         entries = tuple(Payload(EntryKind.NORMAL, data) for data in payloads)
         self.feed(member, Propose(entries, self.requests))
 
