@@ -162,6 +162,22 @@ def test_5_2_a_follower_that_hears_a_leader_or_grants_a_vote_waits_anew(message:
     assert run(state, message).election_elapsed == 0
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        AppendEntries(2, 1, 1, 0, 0, 0),
+        Heartbeat(2, 1, 1, 0),
+        InstallSnapshot(2, 1, 1, snapshot_at(0, 0)),
+    ],
+    ids=str,
+)
+def test_5_2_hearing_the_leader_again_draws_no_new_timeout(message: Message) -> None:
+    state = run(member(term=1), message)
+    again = run(state, message)
+    assert (again.rng, again.timeout_ticks) == (state.rng, state.timeout_ticks)
+    assert again.rng == member(term=1).rng
+
+
 def test_5_2_a_refused_vote_does_not_delay_an_own_campaign() -> None:
     state = ticked(member(terms=(1, 1)), 9)
     assert run(state, RequestVote(2, 1, 1, 1, 1)).election_elapsed == 9

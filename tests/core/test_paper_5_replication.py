@@ -182,6 +182,7 @@ def test_5_3_a_follower_drops_only_what_conflicts(
     entries = log_of(*mine[:prev], *new)[prev:]
     state, _ = settled(run(state, append(state, 2, entries, term=9)))
     assert terms_of(state) == list(result)
+    assert [state.log.term_at(index) for index in range(1, len(result) + 1)] == list(result)
     assert tuple(state.log.entries())[: prev + len(new)] == log_of(*mine[:prev], *new)
 
 

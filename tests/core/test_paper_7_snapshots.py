@@ -228,7 +228,7 @@ def test_7_a_snapshot_replaces_the_whole_log_of_who_is_behind() -> None:
     assert todo.messages_after_persist == (AppendResponse(1, 2, 3, 9),)
     assert (state.log.base_index, state.log.last_index, state.commit) == (9, 9, 9)
     assert state.membership == Membership((1, 2, 4))
-    assert [one.id for one in state.progress] == [1, 2, 4]
+    assert [(one.id, one.match) for one in state.progress] == [(1, 9), (2, 0), (4, 0)]
 
 
 def test_7_a_snapshot_of_a_prefix_keeps_the_entries_after_it() -> None:

@@ -27,6 +27,7 @@ from raftkv.core import (
     InstallSnapshot,
     MembershipChange,
     Payload,
+    PreVote,
     PreVoteResponse,
     ProgressState,
     ProposalRefused,
@@ -474,6 +475,62 @@ def test_a_crash_amid_a_campaign_cannot_turn_votes_for_one_log_to_another(on: bo
     cluster.put(*late)
     cluster.deliver()
     assert cluster.leaders() == ([1] if on else [1, 3])
+
+
+# --- refusals_tell_commit -----------------------------------------------------------------------
+
+
+@both
+@pytest.mark.parametrize("pre", [False, True])
+def test_who_refuses_a_vote_tells_what_is_committed(pre: bool, on: bool) -> None:
+    state = member(Config(id=1, refusals_tell_commit=on), terms=(1, 1, 2, 2), commit=3)
+    ask = PreVote if pre else RequestVote
+    (refused,) = sent_by(state, ask(2, 1, 5, 3, 1))
+    (granted,) = sent_by(state, ask(2, 1, 5, 4, 2))
+    for answer in (refused, granted):
+        assert isinstance(answer, PreVoteResponse if pre else VoteResponse)
+        told = (answer.commit, answer.commit_term)
+        assert told == ((3, 2) if on and answer.rejected else (0, 0))
+
+
+@pytest.mark.parametrize("pre", [False, True])
+def test_a_refused_candidate_learns_what_is_committed_where_its_log_agrees(pre: bool) -> None:
+    config = Config(id=1, pre_vote=pre, refusals_tell_commit=True)
+    state, _ = settled(run(member(config, terms=(1, 1, 2)), Campaign()))
+    answer = PreVoteResponse if pre else VoteResponse
+    for commit, term, learned in ((2, 1, 2), (3, 2, 3), (3, 1, 0), (4, 2, 0), (0, 0, 0)):
+        after = run(state, answer(2, 1, state.term, True, commit, term))
+        assert after.commit == learned
+        assert after.role is state.role  # commands alone change no voters
+    known = run(state, answer(2, 1, state.term, True, 3, 2))
+    assert run(known, answer(3, 1, state.term, True, 2, 1)).commit == 3
+
+
+@pytest.mark.parametrize("pre", [False, True])
+def test_a_candidate_that_learns_of_a_committed_change_stops_to_apply_it(pre: bool) -> None:
+    """It may have asked the wrong voters."""
+    config = Config(id=1, pre_vote=pre, refusals_tell_commit=True)
+    cluster = Cluster(3, config=config)
+    cluster.elect(2)
+    cluster.step(2, change(learner(4)))
+    cluster.lost = lambda message: isinstance(message, AppendEntries) and message.commit == 2
+    cluster.deliver()
+    state, _ = settled(run(cluster.states[1], Campaign()))
+    assert state.commit == 1
+    assert state.role in (Role.CANDIDATE, Role.PRE_CANDIDATE)
+    answer = PreVoteResponse if pre else VoteResponse
+    state = run(state, answer(3, 1, state.term, True, 2, 1))
+    assert (state.commit, state.role, state.leader) == (2, Role.FOLLOWER, 0)
+    state, _ = settled(state)
+    assert state.membership.learners == (4,)
+
+
+def test_a_follower_learns_from_a_late_refusal_and_a_leader_does_not() -> None:
+    state = member(Config(id=1, refusals_tell_commit=True), terms=(1, 1))
+    late = VoteResponse(2, 1, 1, True, 2, 1)
+    assert run(state, late).commit == 2
+    leader = elected(state)
+    assert run(leader, evolve(late, term=leader.term)) == leader
 
 
 # --- report_dropped_reads -----------------------------------------------------------------------

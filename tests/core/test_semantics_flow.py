@@ -117,10 +117,17 @@ def test_4_an_empty_append_in_a_probe_does_not_pause() -> None:
     assert (progress.state, progress.flow_paused) == (ProgressState.PROBE, False)
 
 
-def test_4_an_answer_at_match_ends_a_probe() -> None:
-    leader = run(leading(), Unreachable(2))
+def test_4_an_answer_at_match_ends_a_probe_and_one_below_does_not() -> None:
+    leader = run(followed(elected(member(terms=(1,))), 2), Unreachable(2))
     assert peer_of(leader).state is ProgressState.PROBE
+    assert run(leader, acked(leader, 2, 1)) == leader
     assert peer_of(run(leader, acked(leader, 2))).state is ProgressState.REPLICATE
+
+
+def test_4_a_probed_peer_that_answers_a_heartbeat_is_probed_even_if_it_has_all() -> None:
+    leader, _ = settled(run(leading(), Unreachable(2)))
+    sent = sent_by(leader, beat(leader, 2))
+    assert sent == [AppendEntries(1, 2, 1, 1, 1, 1)]
 
 
 def test_4_an_unreachable_peer_is_probed_from_what_it_has() -> None:

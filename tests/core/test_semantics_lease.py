@@ -188,7 +188,10 @@ def test_who_answered_a_heartbeat_gives_no_vote_for_an_election_timeout(what: st
     config = Config(id=1, check_quorum=True, measured_lease=True)
     for ticks in range(10):
         state = ticked(promised(config), ticks)
-        assert not votes(run(state, *inputs), term)
+        held = run(state, *inputs)
+        assert not votes(held, term)
+        # Not even the term of who asks is taken over.
+        assert run(held, RequestVote(3, 1, 9, 9, 9), PreVote(3, 1, 9, 9, 9)) == held
     assert votes(run(ticked(promised(config), 10), *inputs), term)
 
 
