@@ -184,6 +184,10 @@ class HostedNode(Node[R_co]):
         """The key-value store."""
         return HostedKv(self._alive(), self._inner.kv)
 
+    def check(self) -> None:
+        """As :meth:`Node.check`."""
+        self._alive().portal.call(self._inner.check)
+
     async def propose(self, command: bytes, *, timeout: float = 5.0) -> R_co:
         """As :meth:`Node.propose`."""
         return await self._alive().run(partial(self._inner.propose, command, timeout=timeout))
