@@ -8,7 +8,7 @@ members must agree.
 from __future__ import annotations
 
 from collections import Counter
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import pytest
 from attrs import frozen
@@ -354,9 +354,7 @@ class Worlds(RuleBasedStateMachine):
 def test_no_order_of_events_breaks_an_invariant(kind: Kind) -> None:
     met: Counter[str] = Counter()
     machine = type("Worlds", (Worlds,), {"kind": kind, "met": met})
-    # Hypothesis leaves its settings untyped.
-    wanted = cast("int", settings().max_examples)  # pyright: ignore[reportUnknownMemberType]
-    examples = max(wanted // 2, 50)
+    examples = max(settings().max_examples // 2, 50)
     run_state_machine_as_test(
         machine,
         settings=settings(max_examples=examples, stateful_step_count=40, deadline=None),
