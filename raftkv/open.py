@@ -220,6 +220,7 @@ async def _open(
 ) -> AsyncGenerator[Node[R]]:
     chosen = options.plan
     transport = options.transport or _tcp(options)
+    options.settings.check_frames(transport.frame_bytes_max)
     storage = options.storage or await _storage(options)
     try:
         identity = storage.identity

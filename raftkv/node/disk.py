@@ -57,13 +57,15 @@ class Disk:
         self._syncing: list[Promise] | None = None
         self._durable: list[Promise] = []
         self._failure: BaseException | None = None
+        self._wanted = False
         self.sync_ns: deque[int] = deque(maxlen=_SYNCS_REMEMBERED)
         self.syncs = 0
-        # What the next sync lets the witness remember.
+        # What is saved; ``_written`` is the part that the next sync lets the witness remember.
         self._term = recovered.hard_state.term
         self._vote = recovered.hard_state.vote
         last = recovered.entries[-1] if recovered.entries else recovered.snapshot
         self._last = (last.index, last.term, last.chain)
+        self._written = (self._term, self._vote, self._last)
 
     @property
     def batch(self) -> Batch:
@@ -120,6 +122,10 @@ class Disk:
         """Forget entries up to and including the point, in the open batch."""
         self._log.compact(self.batch, point)
 
+    def sync_soon(self) -> None:
+        """Have the open batch synced although nobody waits for that."""
+        self._wanted = True
+
     async def write(self) -> None:
         """Write the open batch, if there is one, and have it synced if anything waits for that.
 
@@ -130,7 +136,9 @@ class Disk:
             self._batch = None
             if batch.size_bytes:
                 await self._write(batch)
-        if self._unwritten:
+                # Only now: a sync that ends while the store stalls must not vouch for this batch.
+                self._written = (self._term, self._vote, self._last)
+        if self._unwritten or self._wanted:
             self._unsynced += self._unwritten
             self._unwritten.clear()
             self._sync()
@@ -161,11 +169,13 @@ class Disk:
                 await self._clock.sleep_until(now + _RETRY_NS)
 
     def _sync(self) -> None:
-        if self._syncing is not None or not self._unsynced:
+        if self._syncing is not None or not (self._unsynced or self._wanted):
             return
+        self._wanted = False
         self._syncing = self._unsynced
         self._unsynced = []
-        promised = WitnessRecord(self._storage.identity, self._term, self._vote, *self._last)
+        term, vote, last = self._written
+        promised = WitnessRecord(self._storage.identity, term, vote, *last)
         storage, now_ns = self._storage, self._clock.monotonic_ns
 
         def job() -> int:

@@ -37,6 +37,7 @@ from raftkv.core import (
     Receive,
     Refusal,
     Refused,
+    Role,
     Snapshot,
     SnapshotStatus,
     SnapshotTaken,
@@ -186,6 +187,8 @@ class Loop:
     async def _turn(self) -> None:
         self._may_linger = not self._outgoing
         self._feed_ticks()
+        if self._peers.must_sync:
+            self._save_peers()  # before anything that came from those who have just come in
         await self._feed_frames()
         self._feed_durable()
         while self._inputs:
@@ -221,8 +224,21 @@ class Loop:
         patience = self._settings.election_ticks * self._tick_ns
         self._reads.sweep(now, now - patience, reason)
         self._sender.sweep(now)
+        self.note_acknowledged()
         if self._peers.has_unsaved:
-            self._peers.save(self._disk.batch)
+            self._save_peers()
+
+    def note_acknowledged(self) -> None:
+        """Let what others have said to hold, and cannot lose any more, be remembered of them."""
+        state = self.state
+        if state.role is Role.LEADER:
+            for progress in state.progress:
+                self._peers.acknowledged(progress.id, min(progress.match, state.commit))
+
+    def _save_peers(self) -> None:
+        if self._peers.must_sync:
+            self._disk.sync_soon()
+        self._peers.save(self._disk.batch)
 
     async def _feed_frames(self) -> None:
         frames = self._frames
@@ -269,8 +285,9 @@ class Loop:
         queue, in_flight, settings = self._queue, self._in_flight, self._settings
         while len(queue) and not self._holding:
             payloads: list[Payload] = []
-            first, count = in_flight.next_sequence, 0
-            while len(payloads) < _PROPOSAL_ENTRIES_MAX:
+            first, count, size = in_flight.next_sequence, 0, 0
+            # A follower passes a proposal on as one message: it must fit a frame.
+            while len(payloads) < _PROPOSAL_ENTRIES_MAX and size < settings.entry_bytes_max:
                 waiters = queue.take(settings.entry_commands_max, settings.entry_bytes_max)
                 if not waiters:
                     break
@@ -278,6 +295,7 @@ class Loop:
                 commands = [waiter.data for waiter in waiters]
                 data = encode_commands(in_flight.member, in_flight.boot, start, commands)
                 payloads.append(Payload(EntryKind.NORMAL, data))
+                size += len(data)
                 count += len(waiters)
             if not payloads:
                 return
@@ -340,7 +358,8 @@ class Loop:
         if todo.reads:
             for read in todo.reads:
                 self._reads.confirm(read.context, read.index)
-            self._reads.resolve(self._applier.mark.index)
+            if self._installing is None:  # else nobody can read it yet: `_drain` tells them
+                self._reads.resolve(self._applier.mark.index)
         for context in todo.dropped_reads:
             self._reads.drop(context)
         for answer in todo.answers:

@@ -10,6 +10,7 @@ from raftkv.core.config import SAFEST, Config
 from raftkv.errors import ConfigError
 
 _MIB: Final = 1024 * 1024
+_MESSAGE_BYTES: Final = 64 * 1024  # what a message has beside its payload, generously
 
 
 @frozen(slots=True, kw_only=True)
@@ -81,6 +82,17 @@ class Settings:
             )
         if self.inflight_bytes_max < self.append_bytes_max:
             raise ConfigError("inflight_bytes_max must not be below append_bytes_max")
+
+    def check_frames(self, frame_bytes_max: int) -> None:
+        """Refuse, with ConfigError, settings whose longest message does not fit a frame."""
+        entry = max(self.command_bytes_max, self.entry_bytes_max)
+        longest = max(self.append_bytes_max, self.entry_bytes_max + entry) + _MESSAGE_BYTES
+        if longest > frame_bytes_max:
+            raise ConfigError(
+                f"a message may have {longest} bytes (command_bytes_max, entry_bytes_max,"
+                f" append_bytes_max), but the transport's frames at most {frame_bytes_max}: lower"
+                " the former or raise the latter"
+            )
 
     @property
     def tick_ns(self) -> int:

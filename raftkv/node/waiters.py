@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Sequence
 from heapq import heappop, heappush
+from typing import Final
 
 from raftkv.errors import (
     DeadlineError,
@@ -22,6 +23,8 @@ from raftkv.errors import (
     OutcomeUnknownError,
 )
 from raftkv.runtime.base import Promise
+
+_BOOT_SHIFT: Final = 40
 
 
 class Waiter:
@@ -104,7 +107,9 @@ class InFlight:
         self.member = member
         self.boot = boot
         self._waiters: dict[int, Waiter] = {}
-        self._next = 1
+        # Numbers never come again in a later boot either: what a leader answers late to a proposal
+        # of an earlier one must not be taken for an answer to one of ours.
+        self._next = (boot << _BOOT_SHIFT) + 1
         self.size_bytes = 0
         # (earliest deadline, first sequence, count) of each group: swept without one timer each.
         self._deadlines: list[tuple[int, int, int]] = []

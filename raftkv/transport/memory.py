@@ -167,6 +167,11 @@ class MemoryTransport:
         self._peers: dict[int, str] = {}
         self._serving: _Serving | None = None
 
+    @property
+    def frame_bytes_max(self) -> int:
+        """The longest frame: what fits a queue."""
+        return self._network.queue_bytes_max
+
     def serve(self, hello: Hello, receiver: Receiver) -> AbstractAsyncContextManager[None]:
         """Be reachable at the address, and connect to peers, while the context is open."""
         return self._serve(hello, receiver)

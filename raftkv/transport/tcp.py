@@ -116,6 +116,11 @@ class TcpTransport:
         if self._serving is not None:
             self._serving.set_peers(peers)
 
+    @property
+    def frame_bytes_max(self) -> int:
+        """The longest frame; see Limits."""
+        return self.limits.frame_bytes_max
+
     def send(self, peer: int, frame: bytes, lane: Lane = Lane.RAFT) -> bool:
         """Queue a frame; False if it was dropped."""
         if len(frame) > self.limits.frame_bytes_max:

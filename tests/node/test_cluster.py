@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import cast
+
 import anyio
 import pytest
 from anyio.lowlevel import checkpoint
 from attrs import evolve
 
+import raftkv
 from raftkv.core import Campaign
-from raftkv.errors import DeadlineError, OutcomeUnknownError, UnavailableError
+from raftkv.errors import ConfigError, DeadlineError, OutcomeUnknownError, UnavailableError
 from raftkv.node.node import Node
 from raftkv.runtime.base import Clock
 from tests.node.rig import MACHINES, QUICK, Cluster, cluster
@@ -231,3 +235,30 @@ async def test_all_members_stopped_and_started_again_keep_everything(kind: str) 
         leader = await made.leader()
         assert made.commands(leader.id) == [b"%d" % count for count in range(10)]
         assert await leader.propose(b"more") == 11
+
+
+async def test_a_burst_of_large_commands_on_a_follower_is_taken_whole() -> None:
+    # Ten entries' worth: as one forwarded message they would fit no frame.
+    async with cluster() as made:
+        leader = await made.leader()
+        follower = made.followers(leader)[0]
+        answers: list[object] = []
+
+        async def call(number: int) -> None:
+            answers.append(await follower.propose(bytes([number]) * 2**20, timeout=30))
+
+        async with anyio.create_task_group() as callers:
+            for number in range(20):
+                callers.start_soon(call, number)
+        assert sorted(cast("list[int]", answers)) == list(range(1, 21))
+        assert not made.failures
+
+
+async def test_settings_whose_messages_fit_no_frame_are_refused(tmp_path: Path) -> None:
+    settings = evolve(QUICK, command_bytes_max=9 * 2**20)
+    with pytest.raises(ConfigError, match="lower the former or raise the latter"):
+        async with raftkv.open_node(
+            tmp_path / "n1", name="n1", cluster={"n1": "127.0.0.1:1"}, settings=settings
+        ):
+            pass
+    assert not (tmp_path / "n1").exists()

@@ -109,12 +109,12 @@ def test_a_deadline_in_the_queue_says_that_nothing_happened() -> None:
 def test_each_command_in_flight_gets_its_own_result() -> None:
     in_flight = InFlight(7, 3)
     waiters = [make_waiter(b"ab") for _ in range(5)]
-    assert in_flight.add([waiter for waiter, _ in waiters[:2]]) == 1
-    assert in_flight.add([waiter for waiter, _ in waiters[2:]]) == 3
+    first = in_flight.add([waiter for waiter, _ in waiters[:2]])
+    assert in_flight.add([waiter for waiter, _ in waiters[2:]]) == first + 2
     assert in_flight.size_bytes == 10
-    in_flight.resolve(3, ["c", "d", "e"])
-    in_flight.resolve(1, ["a", "b"])
-    in_flight.resolve(1, ["again", "again"])
+    in_flight.resolve(first + 2, ["c", "d", "e"])
+    in_flight.resolve(first, ["a", "b"])
+    in_flight.resolve(first, ["again", "again"])
     assert [told.value for _, told in waiters] == ["a", "b", "c", "d", "e"]
     assert all(told.times == 1 for _, told in waiters)
     assert len(in_flight) == in_flight.size_bytes == 0
@@ -124,12 +124,12 @@ def test_a_deadline_in_flight_says_that_the_outcome_is_unknown() -> None:
     in_flight = InFlight(7, 3)
     late, late_told = make_waiter(deadline_ns=100)
     patient, patient_told = make_waiter(deadline_ns=200)
-    in_flight.add([patient, late])
+    first = in_flight.add([patient, late])
     in_flight.sweep(99)
     assert late_told.times == 0
     in_flight.sweep(100)
     assert isinstance(late_told.error, OutcomeUnknownError)
-    assert late_told.error.request == (7, 3, 2)
+    assert late_told.error.request == (7, 3, first + 1)
     assert patient_told.times == 0
     in_flight.sweep(200)
     assert isinstance(patient_told.error, OutcomeUnknownError)
@@ -141,15 +141,15 @@ def test_a_refused_proposal_gives_its_waiters_back_and_no_others() -> None:
     first = [make_waiter()[0], make_waiter()[0]]
     second = [make_waiter()[0]]
     third = [make_waiter()[0]]
-    in_flight.add(first)
+    number = in_flight.add(first)
     in_flight.add(second)
-    in_flight.group(1, 3)
+    in_flight.group(number, 3)
     in_flight.add(third)
-    in_flight.group(4, 1)
-    assert in_flight.take_back(1) == [*first, *second]
-    assert in_flight.take_back(1) == []
+    in_flight.group(number + 3, 1)
+    assert in_flight.take_back(number) == [*first, *second]
+    assert in_flight.take_back(number) == []
     assert len(in_flight) == 1
-    assert in_flight.next_sequence == 5  # numbers are never used twice
+    assert in_flight.next_sequence == number + 4  # numbers are never used twice
 
 
 def test_the_end_tells_all_who_are_in_flight_why() -> None:
@@ -285,3 +285,15 @@ def test_every_refusal_has_an_error_that_says_nothing_happened(reason: Refusal) 
     assert type(error) is EXPECTED[reason]
     assert not error.may_have_happened
     assert is_passing(reason) == (reason in (Refusal.NO_LEADER, Refusal.TRANSFERRING))
+
+
+def test_an_answer_to_a_proposal_of_an_earlier_boot_meets_nobody_in_a_later_one() -> None:
+    before, now = InFlight(7, 1), InFlight(7, 2)
+    late = before.add([make_waiter()[0]])
+    waiter, told = make_waiter()
+    first = now.add([waiter])
+    now.group(first, 1)
+    assert now.take_back(late) == []
+    assert not told.done()
+    now.resolve(first, ["applied"])
+    assert told.value == "applied"

@@ -1,0 +1,118 @@
+"""What the node promises of its disk: never more than was written, however slow the store is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar, cast
+
+import anyio
+from attrs import evolve
+
+from raftkv.core import Config, EntryKind, Payload, Propose, Ready, ready, start, step
+from raftkv.core.inputs import Campaign, Persisted
+from raftkv.errors import StorageStallError
+from raftkv.node.disk import Disk
+from raftkv.runtime.base import Worker
+from raftkv.runtime.system import system_runtime
+from raftkv.storage.base import Batch, Storage, Store, WitnessRecord
+from raftkv.storage.memory import MemoryDisk, open_memory
+
+T = TypeVar("T")
+
+
+class HeldWorker:
+    """A worker whose jobs run when the test says so."""
+
+    def __init__(self) -> None:
+        self.jobs: list[tuple[Callable[[], object], Callable[[object], None]]] = []
+
+    def submit(self, job: Callable[[], T], done: Callable[[T | BaseException], None]) -> None:
+        self.jobs.append((job, cast("Callable[[object], None]", done)))
+
+    def finish(self) -> None:
+        job, done = self.jobs.pop(0)
+        done(job())
+
+
+class StallingStore:
+    """A store that stalls while told to."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.stalls = False
+        self.stalled = anyio.Event()
+
+    def batch(self) -> Batch:
+        return self._store.batch()
+
+    def write(self, batch: Batch) -> int:
+        if self.stalls:
+            self.stalled.set()
+            raise StorageStallError("stalled")
+        return self._store.write(batch)
+
+    def sync(self) -> int:
+        return self._store.sync()
+
+
+class WatchedStorage:
+    """A storage that writes down what its witness was told."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self.store = StallingStore(storage.store)
+        self.log = storage.log
+        self.identity = storage.identity
+        self.promised: list[int] = []
+
+    def sync(self, promised: WitnessRecord) -> int:
+        self.promised.append(promised.last_index)
+        return self._storage.sync(promised)
+
+
+async def test_a_sync_that_ends_while_the_store_stalls_vouches_for_written_batches_alone() -> None:
+    storage = WatchedStorage(open_memory(1, 1, disk=MemoryDisk()))
+    runtime, worker = system_runtime(), HeldWorker()
+    recovered = storage.log.recover()
+    disk = Disk(
+        cast("Storage", storage),
+        recovered,
+        cast("Worker", worker),
+        runtime.clock,
+        runtime.waker(),
+        stall_ns=60_000_000_000,
+    )
+    state = start(evolve(Config(id=1), election_ticks=10), voters=(1,))
+    state = step(state, Campaign())
+
+    def take() -> Ready:
+        nonlocal state
+        state, todo = ready(state)
+        return todo
+
+    def propose() -> Ready:
+        nonlocal state
+        state = step(state, Propose((Payload(EntryKind.NORMAL, b"x"),)))
+        return take()
+
+    first = take()
+    disk.save(first)
+    await disk.write()
+    worker.finish()
+    state = step(state, Persisted(first.number))  # it leads now, with an empty entry
+    disk.save(take())
+    await disk.write()  # sync of entry 1 is under way
+    disk.save(propose())
+    await disk.write()  # entry 2 is written and waits for the next sync
+    storage.store.stalls = True
+    disk.save(propose())  # entry 3 is saved, and its write stalls
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(disk.write)
+        await storage.store.stalled.wait()
+        worker.finish()
+        worker.finish()
+        assert storage.promised == [0, 1, 2]
+        storage.store.stalls = False
+    worker.finish()
+    assert storage.promised == [0, 1, 2, 3]
