@@ -194,7 +194,9 @@ class Loop:
         while self._inputs:
             self.state = step(self.state, self._inputs.popleft())
         self._feed_commands()
-        self._feed_reads()
+        if self._reads.has_new:
+            self._feed_ticks()  # an image that arrived may have held us up: know our age first
+            self._feed_reads()
         await self._drain()
         if self._applier.has_work or self._images.is_taking:
             await self._apply()
@@ -318,8 +320,6 @@ class Loop:
             waiter.fail(error)
 
     def _feed_reads(self) -> None:
-        if not self._reads.has_new:
-            return
         now = self._clock.monotonic_ns()
         for lease in (False, True):
             context = self._reads.ask(lease=lease, now_ns=now)
