@@ -47,9 +47,9 @@ def test_results_go_to_the_waiters_of_this_member_and_this_start_alone() -> None
     for member, boot, mine in ((1, 1, True), (2, 1, False), (1, 2, False)):
         in_flight = InFlight(1, 1)
         waiter, told = make_waiter()
-        in_flight.add([waiter])
+        first = in_flight.add([waiter])
         applier = _applier(Journal(), in_flight)
-        applier.add((_entry(1, [b"x"], member, boot),))
+        applier.add((_entry(1, [b"x"], member, boot, first),))
         applier.apply_slice(_batch())
         applier.release()
         assert (told.times == 1) == mine
@@ -58,9 +58,9 @@ def test_results_go_to_the_waiters_of_this_member_and_this_start_alone() -> None
 def test_no_result_is_out_before_its_effects_are_written() -> None:
     in_flight = InFlight(1, 1)
     waiter, told = make_waiter()
-    in_flight.add([waiter])
+    first = in_flight.add([waiter])
     applier = _applier(Ledger(), in_flight)
-    applier.add((_entry(1, [b"x"]),))
+    applier.add((_entry(1, [b"x"], first=first),))
     applier.apply_slice(_batch())
     assert told.times == 0
     applier.release()
