@@ -494,6 +494,25 @@ def test_9_repeating_a_change_is_harmless(one: Change) -> None:
     assert (new, progress) == (old, tracked(1, 2, 3))
 
 
+def test_9_a_removed_learner_is_forgotten() -> None:
+    old = Membership((1, 2), (), (3, 4))
+    new, progress = apply_change(old, tracked(1, 2, 3, 4), MembershipChange((removed(3),)), 1)
+    assert (new, progress) == (Membership((1, 2), (), (4,)), tracked(1, 2, 4))
+
+
+@pytest.mark.parametrize("last", [removed(3), voter(3)])
+def test_9_the_last_step_for_a_member_decides(last: Change) -> None:
+    """Demoted first, then removed, or a voter after all, in one joint change."""
+    steps = MembershipChange((learner(3), last), Transition.EXPLICIT)
+    joint, progress = apply_change(Membership((1, 2, 3)), tracked(1, 2, 3), steps, 1)
+    stays = last == voter(3)
+    assert joint == Membership((1, 2, 3) if stays else (1, 2), (1, 2, 3))
+    assert progress == tracked(1, 2, 3)  # an outgoing voter is tracked until the leave
+    left, progress = apply_change(joint, progress, MembershipChange(), 1)
+    assert left == Membership((1, 2, 3) if stays else (1, 2))
+    assert progress == (tracked(1, 2, 3) if stays else tracked(1, 2))
+
+
 # --- the bytes of a change ----------------------------------------------------------------------
 
 
