@@ -33,6 +33,7 @@ from raftkv.node.status import (
 )
 from raftkv.node.tasks import TaskSpawner, first_cause
 from raftkv.node.waiters import Waiter, stopped
+from raftkv.storage.base import Recovered
 from raftkv.transport.base import Hello, Lane
 
 _log = logging.getLogger("raftkv.node")
@@ -53,12 +54,14 @@ class _Gate:
 
     def on_up(self, peer: int, hello: Hello) -> None:
         self._hands.peers.up(peer, hello)
+        self._hands.waker.set()
 
     def on_down(self, peer: int) -> None:
         self._hands.peers.down(peer)
         self._hands.loop.on_down(peer)
 
     def accepts(self, hello: Hello) -> str | None:
+        self._hands.loop.note_acknowledged()
         return self._hands.peers.refusal(hello)
 
 
@@ -316,11 +319,12 @@ class Node(Generic[R_co]):
         started = False
         try:
             recovered = await recover(self._setup, wal)
+            hello = self._hello(recovered)
             with anyio.CancelScope() as shield:
                 async with anyio.create_task_group() as tasks:
                     spawner = TaskSpawner(tasks)
                     hands = assemble(self._setup, recovered, self._events, spawner, wal, snapshot)
-                    async with self._setup.transport.serve(self._hello(), _Gate(hands)):
+                    async with self._setup.transport.serve(hello, _Gate(hands)):
                         self._setup.transport.set_peers(hands.peers.addresses)
                         hands.loop.on_change = self._wake_watchers
                         self._hands = hands
@@ -350,9 +354,16 @@ class Node(Generic[R_co]):
             if self._failure is not None:
                 self._on_failure()
 
-    def _hello(self) -> Hello:
+    def _hello(self, recovered: Recovered) -> Hello:
         identity = self._setup.storage.identity
-        return Hello(identity.cluster_id, identity.member_id, identity.disk_uuid, identity.boot)
+        return Hello(
+            identity.cluster_id,
+            identity.member_id,
+            identity.disk_uuid,
+            identity.boot,
+            boot_token=identity.boot_token,
+            last_index=recovered.snapshot.index + len(recovered.entries),
+        )
 
     async def _tick(self) -> None:
         clock, tick_ns = self._clock, self._settings.tick_ns

@@ -117,12 +117,17 @@ class Store(Reader, Protocol):
 
 @frozen(slots=True)
 class Identity:
-    """Whose data this is. ``boot`` counts the openings of this directory, from 1."""
+    """Whose data this is. ``boot`` counts the openings of this directory, from 1.
+
+    ``boot_token`` is random and new at each opening: two openings with the same count are of two
+    copies of the directory.
+    """
 
     cluster_id: int
     member_id: int
     disk_uuid: bytes
     boot: int
+    boot_token: bytes = bytes(16)
 
 
 @frozen(slots=True)

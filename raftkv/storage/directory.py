@@ -39,6 +39,7 @@ from raftkv.storage.base import Identity
 from raftkv.storage.files import Files, Lock, OsFiles
 from raftkv.storage.log import REBUILD, StoredLog, corrupt
 from raftkv.storage.member import (
+    BOOT_TOKEN_BYTES,
     Failpoint,
     MemberStorage,
     check_owner,
@@ -72,7 +73,8 @@ def open_rocks(
     Everything is read back and checked, held against the witness, and the boot counter raised
     durably before this returns. Blocks for as long as that takes.
 
-    ``rng`` gives a new directory its disk uuid. ``failpoint`` is for tests.
+    ``rng`` gives a new directory its disk uuid, and each opening its token. ``failpoint`` is for
+    tests.
 
     Raises StorageLockedError if it is open elsewhere, IdentityError if it belongs to another
     cluster or member, StorageFormatError if a newer raftkv wrote it, StorageCorruptError if it is
@@ -93,7 +95,8 @@ def open_rocks(
         try:
             if not files.exists(root / _MEMBER):
                 _make_member(root, expected, rng, files, failpoint)
-            return _open_member(root / _MEMBER, expected, files, failpoint, lock)
+            token = rng.token(BOOT_TOKEN_BYTES)
+            return _open_member(root / _MEMBER, expected, token, files, failpoint, lock)
         except BaseException:
             lock.release()
             raise
@@ -131,7 +134,12 @@ def _make_member(
 
 
 def _open_member(
-    member: Path, expected: Identity, files: Files, failpoint: Failpoint, lock: Lock
+    member: Path,
+    expected: Identity,
+    token: bytes,
+    files: Files,
+    failpoint: Failpoint,
+    lock: Lock,
 ) -> MemberStorage:
     if not files.exists(member / _WITNESS):
         corrupt(
@@ -153,6 +161,7 @@ def _open_member(
                 witness,
                 expected,
                 str(member),
+                token=token,
                 failpoint=failpoint,
                 release=lock.release,
             )

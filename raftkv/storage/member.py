@@ -12,6 +12,8 @@ from struct import Struct
 from struct import error as StructError
 from typing import Final, Protocol, TypeVar
 
+from attrs import evolve
+
 from raftkv.errors import (
     Error,
     IdentityError,
@@ -28,7 +30,8 @@ from raftkv.storage.witness import Witness, WitnessMark, what_is_missing
 WITNESS_SYNCS_MAX: Final = 64
 
 _IDENTITY_KEY: Final = b"identity"
-_IDENTITY: Final = Struct("<QQ16sQ")  # cluster, member, disk uuid, boot
+_IDENTITY: Final = Struct("<QQ16sQ16s")  # cluster, member, disk uuid, boot, boot token
+BOOT_TOKEN_BYTES: Final = 16
 
 AnyError = TypeVar("AnyError", bound=Error | None)
 
@@ -147,17 +150,18 @@ def next_boot(
     expected: Identity,
     where: str,
     *,
+    token: bytes,
     failpoint: Failpoint = no_failpoint,
     release: Callable[[], None] = lambda: None,
 ) -> MemberStorage:
-    """Check a store against its witness and begin its next boot.
+    """Check a store against its witness and begin its next boot, known by ``token`` from then on.
 
     Raises IdentityError if it is another member's than ``expected`` (whose uuid and boot do not
     matter), StorageCorruptError if it is damaged or behind its witness.
     """
     log = StoredLog(store)
     before, recovered = examine(store, log, witness, expected, where)
-    identity = Identity(before.cluster_id, before.member_id, before.disk_uuid, before.boot + 1)
+    identity = evolve(before, boot=before.boot + 1, boot_token=token)
     write_identity(store, identity)
     failpoint("boot.between")
     storage = MemberStorage(store, log, identity, witness, failpoint=failpoint, release=release)
@@ -201,7 +205,11 @@ def read_identity(store: Store, where: str) -> Identity:
 def write_identity(store: Store, identity: Identity) -> None:
     """Say durably whose store it is, and in which boot."""
     body = _IDENTITY.pack(
-        identity.cluster_id, identity.member_id, identity.disk_uuid, identity.boot
+        identity.cluster_id,
+        identity.member_id,
+        identity.disk_uuid,
+        identity.boot,
+        identity.boot_token,
     )
     batch = store.batch()
     batch.put(Space.META, _IDENTITY_KEY, seal(body))

@@ -14,13 +14,20 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable, Iterator
 from hashlib import blake2b
+from itertools import count
 from typing import Final
 from weakref import WeakSet
 
 from raftkv.errors import ClosedError, Error, StorageError, StorageLockedError, UsageError
 from raftkv.storage.base import Batch, Identity, Reader, Space, Store, View
 from raftkv.storage.batch import DELETE, PUT, Change, ChangeList
-from raftkv.storage.member import MemberStorage, again, first_identity, next_boot
+from raftkv.storage.member import (
+    BOOT_TOKEN_BYTES,
+    MemberStorage,
+    again,
+    first_identity,
+    next_boot,
+)
 from raftkv.storage.witness import MemoryWitness
 
 
@@ -244,6 +251,8 @@ def _apply(rows: dict[Space, _Rows], changes: tuple[Change, ...]) -> None:
 
 
 _DISK_UUID: Final = b"raftkv memory"
+# Tokens of openings: a disk and its copies live in one process, so counting tells them apart.
+_openings: Final = count(1)
 
 
 def open_memory(
@@ -267,7 +276,8 @@ def open_memory(
     try:
         if disk.witness.recall() is None:
             first_identity(store, disk.witness, fresh)
-        return next_boot(store, disk.witness, fresh, "the memory disk")
+        token = next(_openings).to_bytes(BOOT_TOKEN_BYTES, "little")
+        return next_boot(store, disk.witness, fresh, "the memory disk", token=token)
     except BaseException:
         store.close()
         raise

@@ -35,9 +35,9 @@ from raftkv.storage.log import FORMAT, REBUILD
 SLOT_BYTES: Final = 512
 WITNESS_BYTES: Final = 2 * SLOT_BYTES
 _MAGIC: Final = b"raftkv-w"
-# magic, format, generation, cluster, member, disk uuid, boot, term, vote, last index/term/chain,
-# cuts
-_SLOT: Final = Struct("<8sBQQQ16sQQQQQQQ")
+# magic, format, generation, cluster, member, disk uuid, boot, boot token, term, vote, last
+# index/term/chain, cuts
+_SLOT: Final = Struct("<8sBQQQ16sQ16sQQQQQQ")
 _CRC: Final = Struct("<I")
 _BODY_BYTES: Final = SLOT_BYTES - _CRC.size
 
@@ -158,6 +158,7 @@ def encode_slot(mark: WitnessMark, generation: int) -> bytes:
         identity.member_id,
         identity.disk_uuid,
         identity.boot,
+        identity.boot_token,
         record.term,
         record.vote,
         record.last_index,
@@ -180,13 +181,9 @@ def decode_slot(slot: bytes, where: str) -> tuple[int, WitnessMark] | None:
             f"{where} is of storage format {body[len(_MAGIC)]}, this raftkv reads format"
             f" {FORMAT[0]}: open it with the raftkv version that wrote it"
         )
-    (_, _, generation, cluster, member, uuid, boot, term, vote, index, last_term, chain, cuts) = (
-        _SLOT.unpack_from(body)
-    )
-    identity = Identity(cluster, member, uuid, boot)
-    return generation, WitnessMark(
-        WitnessRecord(identity, term, vote, index, last_term, chain), cuts
-    )
+    _, _, generation, cluster, member, uuid, boot, token, *promise, cuts = _SLOT.unpack_from(body)
+    identity = Identity(cluster, member, uuid, boot, token)
+    return generation, WitnessMark(WitnessRecord(identity, *promise), cuts)
 
 
 def _generation_of(slot: tuple[int, WitnessMark]) -> int:
@@ -204,6 +201,10 @@ def what_is_missing(
     promised = mark.record
     if identity.boot < promised.identity.boot:
         return f"it is from opening {identity.boot}, the witness from {promised.identity.boot}"
+    if identity.boot == promised.identity.boot and (
+        identity.boot_token != promised.identity.boot_token
+    ):
+        return f"it and the witness are of two copies that were both opened as {identity.boot}"
     hard_state = recovered.hard_state
     if hard_state.term < promised.term:
         return f"it knows term {hard_state.term}, the witness {promised.term}"

@@ -29,6 +29,10 @@ class Hello:
     ``address`` is where the member says it can be reached. Ids are pure functions of addresses, so
     that a receiver can judge a member it has not yet heard of; over TLS the certificate must name
     the address's host.
+
+    ``boot_token`` is 16 random bytes, new at each opening of the data directory: an equal ``boot``
+    with another token is another copy of it. ``last_index`` is where its log ended when this boot
+    began; later it has grown.
     """
 
     cluster_id: int
@@ -36,6 +40,8 @@ class Hello:
     disk_uuid: bytes
     boot: int
     address: str = ""
+    boot_token: bytes = bytes(16)
+    last_index: int = 0
 
 
 class Receiver(Protocol):
@@ -66,6 +72,11 @@ class Receiver(Protocol):
 
 class Transport(Protocol):
     """Carries frames between members. ``serve`` is the only way in."""
+
+    @property
+    def frame_bytes_max(self) -> int:
+        """The longest frame ``send`` takes; a longer one raises RequestTooLargeError."""
+        ...
 
     def serve(self, hello: Hello, receiver: Receiver) -> AbstractAsyncContextManager[None]:
         """Listen and connect while the context is open.

@@ -60,11 +60,12 @@ _HEADER: Final = struct.Struct("<IBI")  # payload length, type, checksum
 _CHECKED: Final = struct.Struct("<IB")
 FRAME_OVERHEAD_BYTES: Final = _HEADER.size
 
-# magic, first and last version, cluster, sender, receiver, boot, capabilities (none yet), lane,
-# length of disk uuid and address
-_HELLO: Final = struct.Struct("<8sHHQQQQQBBH")
-# magic, version, cluster, sender, boot, capabilities, uuid and address length
-_WELCOME: Final = struct.Struct("<8sHQQQQBH")
+# magic, first and last version, cluster, sender, receiver, boot, boot token, last index,
+# capabilities (none yet), lane, length of disk uuid and address
+_HELLO: Final = struct.Struct("<8sHHQQQQ16sQQBBH")
+# magic, version, cluster, sender, boot, boot token, last index, capabilities, uuid and address
+# length
+_WELCOME: Final = struct.Struct("<8sHQQQ16sQQBH")
 _REFUSAL: Final = struct.Struct("<8sHH")  # magic, code, length of the sentence
 
 # Frame types above the lanes' numbers.
@@ -191,6 +192,8 @@ def encode_greeting(greeting: Greeting) -> bytes:
         hello.member_id,
         greeting.to,
         hello.boot,
+        hello.boot_token,
+        hello.last_index,
         0,
         greeting.lane,
         len(hello.disk_uuid),
@@ -202,15 +205,14 @@ def encode_greeting(greeting: Greeting) -> bytes:
 def decode_greeting(frame: Frame) -> Greeting:
     """The greeting in a HELLO frame. Raises WireError."""
     payload = _opened(frame, _TYPE_HELLO, _HELLO, "HELLO")
-    _, first, last, cluster, sender, to, boot, _, lane, uuid_size, address_size = (
-        _HELLO.unpack_from(payload)
-    )
+    _, first, last, *fields, lane, uuid_size, address_size = _HELLO.unpack_from(payload)
+    cluster, sender, to, boot, token, last_index, _ = fields
     if first > last:
         raise WireError(f"speaks versions {first} to {last}, which are none")
     if lane not in (Lane.RAFT, Lane.BULK):
         raise WireError(f"asks for the unknown lane {lane}")
     uuid, address = _identity(payload, _HELLO.size, uuid_size, address_size)
-    hello = Hello(cluster, sender, uuid, boot, address)
+    hello = Hello(cluster, sender, uuid, boot, address, token, last_index)
     return Greeting(hello, to, Lane(lane), Versions(first, last))
 
 
@@ -223,6 +225,8 @@ def encode_welcome(version: int, hello: Hello) -> bytes:
         hello.cluster_id,
         hello.member_id,
         hello.boot,
+        hello.boot_token,
+        hello.last_index,
         0,
         len(hello.disk_uuid),
         len(address),
@@ -233,9 +237,10 @@ def encode_welcome(version: int, hello: Hello) -> bytes:
 def decode_welcome(frame: Frame) -> tuple[int, Hello]:
     """The version and the other side in a WELCOME frame. Raises WireError."""
     payload = _opened(frame, _TYPE_WELCOME, _WELCOME, "WELCOME")
-    _, version, cluster, sender, boot, _, uuid_size, address_size = _WELCOME.unpack_from(payload)
+    _, version, *fields, uuid_size, address_size = _WELCOME.unpack_from(payload)
+    cluster, sender, boot, token, last_index, _ = fields
     uuid, address = _identity(payload, _WELCOME.size, uuid_size, address_size)
-    return version, Hello(cluster, sender, uuid, boot, address)
+    return version, Hello(cluster, sender, uuid, boot, address, token, last_index)
 
 
 def encode_refusal(refusal: Refusal) -> bytes:

@@ -14,8 +14,25 @@ def _peers(store: Store) -> Peers:
     return Peers(MEMBERS[0], MEMBERS, 5, store)
 
 
-def _hello(member: int = 2, boot: int = 3, disk: bytes = b"d" * 16, cluster: int = 5) -> Hello:
-    return Hello(cluster, member, disk, boot)
+def _hello(
+    member: int = 2,
+    boot: int = 3,
+    disk: bytes = b"d" * 16,
+    cluster: int = 5,
+    token: bytes = b"t" * 16,
+    last_index: int = 0,
+) -> Hello:
+    return Hello(cluster, member, disk, boot, boot_token=token, last_index=last_index)
+
+
+def _saved(peers: Peers, store: Store) -> Peers:
+    """What is known after a restart."""
+    batch = store.batch()
+    peers.save(batch)
+    assert not peers.has_unsaved
+    assert not peers.must_sync
+    store.write(batch)
+    return _peers(store)
 
 
 def test_members_are_found_by_name_and_id() -> None:
@@ -42,11 +59,8 @@ def test_another_disk_or_an_earlier_start_is_refused_also_after_our_restart() ->
     peers.up(2, _hello())
     assert peers.is_up(2)
     assert peers.has_unsaved
-    batch = storage.store.batch()
-    peers.save(batch)
-    assert not peers.has_unsaved
-    storage.store.write(batch)
-    for known in (peers, _peers(storage.store)):
+    assert peers.must_sync
+    for known in (peers, _saved(peers, storage.store)):
         assert known.refusal(_hello()) is None
         assert known.refusal(_hello(boot=4)) is None
         assert "back in time" in (known.refusal(_hello(boot=2)) or "")
@@ -54,3 +68,34 @@ def test_another_disk_or_an_earlier_start_is_refused_also_after_our_restart() ->
         assert known.refusal(_hello(member=3, boot=1)) is None
     peers.down(2)
     assert not peers.is_up(2)
+
+
+def test_another_copy_opened_equally_often_is_refused_also_after_our_restart() -> None:
+    storage = open_memory(5, 1)
+    peers = _peers(storage.store)
+    peers.up(2, _hello())
+    for known in (peers, _saved(peers, storage.store)):
+        refusal = known.refusal(_hello(token=b"u" * 16)) or ""
+        assert "another start 3" in refusal
+        assert "remove the member, then add it anew" in refusal
+        assert known.refusal(_hello(boot=4, token=b"u" * 16)) is None
+
+
+def test_a_new_start_whose_log_ends_before_what_it_acknowledged_is_refused() -> None:
+    storage = open_memory(5, 1)
+    peers = _peers(storage.store)
+    peers.acknowledged(2, 7)  # nobody whom we have seen
+    assert not peers.has_unsaved
+    peers.up(2, _hello(last_index=5))
+    peers = _saved(peers, storage.store)
+    peers.acknowledged(2, 9)
+    assert peers.has_unsaved
+    assert not peers.must_sync
+    peers.acknowledged(2, 8)  # less than is known
+    for known in (peers, _saved(peers, storage.store)):
+        assert known.refusal(_hello(last_index=5)) is None  # a connection of the same start
+        refusal = known.refusal(_hello(boot=4, last_index=8)) or ""
+        assert "start 4 has a log up to entry 8, start 3 acknowledged entry 9" in refusal
+        assert known.refusal(_hello(boot=4, last_index=9)) is None
+        known.up(2, _hello(boot=4, last_index=9))
+        assert "entry 9" in (known.refusal(_hello(boot=5, last_index=8)) or "")

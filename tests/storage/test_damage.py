@@ -411,7 +411,7 @@ def _size(file: Path) -> int:
 
 
 def test_a_slot_is_what_the_format_says() -> None:
-    identity = Identity(1, 2, bytes(range(16)), 3)
+    identity = Identity(1, 2, bytes(range(16)), 3, bytes(range(16, 32)))
     mark = WitnessMark(WitnessRecord(identity, 4, 5, 6, 7, 8), 9)
     slot = encode_slot(mark, 10)
     assert len(slot) == SLOT_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -58,6 +59,38 @@ def test_each_opening_is_a_boot_of_the_same_disk(tmp_path: Path) -> None:
         storage.close()
     assert [identity.boot for identity in identities] == [1, 2, 3]
     assert len({identity.disk_uuid for identity in identities}) == 1
+
+
+def test_each_opening_has_a_token_of_its_own_which_tells_copies_apart(tmp_path: Path) -> None:
+    rng = FixedRng()
+
+    def opening(name: str) -> Identity:
+        storage = open_rocks(tmp_path / name, cluster_id=CLUSTER, member_id=MEMBER, rng=rng)
+        storage.close()
+        return storage.identity
+
+    first = opening("data")
+    shutil.copytree(tmp_path / "data", tmp_path / "copy")
+    second, other = opening("data"), opening("copy")
+    assert (second.boot, second.disk_uuid) == (other.boot, other.disk_uuid) == (2, first.disk_uuid)
+    tokens = {one.boot_token for one in (first, second, other)}
+    assert {len(token) for token in tokens} == {16}
+    assert len(tokens) == 3
+    # The witness knows, too, whose store it stands beside.
+    witness = Path("member") / "witness"
+    shutil.copy(tmp_path / "copy" / witness, tmp_path / "data" / witness)
+    with pytest.raises(StorageCorruptError, match="two copies that were both opened as 2"):
+        opening("data")
+
+
+def test_each_opening_in_memory_has_a_token_of_its_own() -> None:
+    disk = MemoryDisk()
+    tokens: set[bytes] = set()
+    for _ in range(3):
+        storage = open_memory(CLUSTER, MEMBER, disk=disk)
+        tokens.add(storage.identity.boot_token)
+        storage.close()
+    assert len(tokens) == 3
 
 
 def test_another_disk_has_another_uuid(tmp_path: Path) -> None:

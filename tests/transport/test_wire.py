@@ -37,7 +37,8 @@ from tests.transport.world import hello
 
 ids = st.integers(0, 2**64 - 1)
 addresses = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=300)
-hellos = st.builds(Hello, ids, ids, st.binary(max_size=64), ids, addresses)
+tokens = st.binary(min_size=16, max_size=16)
+hellos = st.builds(Hello, ids, ids, st.binary(max_size=64), ids, addresses, tokens, ids)
 versions = st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(
     lambda pair: Versions(min(pair), max(pair))
 )
@@ -205,11 +206,11 @@ def test_a_changed_greeting_is_another_one_or_a_wire_error(
     [
         (0, b"X", "not raftkv's"),
         (8, b"\x09\x00", "versions 9 to 1, which are none"),
-        (52, b"\x07", "unknown lane 7"),
-        (53, b"\xff", "a disk uuid of 255"),
-        (54, b"\xff\xff", "an address of 65535"),
-        (62, b"\x80", "not ASCII"),
-        (62, b"\n", "not printable"),
+        (76, b"\x07", "unknown lane 7"),
+        (77, b"\xff", "a disk uuid of 255"),
+        (78, b"\xff\xff", "an address of 65535"),
+        (86, b"\x80", "not ASCII"),
+        (86, b"\n", "not printable"),
     ],
 )
 def test_what_is_wrong_with_a_greeting_is_said(at: int, value: bytes, sentence: str) -> None:
