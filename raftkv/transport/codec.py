@@ -2,8 +2,10 @@
 
 A frame's payload is a format byte and one or more records, back to back; a record is its kind and
 a fixed ``struct`` header, then the parts of variable length. Little endian, every number 64 bits
-unsigned unless it counts something. The encoding is canonical: whatever :func:`decode_messages`
-accepts, it would have been given by :func:`encode_messages` for the same messages.
+unsigned unless it counts something; a term or an index of 2**63 or more is refused, so that a made
+up one cannot be adopted and then overflow when one is added to it. The encoding is canonical:
+whatever :func:`decode_messages` accepts, it would have been given by :func:`encode_messages` for
+the same messages.
 
 Entries have the layout of :mod:`raftkv.encoding` without its checksum: the frame that carries them
 has one already, the core compares each entry's chain value with its own, and a checksum costs
@@ -61,6 +63,7 @@ _SNAPSHOT: Final = struct.Struct("<BQQQQQQBHHHHI")  # ..., index, term, chain, l
 _FORWARD: Final = struct.Struct("<BQQQI")  # ..., request, payloads
 _READ: Final = struct.Struct("<BQQBI")  # ..., lease, context length
 _READ_RESPONSE: Final = struct.Struct("<BQQQQI")  # ..., index, context length
+_POSITION_END: Final = 2**63  # no term or index comes this far by itself
 _ENTRY_KINDS: Final = {int(kind): kind for kind in EntryKind}
 _BOOLS: Final = (False, True)
 _RELAYED: Final = (ForwardProposal, ReadIndexRequest, TransferLeadership)
@@ -74,13 +77,19 @@ _KIND_READ_RESPONSE: Final = 15
 
 
 class _Flat:
-    """A message of fixed size, described by its fields: ``Q`` a number, ``?`` a truth value."""
+    """A message of fixed size, described by its fields.
+
+    ``Q`` is a number of 64 bits, ``q`` a term or an index, ``?`` a truth value.
+    """
 
     def __init__(self, kind: int, cls: type[PeerMessage], **fields: str) -> None:
         self.kind = kind
         self.cls: Callable[..., PeerMessage] = cls
         # "B" rather than "?", which would read every byte but zero as true: not canonical.
-        self.layout = struct.Struct("<B" + "".join(fields.values()).replace("?", "B"))
+        taken = "<B" + "".join(fields.values()).replace("?", "B")
+        self.layout = struct.Struct(taken.replace("q", "Q"))
+        # Read with a sign, what is too high for a term or an index is negative: one look for all.
+        self.taken = struct.Struct(taken)
         self.values: Callable[[PeerMessage], tuple[int, ...]] = attrgetter(*fields)
         self.bools = tuple(at for at, code in enumerate(fields.values()) if code == "?")
 
@@ -88,7 +97,9 @@ class _Flat:
         return self.layout.pack(self.kind, *self.values(message))
 
     def decode(self, frame: bytes, offset: int) -> PeerMessage:
-        values: list[int] = list(self.layout.unpack_from(frame, offset))
+        values: list[int] = list(self.taken.unpack_from(frame, offset))
+        if min(values) < 0:
+            raise _too_high(offset)
         del values[0]
         for at in self.bools:
             if values[at] > 1:
@@ -97,25 +108,25 @@ class _Flat:
         return self.cls(*values)
 
 
-_ROUTE: Final = {"sender": "Q", "to": "Q", "term": "Q"}
-_LAST: Final = {"last_index": "Q", "last_term": "Q", "transfer": "?"}
+_ROUTE: Final = {"sender": "Q", "to": "Q", "term": "q"}
+_LAST: Final = {"last_index": "q", "last_term": "q", "transfer": "?"}
 _FLATS: Final = (
     _Flat(
         2,
         AppendResponse,
         **_ROUTE,
-        index="Q",
+        index="q",
         rejected="?",
-        hint="Q",
-        hint_term="Q",
+        hint="q",
+        hint_term="q",
         lost="?",
     ),
-    _Flat(3, Heartbeat, **_ROUTE, commit="Q", read_position="Q", sent_tick="Q"),
+    _Flat(3, Heartbeat, **_ROUTE, commit="q", read_position="Q", sent_tick="Q"),
     _Flat(4, HeartbeatResponse, **_ROUTE, read_position="Q", sent_tick="Q"),
     _Flat(5, PreVote, **_ROUTE, **_LAST),
-    _Flat(6, PreVoteResponse, **_ROUTE, rejected="?", commit="Q", commit_term="Q"),
+    _Flat(6, PreVoteResponse, **_ROUTE, rejected="?", commit="q", commit_term="q"),
     _Flat(7, RequestVote, **_ROUTE, **_LAST),
-    _Flat(8, VoteResponse, **_ROUTE, rejected="?", commit="Q", commit_term="Q"),
+    _Flat(8, VoteResponse, **_ROUTE, rejected="?", commit="q", commit_term="q"),
     _Flat(10, TimeoutNow, **_ROUTE),
     _Flat(11, TransferLeadership, **_ROUTE, target="Q"),
     _Flat(13, ProposalRefused, sender="Q", to="Q", request="Q", reason="Q"),
@@ -232,6 +243,7 @@ def _put_append(parts: list[bytes], message: AppendEntries) -> None:
 def _take_append(frame: bytes, offset: int, items_max: int) -> tuple[AppendEntries, int]:
     header: tuple[int, ...] = _APPEND.unpack_from(frame, offset)
     _, sender, to, term, prev_index, prev_term, commit, count = header
+    _check_positions(offset, term, prev_index, prev_term, commit)
     start = offset + _APPEND.size
     _check_count(frame, start, count, _ENTRY.size, items_max)
     size = len(frame)
@@ -241,6 +253,8 @@ def _take_append(frame: bytes, offset: int, items_max: int) -> tuple[AppendEntri
         entry_term, index, chain, kind, length = unpack(frame, start)
         start += _ENTRY.size
         stop = start + length
+        if entry_term | index >= _POSITION_END:
+            raise _too_high(start)
         if stop > size or kind not in _ENTRY_KINDS:
             raise WireError(f"entry {index}: kind {kind}, {length} bytes at byte {start} of {size}")
         entries.append(Entry(entry_term, index, _ENTRY_KINDS[kind], frame[start:stop], chain))
@@ -307,6 +321,7 @@ def _take_rare(frame: bytes, offset: int) -> tuple[PeerMessage, int]:
     if kind == _KIND_READ_RESPONSE:
         answer: tuple[int, ...] = _READ_RESPONSE.unpack_from(frame, offset)
         _, sender, to, term, index, length = answer
+        _check_positions(offset, term, index)
         context, stop = _take_bytes(frame, offset + _READ_RESPONSE.size, length)
         return ReadIndexResponse(sender, to, term, index, context), stop
     raise WireError(f"message at byte {offset} is of unknown kind {kind}")
@@ -342,6 +357,7 @@ def _put_snapshot(parts: list[bytes], message: InstallSnapshot) -> None:
 def _take_snapshot(frame: bytes, offset: int) -> tuple[InstallSnapshot, int]:
     header: tuple[int, ...] = _SNAPSHOT.unpack_from(frame, offset)
     _, sender, to, term, index, log_term, chain, auto_leave, *counts, length = header
+    _check_positions(offset, term, index, log_term)
     if auto_leave > 1:
         raise WireError(f"message at byte {offset}: {auto_leave} is not a truth value")
     start = offset + _SNAPSHOT.size
@@ -354,6 +370,16 @@ def _take_snapshot(frame: bytes, offset: int) -> tuple[InstallSnapshot, int]:
     membership = Membership(*lists, auto_leave=_BOOLS[auto_leave])
     snapshot = Snapshot(index, log_term, chain, membership, data)
     return InstallSnapshot(sender, to, term, snapshot), stop
+
+
+def _check_positions(offset: int, *numbers: int) -> None:
+    """Refuse terms and indexes that nobody can have reached."""
+    if max(numbers) >= _POSITION_END:
+        raise _too_high(offset)
+
+
+def _too_high(offset: int) -> WireError:
+    return WireError(f"a term or an index of 2**63 or more in what begins at byte {offset}")
 
 
 def _check_count(frame: bytes, start: int, count: int, each_bytes: int, items_max: int) -> None:

@@ -6,6 +6,7 @@ import struct
 import tracemalloc
 from typing import get_args
 
+import attrs
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -34,44 +35,57 @@ from raftkv.errors import InvariantError, WireError
 from raftkv.transport.codec import ITEMS_MAX, decode_messages, encode_messages, misrouted
 
 numbers = st.integers(0, 2**64 - 1) | st.integers(0, 20)
+positions = st.integers(0, 2**63 - 1) | st.integers(0, 20)  # terms and indexes
 truths = st.booleans()
 blobs = st.binary(max_size=200)
 kinds = st.sampled_from(EntryKind)
-entries = st.builds(Entry, numbers, numbers, kinds, blobs, numbers)
+entries = st.builds(Entry, positions, positions, kinds, blobs, numbers)
 members = st.lists(numbers, max_size=5).map(tuple)
 memberships = st.builds(Membership, members, members, members, members, truths)
-snapshots = st.builds(Snapshot, numbers, numbers, numbers, memberships, blobs)
+snapshots = st.builds(Snapshot, positions, positions, numbers, memberships, blobs)
 payloads = st.builds(Payload, kinds, blobs)
 
 STRATEGIES: dict[type, st.SearchStrategy[PeerMessage]] = {
-    PreVote: st.builds(PreVote, numbers, numbers, numbers, numbers, numbers, truths),
-    PreVoteResponse: st.builds(PreVoteResponse, numbers, numbers, numbers, truths),
-    RequestVote: st.builds(RequestVote, numbers, numbers, numbers, numbers, numbers, truths),
-    VoteResponse: st.builds(VoteResponse, numbers, numbers, numbers, truths),
+    PreVote: st.builds(PreVote, numbers, numbers, positions, positions, positions, truths),
+    PreVoteResponse: st.builds(
+        PreVoteResponse, numbers, numbers, positions, truths, positions, positions
+    ),
+    RequestVote: st.builds(RequestVote, numbers, numbers, positions, positions, positions, truths),
+    VoteResponse: st.builds(
+        VoteResponse, numbers, numbers, positions, truths, positions, positions
+    ),
     AppendEntries: st.builds(
         AppendEntries,
         numbers,
         numbers,
-        numbers,
-        numbers,
-        numbers,
-        numbers,
+        positions,
+        positions,
+        positions,
+        positions,
         st.lists(entries, max_size=6).map(tuple),
     ),
     AppendResponse: st.builds(
-        AppendResponse, numbers, numbers, numbers, numbers, truths, numbers, numbers, truths
+        AppendResponse,
+        numbers,
+        numbers,
+        positions,
+        positions,
+        truths,
+        positions,
+        positions,
+        truths,
     ),
-    Heartbeat: st.builds(Heartbeat, numbers, numbers, numbers, numbers, numbers, numbers),
-    HeartbeatResponse: st.builds(HeartbeatResponse, numbers, numbers, numbers, numbers, numbers),
-    InstallSnapshot: st.builds(InstallSnapshot, numbers, numbers, numbers, snapshots),
-    TimeoutNow: st.builds(TimeoutNow, numbers, numbers, numbers),
-    TransferLeadership: st.builds(TransferLeadership, numbers, numbers, numbers, numbers),
+    Heartbeat: st.builds(Heartbeat, numbers, numbers, positions, positions, numbers, numbers),
+    HeartbeatResponse: st.builds(HeartbeatResponse, numbers, numbers, positions, numbers, numbers),
+    InstallSnapshot: st.builds(InstallSnapshot, numbers, numbers, positions, snapshots),
+    TimeoutNow: st.builds(TimeoutNow, numbers, numbers, positions),
+    TransferLeadership: st.builds(TransferLeadership, numbers, numbers, positions, numbers),
     ForwardProposal: st.builds(
         ForwardProposal, numbers, numbers, st.lists(payloads, max_size=6).map(tuple), numbers
     ),
     ProposalRefused: st.builds(ProposalRefused, numbers, numbers, numbers, numbers),
     ReadIndexRequest: st.builds(ReadIndexRequest, numbers, numbers, blobs, truths),
-    ReadIndexResponse: st.builds(ReadIndexResponse, numbers, numbers, numbers, numbers, blobs),
+    ReadIndexResponse: st.builds(ReadIndexResponse, numbers, numbers, positions, positions, blobs),
 }
 messages = st.one_of(*STRATEGIES.values())
 batches = st.lists(messages, min_size=1, max_size=5).map(tuple)
@@ -243,3 +257,68 @@ def test_a_relayed_wish_keeps_its_origin() -> None:
     ]
     assert misrouted(relayed, peer=1, me=2) is None
     assert misrouted(relayed, peer=1, me=4) is relayed[0]
+
+
+_POSITIONS = {
+    "term",
+    "index",
+    "prev_index",
+    "prev_term",
+    "commit",
+    "commit_term",
+    "hint",
+    "hint_term",
+    "last_index",
+    "last_term",
+}
+_SMALL: dict[type, PeerMessage] = {
+    PreVote: PreVote(1, 2, 3, 4, 5),
+    PreVoteResponse: PreVoteResponse(1, 2, 3, rejected=False),
+    RequestVote: RequestVote(1, 2, 3, 4, 5),
+    VoteResponse: VoteResponse(1, 2, 3, rejected=False),
+    AppendEntries: append(EMPTY),
+    AppendResponse: AppendResponse(1, 2, 3, 4),
+    Heartbeat: Heartbeat(1, 2, 3, 4, 5, 6),
+    HeartbeatResponse: HeartbeatResponse(1, 2, 3, 4, 5),
+    TimeoutNow: TimeoutNow(1, 2, 3),
+    TransferLeadership: TransferLeadership(1, 2, 3, 4),
+    ReadIndexResponse: ReadIndexResponse(1, 2, 3, 4, b"context"),
+    InstallSnapshot: InstallSnapshot(1, 2, 3, Snapshot(4, 5, 6, Membership((1, 2)), b"")),
+}
+
+
+def _with(message: PeerMessage, number: int) -> list[PeerMessage]:
+    """The message with each of its terms and indexes replaced, one at a time."""
+    changed = [
+        attrs.evolve(message, **{field.name: number})
+        for field in attrs.fields(type(message))
+        if field.name in _POSITIONS
+    ]
+    if isinstance(message, AppendEntries):
+        for name in ("term", "index"):
+            entry = attrs.evolve(EMPTY, **{name: number})
+            changed.append(attrs.evolve(message, entries=(EMPTY, entry)))
+    if isinstance(message, InstallSnapshot):
+        for name in ("term", "index"):
+            snapshot = attrs.evolve(message.snapshot, **{name: number})
+            changed.append(attrs.evolve(message, snapshot=snapshot))
+    return changed
+
+
+@pytest.mark.parametrize("cls", _SMALL, ids=lambda cls: cls.__name__)
+def test_a_term_or_index_that_nobody_can_have_reached_is_refused(cls: type) -> None:
+    highest = _with(_SMALL[cls], 2**63 - 1)
+    assert highest
+    for message in highest:
+        assert decode_messages(encode_messages([message])) == (message,)
+    for number in (2**63, 2**64 - 1):
+        for message in _with(_SMALL[cls], number):
+            with pytest.raises(WireError, match="a term or an index of 2"):
+                decode_messages(encode_messages([message]))
+
+
+def test_every_message_with_a_term_or_an_index_is_tried_with_a_high_one() -> None:
+    with_positions = {
+        cls for cls in get_args(PeerMessage) if _POSITIONS & {one.name for one in attrs.fields(cls)}
+    }
+    assert set(_SMALL) == with_positions
