@@ -358,6 +358,12 @@ def test_12_a_member_restarts_from_snapshot_hard_state_and_entries() -> None:
     assert state.snapshot == snapshot
 
 
+def test_12_a_start_from_a_snapshot_of_nothing_leaves_none_to_send() -> None:
+    """It brings the first membership; there is no image at index 0."""
+    state = start(Config(id=1), snapshot=snapshot_at(0, 0, voters=(1, 2)))
+    assert (state.snapshot, state.membership) == (None, Membership((1, 2)))
+
+
 def test_12_a_restarted_machine_says_how_far_it_is() -> None:
     entries = log_of(1, 1, 1)
     state = start(

@@ -293,9 +293,10 @@ def test_a_lease_comes_back_after_a_transfer_that_asked_nobody_to_campaign() -> 
     assert answers(leader)
 
 
-def test_a_later_term_has_a_lease_again() -> None:
-    leader = leading(evolve(MEASURED, transfer_ends_lease=True))
+def test_a_later_term_has_a_lease_again_and_a_clock_from_zero() -> None:
+    leader = ticked(leading(evolve(MEASURED, transfer_ends_lease=True)), 3)
     leader = settled(run(leader, TransferLeader(2)))[0]
     follower = settled(run(leader, AppendEntries(2, 1, 2, 1, 1, 1)))[0]
     again = followed(elected(follower), 2, 3)
+    assert again.lead_ticks == 0
     assert answers(answered(ticked(again, 1), 1, 2))
