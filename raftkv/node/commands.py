@@ -18,7 +18,8 @@ from typing import Final
 
 from attrs import frozen
 
-from raftkv.errors import InvariantError
+from raftkv.core import EntryKind, ForwardProposal, decode_change
+from raftkv.errors import InvariantError, MembershipError, WireError
 from raftkv.machine import Command
 
 _FORMAT: Final = 1
@@ -64,6 +65,38 @@ def origin_of(data: bytes) -> Origin:
             " upgrade raftkv on this member"
         )
     return Origin(member, boot, first, count)
+
+
+def check_forwarded(message: ForwardProposal) -> None:
+    """Raise WireError unless every payload is one that an honest member passes on.
+
+    Once committed, a payload that cannot be read would stop every member at every start: it has to
+    be kept out of the log.
+    """
+    for payload in message.payloads:
+        if payload.kind is EntryKind.NORMAL:
+            _check_commands(payload.data, message.sender)
+            continue
+        try:
+            decode_change(payload.data)
+        except MembershipError as error:
+            raise WireError(f"a proposal from member {message.sender}: {error}") from error
+
+
+def _check_commands(data: bytes, member: int) -> None:
+    try:
+        origin = origin_of(data)
+    except InvariantError as error:
+        raise WireError(f"a proposal from member {member}: {error}") from error
+    if origin.member != member or not origin.count:
+        raise WireError(
+            f"a proposal from member {member} has {origin.count} commands of {origin.member}"
+        )
+    size = _HEADER.size + 4 * origin.count
+    if size <= len(data):
+        size += sum(unpack_from(f"<{origin.count}I", data, _HEADER.size))
+    if size != len(data):
+        raise WireError(f"a proposal from member {member} has {len(data)} bytes, not {size}")
 
 
 def decode_commands(index: int, data: bytes, origin: Origin) -> list[Command]:

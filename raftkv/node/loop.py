@@ -53,7 +53,7 @@ from raftkv.core import (
 )
 from raftkv.errors import InvariantError, WireError
 from raftkv.node.applier import Applier
-from raftkv.node.commands import encode_commands
+from raftkv.node.commands import check_forwarded, encode_commands
 from raftkv.node.disk import Disk
 from raftkv.node.images import Images, snapshot_of
 from raftkv.node.peers import Peers
@@ -271,8 +271,17 @@ class Loop:
         state = self.state
         for message in messages:
             # A request that is passed on keeps the name of the member that made it.
-            if message.to == me and (message.sender == peer or isinstance(message, _PASSED_ON)):
-                state = step(state, Receive(message))
+            if message.to != me or (message.sender != peer and not isinstance(message, _PASSED_ON)):
+                continue
+            try:
+                if isinstance(message, ForwardProposal):
+                    check_forwarded(message)
+                elif isinstance(message, InstallSnapshot):
+                    raise WireError("a snapshot comes on the lane for snapshots, with its image")
+            except WireError as error:
+                _log.warning("a message of member %d is dropped: %s", peer, error)
+                continue
+            state = step(state, Receive(message))
         self.state = state
 
     def _feed_durable(self) -> None:

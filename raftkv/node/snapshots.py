@@ -259,7 +259,7 @@ class Receiver:
         return None
 
     def _begin(self, peer: int, frame: _Frame, open_batch: Callable[[], Batch]) -> None:
-        (message, *more) = decode_messages(frame.payload)
+        (message, *more) = decode_messages(frame.payload)  # which refuses impossible indexes
         if not isinstance(message, InstallSnapshot) or more:
             raise WireError("a transfer begins with one InstallSnapshot message")
         if message.sender != peer or message.to != self._me:
