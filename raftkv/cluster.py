@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Generic, TypeVar, overload
 
 import anyio
-from anyio.abc import TaskGroup, TaskStatus
+from anyio.abc import TaskGroup
 
 from raftkv.errors import ConfigError, InvalidArgumentError, NoLeaderError
 from raftkv.handle import Node
 from raftkv.kv import KvResult
 from raftkv.machine import Machine
 from raftkv.node.settings import Settings
-from raftkv.node.tasks import first_cause, unwrapped
+from raftkv.node.tasks import first_cause
 from raftkv.open import open_node, plan
 from raftkv.runtime.base import Runtime
 from raftkv.runtime.system import system_runtime
@@ -26,6 +26,16 @@ from raftkv.transport.memory import MemoryNetwork
 R = TypeVar("R")
 
 _SIZE_MAX = 9
+
+
+class _Life:
+    """One member from its start to its end."""
+
+    def __init__(self) -> None:
+        self.stop = anyio.Event()
+        self.settled = anyio.Event()  # it is open, or will not be
+        self.ended = anyio.Event()
+        self.refusal: Exception | None = None
 
 
 class Cluster(Generic[R]):
@@ -48,8 +58,7 @@ class Cluster(Generic[R]):
         self._addresses = {f"n{number}": f"n{number}:1" for number in range(1, size + 1)}
         self._disks = {name: MemoryDisk() for name in self._addresses}
         self._nodes: dict[str, Node[R]] = {}
-        self._stops: dict[str, anyio.Event] = {}
-        self._ends: dict[str, anyio.Event] = {}
+        self._lives: dict[str, _Life] = {}
         self._stopping = False
         self.network = MemoryNetwork(runtime)
         """What connects them; tests cut it and heal it."""
@@ -87,14 +96,27 @@ class Cluster(Generic[R]):
     async def stop(self, name: str) -> None:
         """Close a member in order; what it stored stays for :meth:`start`."""
         self.node(name)
-        self._stops[name].set()
-        await self._ends[name].wait()
+        life = self._lives[name]
+        life.stop.set()
+        await life.ended.wait()
 
     async def start(self, name: str) -> Node[R]:
         """Open a member that was stopped."""
         if name not in self._addresses or name in self._nodes:
             raise InvalidArgumentError(f"there is no stopped member {name!r} to start")
-        await self._tasks.start(self._life, name, name=f"raftkv member {name}")
+        life = self._lives[name] = _Life()
+        self._tasks.start_soon(self._live, name, life, name=f"raftkv member {name}")
+        try:
+            await life.settled.wait()
+        except BaseException:
+            # Cancelled: the task is shielded, so it has to be told. Afterwards the member can be
+            # started again.
+            life.stop.set()
+            with anyio.CancelScope(shield=True):
+                await life.ended.wait()
+            raise
+        if life.refusal is not None:
+            raise life.refusal
         return self.node(name)
 
     async def start_all(self) -> None:
@@ -105,24 +127,27 @@ class Cluster(Generic[R]):
     def stop_all(self) -> None:
         """For :func:`open_cluster`."""
         self._stopping = True
-        for stop in self._stops.values():
-            stop.set()
+        for life in self._lives.values():
+            life.stop.set()
 
-    async def _life(self, name: str, *, task_status: TaskStatus[None]) -> None:
-        stop = self._stops[name] = anyio.Event()
-        ended = self._ends[name] = anyio.Event()
+    async def _live(self, name: str, life: _Life) -> None:
         if self._stopping:
-            stop.set()
+            life.stop.set()
         try:
             # Shielded, so that the members of a cancelled body still end in order.
             with anyio.CancelScope(shield=True):
                 async with self._open(name) as node:
                     self._nodes[name] = node
-                    task_status.started()
-                    await stop.wait()
+                    life.settled.set()
+                    await life.stop.wait()
+        except Exception as error:
+            if life.settled.is_set():
+                raise
+            life.refusal = error  # for who started it, and nobody else
         finally:
             self._nodes.pop(name, None)
-            ended.set()
+            life.settled.set()
+            life.ended.set()
 
     def _open(self, name: str) -> AbstractAsyncContextManager[Node[R]]:
         chosen = plan(name, self._addresses, "raftkv")
@@ -197,8 +222,7 @@ async def _running(
         async with anyio.create_task_group() as tasks:
             cluster = Cluster(directory, size, machine, settings, runtime, tasks)
             try:
-                with unwrapped():
-                    await cluster.start_all()
+                await cluster.start_all()
                 yield cluster
             except BaseException as error:
                 raised = error

@@ -12,14 +12,13 @@ from functools import partial
 from typing import Generic, TypeVar, cast
 
 import anyio
-from anyio.abc import TaskStatus
 
 from raftkv.errors import ClosedError
 from raftkv.handle import Node
 from raftkv.kv import DeleteResult, KeyValue, PutResult, RangeResult
 from raftkv.kv.client import Kv
 from raftkv.node.status import Event, Events, Status
-from raftkv.node.tasks import first_cause, unwrapped
+from raftkv.node.tasks import first_cause
 from raftkv.runtime.hosting import HostThread
 from raftkv.runtime.system import make_promise, poster
 
@@ -233,9 +232,9 @@ async def hosted(
             async with anyio.create_task_group() as tasks:
                 life = _Life(thread, make)
                 try:
-                    with unwrapped():
-                        node = await tasks.start(life.run, name=f"raftkv {name} in its thread")
-                    yield node
+                    # Not by start(): cancelled, that would wait for a task that waits for our end.
+                    tasks.start_soon(life.run, name=f"raftkv {name} in its thread")
+                    yield await life.opened()
                 except BaseException as error:
                     raised = error
                     raise
@@ -260,18 +259,17 @@ class _Life(Generic[R]):
         self._node: HostedNode[R] | None = None
         self._ending = False
 
-    async def run(self, *, task_status: TaskStatus[HostedNode[R]]) -> None:
+    async def run(self) -> None:
         """From opening to the end; a failure over there is raised here."""
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(self._wait, name="raftkv thread")
-            inner = cast("Node[R]", await self._opened)
-            self._node = HostedNode(self._thread, inner)
-            task_status.started(self._node)
-
-    async def _wait(self) -> None:
         # Shielded: leaving early would block this loop until the other one has ended.
         with anyio.CancelScope(shield=True):
             await self._thread.run(self._live)
+
+    async def opened(self) -> HostedNode[R]:
+        """The node, once it is open. Whoever gives up waiting calls :meth:`end`."""
+        inner = cast("Node[R]", await self._opened)
+        self._node = HostedNode(self._thread, inner)
+        return self._node
 
     async def _live(self) -> None:
         """Over there."""
