@@ -149,11 +149,7 @@ class Images:
         chunk = _guard("snapshot", lambda: next(taking.chunks, None))
         index = taking.mark.index
         if chunk is not None:
-            if len(chunk) > CHUNK_BYTES_MAX:
-                raise MachineError(
-                    f"snapshot() of the state machine gave a chunk of {len(chunk)} bytes;"
-                    f" at most {CHUNK_BYTES_MAX} are allowed"
-                )
+            _check_chunk("snapshot", chunk)
             taking.crc = crc32(chunk, taking.crc)
             self.put_chunk(batch, index, taking.count, chunk)
             taking.count += 1
@@ -170,7 +166,7 @@ class Images:
         durable, manifest = self._durable, self._manifest
         if durable is not None:
             view = self._store.view()
-            return Source(snapshot_of(applied), durable.snapshot_durable(view), view)
+            return Source(snapshot_of(applied), _given(durable, view), view)
         if manifest is None:
             return None
         view = self._store.view()
@@ -277,6 +273,22 @@ def _decode_manifest(record: bytes) -> Manifest:
             f"the image is of format {form}, this version reads {_FORMAT}: upgrade raftkv here"
         )
     return Manifest(index, count, crc)
+
+
+def _given(machine: DurableStateMachine[object], view: View) -> Iterator[bytes]:
+    """The chunks that an on-disk machine gives, each as long as every receiver takes it."""
+    chunks = _guard("snapshot_durable", lambda: machine.snapshot_durable(view))
+    while (chunk := _guard("snapshot_durable", lambda: next(chunks, None))) is not None:
+        _check_chunk("snapshot_durable", chunk)
+        yield chunk
+
+
+def _check_chunk(what: str, chunk: bytes) -> None:
+    if len(chunk) > CHUNK_BYTES_MAX:
+        raise MachineError(
+            f"{what}() of the state machine gave a chunk of {len(chunk)} bytes;"
+            f" at most {CHUNK_BYTES_MAX} are allowed"
+        )
 
 
 def _guard(what: str, call: Callable[[], T]) -> T:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from attrs import evolve
 
-from raftkv.errors import ConfigError, StorageCorruptError
+from raftkv.errors import ConfigError, MachineError, StorageCorruptError
+from raftkv.node.images import CHUNK_BYTES_MAX
 from raftkv.node.node import Node, running
-from raftkv.storage.base import Space
+from raftkv.storage.base import Reader, Space
 from raftkv.transport.base import Lane
-from tests.node.rig import MACHINES, QUICK, Cluster, Journal, cluster
+from tests.node.rig import MACHINES, QUICK, Cluster, Journal, Ledger, cluster
 
 SHORT = evolve(QUICK, retention_entries=20, snapshot_chunk_bytes_max=64)
 """Keeps few entries, and sends images in many pieces."""
@@ -220,3 +223,41 @@ async def test_two_members_can_need_an_image_at_once() -> None:
         for number in gone:
             await made.nodes[number].ready()
             assert made.commands(number) == commands
+
+
+class _TooLong(Ledger):
+    """Gives its image in a chunk that no receiver takes."""
+
+    def snapshot_durable(self, reader: Reader) -> Iterator[bytes]:
+        yield b"fits"
+        yield bytes(CHUNK_BYTES_MAX + 1)
+
+
+class _Raising(Ledger):
+    """Cannot give its image."""
+
+    def snapshot_durable(self, reader: Reader) -> Iterator[bytes]:
+        raise ValueError("no image today")
+
+
+@pytest.mark.parametrize(
+    ("machine", "sentence"),
+    [
+        (_TooLong, f"gave a chunk of {CHUNK_BYTES_MAX + 1} bytes; at most {CHUNK_BYTES_MAX}"),
+        (_Raising, "raised ValueError: no image today"),
+    ],
+)
+async def test_a_machine_on_disk_that_cannot_give_its_image_stops_its_sender(
+    machine: type[Ledger], sentence: str
+) -> None:
+    async with cluster(settings=SHORT, machine=machine) as made:
+        leader = await made.leader()
+        gone = made.followers(leader)[0].id
+        await made.stop(gone)
+        await _fill(made, 200)
+        sender = (await made.leader()).id
+        await made.start(gone)
+        await made.until(lambda: sender in made.failures)
+        cause = made.failures[sender].__cause__
+        assert isinstance(cause, MachineError)
+        assert f"snapshot_durable() of the state machine {sentence}" in str(cause)
