@@ -101,7 +101,7 @@ class Kv:
         data = encode_put(_key(key), _value(value), 0, _flag("previous", previous))
         if len(data) > REQUEST_BYTES_MAX:
             raise _too_large(len(data))
-        result = await self._node.propose(data, timeout=_seconds(timeout))
+        result = await self._node.propose(data, timeout=checked_timeout(timeout))
         if type(result) is PutResult:
             return result
         raise _refusal(result)
@@ -133,7 +133,7 @@ class Kv:
             raise InvalidArgumentError(
                 "delete takes a key, or prefix=, or start= and stop=, and not several of them"
             )
-        result = await self._node.propose(data, timeout=_seconds(timeout))
+        result = await self._node.propose(data, timeout=checked_timeout(timeout))
         if type(result) is DeleteResult:
             return result
         raise _refusal(result)
@@ -157,7 +157,7 @@ class Kv:
         if revision != 0 or type(revision) is not int:
             _check_count("revision", revision)
         if serializable is False and lease is False:
-            await self._node.read(timeout=_seconds(timeout))
+            await self._node.read(timeout=checked_timeout(timeout))
         else:
             await self._begin_read(serializable, lease, timeout)
         return read_key(self._machine.store, key, revision)
@@ -223,7 +223,7 @@ class Kv:
         return found.count
 
     async def _begin_read(self, serializable: bool, lease: bool, timeout: float) -> None:
-        timeout = _seconds(timeout)
+        timeout = checked_timeout(timeout)
         if _flag("serializable", serializable):
             if _flag("lease", lease):
                 raise InvalidArgumentError(
@@ -309,16 +309,6 @@ def _flag(what: str, given: bool) -> bool:
     if given is not True and given is not False:
         raise InvalidArgumentError(f"{what} must be True or False, not {given!r}")
     return given
-
-
-def _seconds(timeout: float) -> float:
-    if type(timeout) not in (float, int):
-        raise InvalidArgumentError(
-            f"timeout must be a number of seconds, not {type(timeout).__name__}"
-        )
-    if not timeout >= 0:  # refuses NaN as well
-        raise InvalidArgumentError(f"timeout must not be negative, but is {timeout}")
-    return timeout
 
 
 def _too_large(size: int) -> RequestTooLargeError:

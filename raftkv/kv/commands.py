@@ -44,6 +44,7 @@ _PUT: Final = struct.Struct("<BBBIIq")  # version, kind, flags, key and value le
 _DELETE: Final = struct.Struct("<BBBBII")  # version, kind, flags, mode, start and stop length
 _VERSION: Final = COMMAND_VERSION
 _KIND_PUT: Final = int(CommandKind.PUT)
+_PUT_HEAD: Final = bytes((_VERSION, _KIND_PUT))
 _KIND_DELETE: Final = int(CommandKind.DELETE)
 
 
@@ -121,7 +122,7 @@ def decode(data: bytes) -> KvCommand:
     version, kind = data[0], data[1]
     if version == _VERSION:
         if kind == _KIND_PUT:
-            return _decode_put(data)
+            return Put(*parse_put(data))
         if kind == _KIND_DELETE:
             return _decode_delete(data)
     raise StorageFormatError(
@@ -130,7 +131,16 @@ def decode(data: bytes) -> KvCommand:
     )
 
 
-def _decode_put(data: bytes) -> Put:
+def is_put(data: bytes) -> bool:
+    """Whether :func:`parse_put` is for these bytes."""
+    return data[:2] == _PUT_HEAD
+
+
+def parse_put(data: bytes) -> tuple[bytes, bytes, int, bool]:
+    """Key, value, lease and whether the previous version is wanted, of a put command.
+
+    Raises InvalidArgumentError for contents that no version ever wrote.
+    """
     if len(data) < _PUT.size:
         raise InvalidArgumentError(f"put command cut short: {len(data)} bytes")
     _, _, flags, key_length, value_length, lease = _PUT.unpack_from(data)
@@ -141,7 +151,7 @@ def _decode_put(data: bytes) -> Put:
         raise InvalidArgumentError(f"put command: unknown flags {flags:#x}")
     if not key_length:
         raise InvalidArgumentError("key is not provided: put command with an empty key")
-    return Put(data[_PUT.size : middle], data[middle:], lease, flags == _PREVIOUS)
+    return data[_PUT.size : middle], data[middle:], lease, flags == _PREVIOUS
 
 
 def _decode_delete(data: bytes) -> DeleteOne | DeleteSpan:

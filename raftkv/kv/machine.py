@@ -18,7 +18,7 @@ from typing import Final, assert_never
 
 from raftkv.errors import InvalidArgumentError, UsageError
 from raftkv.kv import image, rows
-from raftkv.kv.commands import DeleteOne, DeleteSpan, Put, decode
+from raftkv.kv.commands import DeleteOne, DeleteSpan, Put, decode, is_put, parse_put
 from raftkv.kv.engine import Slice
 from raftkv.kv.model import DeleteResult, KvResult, PutResult, Refused
 from raftkv.kv.reader import read_head
@@ -100,12 +100,16 @@ class KvMachine:
 def _apply(writes: Slice, data: bytes, revision: int) -> KvResult:
     """One command on a store at ``revision``."""
     try:
+        if is_put(data):  # by far the commonest: without an object in between
+            return _put(writes, *parse_put(data), revision)
         command = decode(data)
     except InvalidArgumentError as error:
         return Refused(str(error))
     match command:
         case Put():
-            return _put(writes, command, revision)
+            return _put(
+                writes, command.key, command.value, command.lease, command.previous, revision
+            )
         case DeleteOne():
             return _delete_one(writes, command, revision)
         case DeleteSpan():
@@ -114,14 +118,15 @@ def _apply(writes: Slice, data: bytes, revision: int) -> KvResult:
             assert_never(command)
 
 
-def _put(writes: Slice, command: Put, revision: int) -> KvResult:
-    if command.lease:
-        return Refused(f"requested lease not found: {command.lease:x}; grant it first")
-    key = command.key
+def _put(
+    writes: Slice, key: bytes, value: bytes, lease: int, previous: bool, revision: int
+) -> KvResult:
+    if lease:
+        return Refused(f"requested lease not found: {lease:x}; grant it first")
     revision += 1
-    old = writes.put(key, command.value, 0, revision, 0)
+    old = writes.put(key, value, 0, revision, 0)
     writes.events(revision, [rows.encode_event(_PUT, old, key)])
-    if old is None or not command.previous:
+    if old is None or not previous:
         return PutResult(revision)
     return PutResult(revision, writes.key_value(key, old))
 

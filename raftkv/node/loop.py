@@ -416,6 +416,7 @@ class Loop:
                     start, size = place, 0
                 size += length
             self._send_frame(peer, messages[start:])
+        self._transport.flush()  # what follows in this turn takes longer than a system call
 
     def _send_frame(self, peer: int, messages: list[PeerMessage]) -> None:
         if self._transport.send(peer, encode_messages(messages)):

@@ -8,7 +8,6 @@ from contextlib import asynccontextmanager
 from typing import Generic, TypeVar, cast
 
 import anyio
-from anyio.abc import TaskStatus
 
 from raftkv.core import Role, TransferLeader
 from raftkv.errors import (
@@ -32,7 +31,7 @@ from raftkv.node.status import (
     disk_status,
 )
 from raftkv.node.tasks import TaskSpawner, first_cause
-from raftkv.node.waiters import Waiter, stopped
+from raftkv.node.waiters import Waiter, checked_timeout, stopped
 from raftkv.storage.base import Recovered
 from raftkv.transport.base import Hello, Lane
 
@@ -81,8 +80,10 @@ class Node(Generic[R_co]):
         self._promise = setup.runtime.promise
         self._pid = self._environment.pid()
         self._home = self._environment.loop()
+        self._thread = self._environment.thread_id()
         self._events = EventHub(setup.runtime.waker, setup.settings.events_max)
         self._hands: Hands | None = None
+        self._serving = anyio.Event()
         self._stop = anyio.Event()
         self._done = anyio.Event()
         self._closing = False
@@ -170,11 +171,12 @@ class Node(Generic[R_co]):
         member = hands.peers.member(target)
         if member is None:
             raise InvalidArgumentError(f"no member {target!r}: {self._member_names()}")
+        deadline_ns = self._deadline_ns(timeout)
         if hands.loop.state.leader != member.id:
             hands.loop.give(TransferLeader(member.id))
         await self._until(
             lambda: hands.loop.state.leader == member.id,
-            self._deadline_ns(timeout),
+            deadline_ns,
             f"member {member.name} did not take over the leadership",
         )
 
@@ -243,7 +245,7 @@ class Node(Generic[R_co]):
                 "the node belongs to the parent process: open one with its own directory here, or"
                 " start processes with the spawn method"
             )
-        if environment.loop() is not self._home:
+        if environment.thread_id() != self._thread or not environment.runs(self._home):
             raise WrongThreadError(
                 "the node belongs to another thread or event loop: use raftkv.blocking from"
                 " threads, or open_node(..., own_thread=True)"
@@ -266,9 +268,8 @@ class Node(Generic[R_co]):
         )
 
     def _deadline_ns(self, timeout: float) -> int:
-        if timeout < 0:
-            raise InvalidArgumentError(f"timeout must not be negative, but is {timeout}")
-        return self._clock.monotonic_ns() + round(min(timeout, 1e9) * 1e9)
+        seconds = min(checked_timeout(timeout), 1e9)
+        return self._clock.monotonic_ns() + round(seconds * 1e9)
 
     def _member_names(self) -> str:
         return ", ".join(sorted(member.name for member in self._setup.members))
@@ -312,7 +313,7 @@ class Node(Generic[R_co]):
 
     # --- life -------------------------------------------------------------------------------------
 
-    async def live(self, *, task_status: TaskStatus[None]) -> None:
+    async def live(self) -> None:
         """The node's one task, from start to end; owned by :func:`running`."""
         workers = self._setup.runtime.workers
         wal, snapshot = workers.worker("wal"), workers.worker("snapshot")
@@ -331,7 +332,7 @@ class Node(Generic[R_co]):
                         # From here on only `close` or a failure ends us: when our owner is
                         # cancelled we still hand over in order.
                         shield.shield = started = True
-                        task_status.started()
+                        self._serving.set()
                         spawner.spawn("driver", hands.loop.run)
                         spawner.spawn("ticker", self._tick)
                         hands.waker.set()
@@ -422,6 +423,10 @@ class Node(Generic[R_co]):
             watcher.fail(never)
         self._watchers.clear()
 
+    async def serving(self) -> None:
+        """Wait until the node serves; for :func:`running`."""
+        await self._serving.wait()
+
     @property
     def failure(self) -> BaseException | None:
         """Why the node stopped by itself; None if it runs or was closed."""
@@ -457,7 +462,10 @@ async def running(node: N) -> AsyncGenerator[N]:
         async with anyio.create_task_group() as host:
             node.on_failure(host.cancel_scope.cancel)
             try:
-                await host.start(node.live)
+                # Not by start(): cancelled just when the node begins to serve, and is shielded, it
+                # would wait for a task that waits for our end.
+                host.start_soon(node.live, name=f"raftkv {node.name}")
+                await node.serving()
                 yield node
             except BaseException as error:
                 raised = error

@@ -133,6 +133,10 @@ class Environment(Protocol):
         """The calling thread's id."""
         ...
 
+    def runs(self, loop: object) -> bool:
+        """Whether that event loop runs, asked in the thread that made it."""
+        ...
+
     def loop(self) -> object:
         """The event loop that runs in the calling thread, by identity; None if none does."""
         ...

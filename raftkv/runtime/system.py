@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from queue import SimpleQueue
-from typing import Generic, Protocol, TypeVar, cast
+from typing import Final, Generic, Protocol, TypeVar, cast
 
 import anyio
 from anyio.lowlevel import checkpoint, current_token
@@ -57,11 +57,34 @@ class SystemRng:
         return secrets.token_bytes(size_bytes)
 
 
+class _Process:
+    """Which process this is; a forked child learns of it at once."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        os.register_at_fork(after_in_child=self._forked)
+
+    def _forked(self) -> None:
+        self.pid = os.getpid()
+
+
+_process: Final = _Process()
+
+
 class SystemEnvironment:
     """The process and thread we run in."""
 
-    pid = staticmethod(os.getpid)
     thread_id = staticmethod(threading.get_ident)
+
+    def pid(self) -> int:
+        """The process id, without a system call: it is asked for with every command."""
+        return _process.pid
+
+    def runs(self, loop: object) -> bool:
+        """Whether the event loop runs, asked in the thread that made it."""
+        if isinstance(loop, asyncio.AbstractEventLoop):
+            return loop.is_running()
+        return self.loop() is loop
 
     def loop(self) -> object:
         """The event loop that runs in the calling thread; None if none does."""

@@ -521,9 +521,12 @@ def _column_families() -> dict[str, Options]:
         table.set_block_cache(cache)
         table.set_format_version(5)
         table.set_block_size(16 * 1024)
-        if space is Space.MACHINE:
-            table.set_bloom_filter(10, False)
         options = Options(raw_mode=True)
+        if space is Space.MACHINE:
+            # A machine looks up each key it writes, and often finds none: in neither place.
+            table.set_bloom_filter(10, False)
+            options.set_memtable_prefix_bloom_ratio(0.02)
+            options.set_memtable_whole_key_filtering(True)
         options.set_block_based_table_factory(table)
         options.set_write_buffer_size(_MEMTABLE_BYTES[space])
         options.set_max_write_buffer_number(4)

@@ -100,6 +100,10 @@ class Transport(Protocol):
         """
         ...
 
+    def flush(self) -> None:
+        """Write what is queued now, rather than at the end of the loop's turn."""
+        ...
+
     async def drained(self, peer: int, lane: Lane) -> bool:
         """Wait until the lane's queue to the peer is at most half full.
 

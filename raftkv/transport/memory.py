@@ -216,6 +216,9 @@ class MemoryTransport:
         pipe = None if serving is None else serving.outgoing[lane].get(peer)
         return pipe is not None and pipe.put(frame)
 
+    def flush(self) -> None:
+        """Nothing: the network delivers in its own time."""
+
     async def drained(self, peer: int, lane: Lane) -> bool:
         """Wait until the lane's queue to the peer is at most half full; False if not connected."""
         serving = self._serving

@@ -134,6 +134,15 @@ class TcpTransport:
         outlet = serving.outlets[lane].get(peer)
         return outlet is not None and outlet.put(frame)
 
+    def flush(self) -> None:
+        """Write what is queued for whom now."""
+        serving = self._serving
+        if serving is not None:
+            for outlets in serving.outlets.values():
+                for outlet in outlets.values():
+                    if outlet.queued_bytes:
+                        outlet.flush()
+
     async def drained(self, peer: int, lane: Lane) -> bool:
         """Wait until the lane's queue to the peer is at most half full; False if not connected."""
         serving = self._serving
