@@ -240,7 +240,7 @@ async def test_all_members_stopped_and_started_again_keep_everything(kind: str) 
 async def test_a_burst_of_large_commands_on_a_follower_is_taken_whole() -> None:
     # Twenty entries' worth: as one forwarded message they would fit no frame. Patient members, lest
     # so many bytes on a busy machine cause an election, in which a command may be refused.
-    async with cluster(settings=evolve(QUICK, election_ticks=200)) as made:
+    async with cluster(settings=evolve(QUICK, election_ticks=60)) as made:
         leader = await made.leader()
         follower = made.followers(leader)[0]
         answers: list[object] = []
