@@ -37,6 +37,7 @@ from raftkv.kv.model import (
     to_bytes,
 )
 from raftkv.kv.reader import RangeRead, read_key
+from raftkv.node.waiters import checked_timeout
 
 STEP_KEYS: Final = 256
 """A range read looks at so many keys before it lets the event loop run."""

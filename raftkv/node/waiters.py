@@ -19,12 +19,23 @@ from typing import Final
 from raftkv.errors import (
     DeadlineError,
     Error,
+    InvalidArgumentError,
     NodeStoppedError,
     OutcomeUnknownError,
 )
 from raftkv.runtime.base import Promise
 
 _BOOT_SHIFT: Final = 40
+
+
+def checked_timeout(timeout: float) -> float:
+    """The timeout of a call, if it is one. Raises InvalidArgumentError."""
+    # Exact types: True is an int, and no time. The comparison refuses NaN as well.
+    if type(timeout) not in (float, int) or not timeout >= 0:
+        raise InvalidArgumentError(
+            f"timeout must be a number of seconds, 0 or more, not {timeout!r}"
+        )
+    return timeout
 
 
 class Waiter:

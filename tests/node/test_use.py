@@ -176,8 +176,27 @@ async def test_a_command_that_is_no_bytes_is_refused(command: object) -> None:
         node = await made.leader()
         with pytest.raises(InvalidArgumentError):
             await node.propose(command)  # pyright: ignore[reportArgumentType]
-        with pytest.raises(InvalidArgumentError):
-            await node.propose(b"x", timeout=-1)
+
+
+@pytest.mark.parametrize("timeout", [-1, -0.1, float("nan"), "5", None, True, b"", 10**400 * -1])
+async def test_a_timeout_that_is_no_time_is_refused_in_one_sentence(timeout: float) -> None:
+    async with cluster() as made:
+        node = await made.leader()
+        other = made.followers(node)[0]
+        for call in (
+            lambda: node.propose(b"x", timeout=timeout),
+            lambda: node.read(timeout=timeout),
+            lambda: node.ready(timeout=timeout),
+            lambda: node.transfer_leadership(other.id, timeout=timeout),
+        ):
+            with pytest.raises(InvalidArgumentError) as refused:
+                await call()
+            expected = f"timeout must be a number of seconds, 0 or more, not {timeout!r}"
+            assert str(refused.value) == expected
+        await node.propose(b"y", timeout=float("inf"))
+        await node.propose(b"z", timeout=10**400)
+        assert node.status().is_leader  # nothing was begun
+        assert made.commands(node.id) == [b"y", b"z"]
 
 
 async def test_another_thread_is_refused() -> None:
