@@ -268,5 +268,5 @@ def open_node(
         insecure=insecure,
         settings=settings,
     )
-    with HostThread(name) as thread, thread.portal.wrap_async_context_manager(opening) as node:
+    with HostThread(name) as thread, thread.entered(opening) as node:
         yield Node(thread.portal, node)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from types import TracebackType
 from typing import Protocol, TypeVar, cast
 
@@ -37,6 +37,7 @@ class HostThread:
             "asyncio", name=f"raftkv-{name}"
         )
         self._portal: BlockingPortal | None = None
+        self._inside = False
 
     def __enter__(self) -> HostThread:
         """Start the thread."""
@@ -50,7 +51,10 @@ class HostThread:
         trace: TracebackType | None,
     ) -> None:
         """End it."""
-        self._portal = None
+        portal, self._portal = self._portal, None
+        if self._inside and portal is not None:
+            # An interrupt cut a wait short: what was entered would wait for its end for ever.
+            portal.call(portal.stop, True)
         self._cm.__exit__(None, None, None)
 
     @property
@@ -59,6 +63,23 @@ class HostThread:
         if self._portal is None:
             raise RuntimeError("the thread is not running")
         return self._portal
+
+    def entered(self, context: AbstractAsyncContextManager[T]) -> AbstractContextManager[T]:
+        """Enter an asynchronous context in the thread's loop, from a thread without one.
+
+        If an interrupt (KeyboardInterrupt) ends the wait for entering or leaving it, leaving the
+        thread cancels it and waits for its end.
+        """
+        self._inside = True
+        return self.portal.wrap_async_context_manager(self._watched(context))
+
+    @asynccontextmanager
+    async def _watched(self, context: AbstractAsyncContextManager[T]) -> AsyncGenerator[T]:
+        try:
+            async with context as value:
+                yield value
+        finally:
+            self._inside = False
 
     async def run(self, call: Callable[[], Awaitable[T]]) -> T:
         """Await ``call()`` in the thread's loop, from any other loop.

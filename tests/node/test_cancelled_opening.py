@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import subprocess
+import sys
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
@@ -11,6 +14,7 @@ import pytest
 
 import raftkv
 from raftkv import Settings
+from tests.source import ROOT
 
 QUICK = Settings(tick_seconds=0.02, heartbeat_ticks=2, election_ticks=15, close_seconds_max=0.5)
 
@@ -74,3 +78,54 @@ async def test_a_member_that_cannot_start_says_why_to_who_started_it(tmp_path: P
         aside.rename(whole)
         await cluster.start("n1")
         await (await cluster.leader()).kv.put("k", "v")
+
+
+_INTERRUPTED = """
+import signal, sys, threading
+import raftkv.blocking
+from tests.node.rig import Ledger
+
+directory, address = sys.argv[1:]
+interrupted = threading.Event()
+
+def interrupt(*_):
+    interrupted.set()
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, interrupt)
+
+class Waiting(Ledger):
+    def open(self, store):
+        super().open(store)
+        print("opening", flush=True)
+        interrupted.wait()
+
+def opening(machine):
+    return raftkv.blocking.open_node(
+        directory, name="n1", cluster={"n1": address}, machine=machine
+    )
+
+try:
+    with opening(Waiting()):
+        print("entered all the same", flush=True)
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+with opening(Ledger()) as node:
+    print(node.propose(b"x", timeout=30), flush=True)
+"""
+
+
+def test_an_interrupt_amid_a_blocking_opening_comes_out(
+    tmp_path: Path, one: dict[str, str]
+) -> None:
+    command = [sys.executable, "-c", _INTERRUPTED, str(tmp_path), one["n1"]]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == "opening\n"
+            child.send_signal(signal.SIGINT)
+            said, _ = child.communicate(timeout=30)
+        finally:
+            child.kill()
+    assert said == "interrupted\n1\n"
+    assert child.returncode == 0
