@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from hashlib import blake2b
 from os import PathLike, fspath
 from typing import Final, TypeVar, overload
@@ -12,7 +11,7 @@ from typing import Final, TypeVar, overload
 import anyio
 from attrs import frozen
 
-from raftkv.errors import ConfigError, InvariantError
+from raftkv.errors import ConfigError
 from raftkv.handle import Node
 from raftkv.hosted import hosted
 from raftkv.kv import KvMachine, KvResult
@@ -262,17 +261,36 @@ def _tcp(options: _Options) -> Transport:
 async def _storage(options: _Options) -> Storage:
     """Open the directory in a thread: it reads, checks and syncs for as long as that takes."""
     worker = options.runtime.workers.worker("open")
-    job = partial(
-        open_rocks,
-        options.data_dir,
-        cluster_id=options.plan.cluster_id,
-        member_id=options.plan.me.id,
-        rng=options.runtime.rng,
-    )
+    opened: list[Storage] = []
+    is_abandoned = False
+
+    def job() -> None:
+        opened.append(
+            open_rocks(
+                options.data_dir,
+                cluster_id=options.plan.cluster_id,
+                member_id=options.plan.me.id,
+                rng=options.runtime.rng,
+            )
+        )
+        if is_abandoned:  # and nobody waits for the worker either
+            close_all()
+
+    def close_all() -> None:
+        # On the loop or in the worker: a pop is atomic, so each is closed once.
+        while opened:
+            opened.pop().close()
+
     try:
-        # Shielded: an opening that nobody waits for would keep the directory locked.
-        with anyio.CancelScope(shield=True):
-            return await worker.run(job)
-    finally:
-        await worker.close()
-    raise InvariantError("a shielded scope was cancelled")
+        try:
+            # Shielded: an opening that nobody waits for would keep the directory locked.
+            with anyio.CancelScope(shield=True):
+                await worker.run(job)
+        finally:
+            await worker.close()
+    except BaseException:
+        # asyncio's own cancellation (its timeout, Task.cancel) respects no shield.
+        is_abandoned = True
+        close_all()
+        raise
+    return opened[0]

@@ -284,9 +284,13 @@ class SystemWorker:
             return
         with anyio.CancelScope(shield=True):
             idle = self.run(lambda: None)
-            await idle
-            self._closed = True
-            self._jobs.put(None)
+            try:
+                await idle
+            finally:
+                # Also when asyncio's own cancellation, which respects no shield, cut the wait
+                # short: a thread that nobody ends would keep the process from ending.
+                self._closed = True
+                self._jobs.put(None)
             self._thread.join()  # idle by now: at once
 
     def _work(self) -> None:

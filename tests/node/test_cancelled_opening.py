@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio  # noqa: TID251 - its own cancellation is what is tried
 import signal
 import socket
 import subprocess
@@ -129,3 +130,26 @@ def test_an_interrupt_amid_a_blocking_opening_comes_out(
             child.kill()
     assert said == "interrupted\n1\n"
     assert child.returncode == 0
+
+
+@pytest.mark.parametrize("delay", DELAYS)
+def test_a_cancellation_that_respects_no_shield_leaves_the_directory_free(
+    tmp_path: Path, one: dict[str, str], delay: float
+) -> None:
+    def opening() -> AbstractAsyncContextManager[raftkv.Node[raftkv.KvResult]]:
+        return raftkv.open_node(tmp_path, name="n1", cluster=one, settings=QUICK)
+
+    async def live() -> None:
+        async with opening():
+            await anyio.sleep_forever()
+
+    async def give_up() -> None:
+        task = asyncio.create_task(live())
+        await anyio.sleep(delay)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with opening() as node:
+            await node.ready()
+
+    asyncio.run(give_up())
