@@ -22,6 +22,7 @@ def campaign() -> Summary:
     return run_campaign(range(SEEDS), STEPS, jobs=min(os.cpu_count() or 1, 8))
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(300 * SCALE)
 def test_no_world_breaks_an_invariant_and_every_world_recovers(campaign: Summary) -> None:
     assert campaign.seeds == SEEDS
@@ -34,6 +35,7 @@ def test_no_world_breaks_an_invariant_and_every_world_recovers(campaign: Summary
     assert not campaign.found, "\n".join([*story, how])
 
 
+@pytest.mark.campaign
 def test_the_worlds_met_what_they_are_meant_to_try(campaign: Summary) -> None:
     assert campaign.steps >= STEPS_TO_JUDGE
     assert not campaign.unmet

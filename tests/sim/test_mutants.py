@@ -19,6 +19,7 @@ def first_finding(mutant: Mutant) -> tuple[int, Finding] | None:
     return None
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_broken_core_is_found(mutant: Mutant) -> None:

@@ -13,6 +13,7 @@ import pytest
 KILLS = int(os.environ.get("RAFTKV_KILLS", "30"))
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(60 + 3 * KILLS)
 def test_a_member_killed_at_any_moment_keeps_what_it_promised(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.storage.killing", "--kills", str(KILLS)]
