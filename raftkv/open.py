@@ -217,8 +217,24 @@ class _Options:
 async def _open(
     options: _Options, machine: Machine[R], make: Callable[[Setup], Node[R]]
 ) -> AsyncGenerator[Node[R]]:
+    if options.transport is not None:
+        async with _open_with(options, options.transport, machine, make) as node:
+            yield node
+        return
+    transport = _tcp(options)
+    # Before the directory is made: it would belong to a cluster with an address that cannot be had.
+    async with transport.claimed(), _open_with(options, transport, machine, make) as node:
+        yield node
+
+
+@asynccontextmanager
+async def _open_with(
+    options: _Options,
+    transport: Transport,
+    machine: Machine[R],
+    make: Callable[[Setup], Node[R]],
+) -> AsyncGenerator[Node[R]]:
     chosen = options.plan
-    transport = options.transport or _tcp(options)
     options.settings.check_frames(transport.frame_bytes_max)
     storage = options.storage or await _storage(options)
     try:
@@ -243,7 +259,7 @@ async def _open(
         storage.close()
 
 
-def _tcp(options: _Options) -> Transport:
+def _tcp(options: _Options) -> TcpTransport:
     me = options.plan.me
     transport = TcpTransport(
         options.listen or me.address,

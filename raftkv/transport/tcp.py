@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
+from collections.abc import AsyncGenerator, Generator, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 
 import anyio
 from anyio.abc import TaskGroup
@@ -71,12 +71,26 @@ class TcpTransport:
         self._check_secure(self._listen, listen)
         self._peers: dict[int, Address] = {}
         self._serving: _Serving | None = None
+        self._claimed: socket.socket | None = None
 
     @property
     def address(self) -> str:
         """Where we listen; with the actual port while being served."""
         serving = self._serving
         return str(self._listen if serving is None else serving.bound)
+
+    @asynccontextmanager
+    async def claimed(self) -> AsyncGenerator[None]:
+        """Hold the address for :meth:`serve` while the context is open; nobody is let in yet.
+
+        Raises TransportError if the address cannot be had.
+        """
+        with closing(await _bound(self._listen)) as listener:
+            self._claimed = listener
+            try:
+                yield
+            finally:
+                self._claimed = None
 
     def serve(self, hello: Hello, receiver: Receiver) -> AbstractAsyncContextManager[None]:
         """Listen and connect while the context is open.
@@ -90,7 +104,10 @@ class TcpTransport:
     async def _serve(self, hello: Hello, receiver: Receiver) -> AsyncGenerator[None]:
         if self._serving is not None:
             raise UsageError(f"the transport at {self._listen} is being served already")
-        with closing(await _listen(self._listen)) as listener:
+        claimed, self._claimed = self._claimed, None
+        with closing(claimed or await _bound(self._listen)) as listener:
+            with _named(self._listen):
+                listener.listen(_BACKLOG)
             async with owned_tasks() as tasks:
                 serving = _Serving(self, tasks, listener, hello, receiver)
                 self._serving = serving
@@ -348,8 +365,19 @@ class _Serving:
         return [outlet for outlets in self.outlets.values() for outlet in outlets.values()]
 
 
-async def _listen(address: Address) -> socket.socket:
-    """A listening socket. Raises TransportError."""
+@contextmanager
+def _named(address: Address) -> Generator[None]:
+    """Tell which address the operating system refused."""
+    try:
+        yield
+    except OSError as error:
+        raise TransportError(
+            f"cannot listen on {address}: {reason_of(error)}; stop what uses it, or choose another"
+        ) from error
+
+
+async def _bound(address: Address) -> socket.socket:
+    """A socket that has the address and does not listen yet. Raises TransportError."""
     try:
         found = await anyio.getaddrinfo(
             address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -359,15 +387,13 @@ async def _listen(address: Address) -> socket.socket:
     family, kind, protocol, _, where = found[0]
     listener = socket.socket(family, kind, protocol)
     try:
-        listener.setblocking(False)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listener.bind(where)
-        listener.listen(_BACKLOG)
-    except OSError as error:
+        with _named(address):
+            listener.setblocking(False)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind(where)
+    except BaseException:
         listener.close()
-        raise TransportError(
-            f"cannot listen on {address}: {reason_of(error)}; stop what uses it, or choose another"
-        ) from error
+        raise
     return listener

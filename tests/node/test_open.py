@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -401,3 +401,25 @@ async def test_a_node_used_from_another_loop_is_refused() -> None:
         thread.start()
         thread.join()
         assert [type(error) for error in errors] == [WrongThreadError]
+
+
+@pytest.mark.parametrize("own_thread", [False, True])
+async def test_a_port_in_use_is_told_before_the_directory_is_made(
+    tmp_path: Path, addresses: dict[str, str], own_thread: bool
+) -> None:
+    directory = tmp_path / "data"
+
+    def opening(address: str) -> AbstractAsyncContextManager[raftkv.Node[raftkv.KvResult]]:
+        return raftkv.open_node(
+            directory, name="n1", cluster={"n1": address}, settings=QUICK, own_thread=own_thread
+        )
+
+    with (
+        socket.create_server(("127.0.0.1", 0)) as taken,
+        pytest.raises(TransportError, match="in use"),
+    ):
+        async with opening(f"127.0.0.1:{taken.getsockname()[1]}"):
+            pass
+    assert not directory.exists()
+    async with opening(addresses["n1"]) as node:
+        await node.ready()
