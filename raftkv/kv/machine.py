@@ -14,7 +14,7 @@ heartbeats by that time, and does better with several smaller spans.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final, assert_never
+from typing import Final, assert_never, cast, overload
 
 from raftkv.errors import InvalidArgumentError, UsageError
 from raftkv.kv import image, rows
@@ -65,16 +65,18 @@ class KvMachine:
         before = self._head
         writes = Slice(self.store, batch)
         revision = before.revision
-        results: list[KvResult] = []
+        results: list[KvResult | int] = []
         for command in commands:
             result = _apply(writes, command.data, revision)
-            if not isinstance(result, Refused):
+            if isinstance(result, int):
+                revision = result
+            elif not isinstance(result, Refused):
                 revision = result.revision
             results.append(result)
         if revision != before.revision:
             self._head = rows.Head(revision, before.floor)
             writes.head(self._head)
-        return results
+        return _Results(results)
 
     def snapshot_durable(self, reader: Reader) -> Iterator[bytes]:
         """All rows in ``reader`` as chunks of at most 1 MiB; see :mod:`raftkv.kv.image`."""
@@ -97,8 +99,34 @@ class KvMachine:
         return image.state_hash(self.store if reader is None else reader)
 
 
-def _apply(writes: Slice, data: bytes, revision: int) -> KvResult:
-    """One command on a store at ``revision``."""
+class _Results(Sequence[KvResult]):
+    """One result per command, made when it is looked at: only the member that proposed looks.
+
+    A plain put is kept as its revision.
+    """
+
+    __slots__ = ("_results",)
+
+    def __init__(self, results: list[KvResult | int]) -> None:
+        self._results = results
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    def __iter__(self) -> Iterator[KvResult]:
+        for result in self._results:
+            yield PutResult(result) if type(result) is int else cast("KvResult", result)
+
+    @overload
+    def __getitem__(self, index: int) -> KvResult: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[KvResult]: ...
+    def __getitem__(self, index: int | slice) -> KvResult | Sequence[KvResult]:
+        return list(self)[index]
+
+
+def _apply(writes: Slice, data: bytes, revision: int) -> KvResult | int:
+    """One command on a store at ``revision``; a plain put answers its revision alone."""
     try:
         if is_put(data):  # by far the commonest: without an object in between
             return _put(writes, *parse_put(data), revision)
@@ -120,14 +148,14 @@ def _apply(writes: Slice, data: bytes, revision: int) -> KvResult:
 
 def _put(
     writes: Slice, key: bytes, value: bytes, lease: int, previous: bool, revision: int
-) -> KvResult:
+) -> KvResult | int:
     if lease:
         return Refused(f"requested lease not found: {lease:x}; grant it first")
     revision += 1
     old = writes.put(key, value, 0, revision, 0)
     writes.events(revision, [rows.encode_event(_PUT, old, key)])
     if old is None or not previous:
-        return PutResult(revision)
+        return revision
     return PutResult(revision, writes.key_value(key, old))
 
 

@@ -312,6 +312,11 @@ class Loop:
                 return
             in_flight.group(first, count)
             self.state = step(self.state, Propose(tuple(payloads), first))
+            self._tell_refused()
+
+    def _tell_refused(self) -> None:
+        """Answer what was refused at once; what was accepted is told when it is applied."""
+        if any(isinstance(answer, Refused) for answer in self.state.outbox.answers):
             self.state, answers = take_answers(self.state)
             for answer in answers:
                 if isinstance(answer, Refused) and not answer.sender:
@@ -397,6 +402,8 @@ class Loop:
         outgoing = self._outgoing.get(message.to)
         if outgoing is None:
             self._outgoing[message.to] = [message]
+        elif isinstance(message, AppendEntries) and _covers(message, outgoing[-1]):
+            outgoing[-1] = message
         else:
             outgoing.append(message)
 
@@ -535,6 +542,17 @@ class Loop:
             return
         self._disk.compact(point)
         forget_memberships(self._memberships, to)
+
+
+def _covers(message: AppendEntries, before: PeerMessage) -> bool:
+    """Whether an append says all that the one before it did, which brought a commit index alone."""
+    return (
+        isinstance(before, AppendEntries)
+        and not before.entries
+        and before.term == message.term
+        and before.prev_index <= message.prev_index
+        and before.commit <= message.commit
+    )
 
 
 def _payload_bytes(message: PeerMessage) -> int:
