@@ -252,6 +252,7 @@ async def _open_with(
             machine=machine,
             settings=options.settings,
             runtime=options.runtime,
+            is_kv=isinstance(machine, KvMachine),
         )
         async with running(make(setup)) as node:
             yield node

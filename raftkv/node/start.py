@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from typing import Final
+
 from attrs import frozen
 
 from raftkv.core import (
@@ -17,6 +20,7 @@ from raftkv.core import (
 from raftkv.core.membership import apply_change, normalised
 from raftkv.core.progress import new_progress
 from raftkv.errors import ConfigError
+from raftkv.machine import DurableStateMachine
 from raftkv.node.applier import AnyMachine, Applier
 from raftkv.node.disk import Disk
 from raftkv.node.images import Images, snapshot_of
@@ -27,8 +31,20 @@ from raftkv.node.snapshots import Receiver, Sender
 from raftkv.node.status import EventHub
 from raftkv.node.waiters import InFlight, Queue, Reads
 from raftkv.runtime.base import Runtime, Spawner, Waker, Worker
-from raftkv.storage.base import Recovered, Storage
+from raftkv.storage.base import Recovered, Space, Storage
 from raftkv.transport.base import Transport
+
+# Keys of the log begin with a group id of four zero bytes, those of peers with a word of their own.
+_KIND_KEY: Final = b"machine-kind"
+
+_KINDS: Final = defaultdict[str, str](
+    lambda: "a kind of state machine that only a newer raftkv knows",
+    {
+        "kv": "the key-value store (no machine=)",
+        "on-disk": "an on-disk state machine",
+        "in-memory": "an in-memory state machine",
+    },
+)
 
 
 @frozen(kw_only=True)
@@ -42,6 +58,14 @@ class Setup:
     machine: AnyMachine
     settings: Settings
     runtime: Runtime
+    is_kv: bool = False
+
+    @property
+    def kind(self) -> str:
+        """What the directory remembers of the machine: not its class, which may be renamed."""
+        if self.is_kv:
+            return "kv"
+        return "on-disk" if isinstance(self.machine, DurableStateMachine) else "in-memory"
 
     @property
     def voters(self) -> tuple[int, ...]:
@@ -52,13 +76,18 @@ class Setup:
 async def recover(setup: Setup, wal: Worker) -> Recovered:
     """Read the log back; a new directory first learns, durably, who the members are.
 
-    Raises ConfigError if the directory knows other members than those configured.
+    It also learns which kind of machine it is for: another kind would not find what is there, begin
+    empty, and put its own marks over it.
+
+    Raises ConfigError if the directory knows other members or another kind of machine than those
+    configured.
     """
     storage = setup.storage
     recovered = await wal.run(storage.log.recover)  # off the loop: it reads the whole log
     if recovered.applied.membership == Membership():
         batch = storage.store.batch()
         storage.log.install_snapshot(batch, Snapshot(0, 0, 0, Membership(setup.voters)))
+        batch.put(Space.META, _KIND_KEY, setup.kind.encode())
         storage.store.write(batch)
         await wal.run(storage.store.sync)
         recovered = await wal.run(storage.log.recover)
@@ -67,6 +96,13 @@ async def recover(setup: Setup, wal: Worker) -> Recovered:
         raise ConfigError(
             f"cluster= names {len(setup.voters)} members, the data directory knows {len(known)}"
             " and they are not the same: give cluster= as it was when the directory was made"
+        )
+    kind = storage.store.get(Space.META, _KIND_KEY)
+    if kind is not None and kind != setup.kind.encode():
+        raise ConfigError(
+            f"the data directory is of a member with {_KINDS[kind.decode(errors='replace')]}, not"
+            f" with {_KINDS[setup.kind]}: open it with the kind of machine= that it was made with,"
+            " or give this node a directory of its own"
         )
     return recovered
 

@@ -6,6 +6,7 @@ import socket
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from raftkv.errors import (
     WrongThreadError,
 )
 from raftkv.open import plan
-from tests.node.rig import Journal
+from tests.node.rig import Journal, Ledger
 
 QUICK = Settings(tick_seconds=0.02, heartbeat_ticks=2, election_ticks=15, close_seconds_max=0.5)
 
@@ -167,7 +168,9 @@ async def test_a_port_in_use_and_a_directory_in_use_are_named(
     one = {"n1": addresses["n1"]}
     async with raftkv.open_node(tmp_path / "a", name="n1", cluster=one, settings=QUICK) as node:
         with pytest.raises(StorageLockedError):
-            async with raftkv.open_node(tmp_path / "a", name="n1", cluster=one, settings=QUICK):
+            async with raftkv.open_node(
+                tmp_path / "a", name="n1", cluster=one, listen="127.0.0.1:0", settings=QUICK
+            ):
                 pass
         with pytest.raises(TransportError, match=addresses["n1"]):
             async with raftkv.open_node(tmp_path / "b", name="n1", cluster=one, settings=QUICK):
@@ -423,3 +426,37 @@ async def test_a_port_in_use_is_told_before_the_directory_is_made(
     assert not directory.exists()
     async with opening(addresses["n1"]) as node:
         await node.ready()
+
+
+@pytest.mark.parametrize(
+    ("made_with", "opened_with"), list(permutations([None, Journal, Ledger], 2))
+)
+async def test_a_directory_is_refused_untouched_with_another_kind_of_machine(
+    tmp_path: Path,
+    addresses: dict[str, str],
+    made_with: type[Journal | Ledger] | None,
+    opened_with: type[Journal | Ledger] | None,
+) -> None:
+    def opening(
+        kind: type[Journal | Ledger] | None,
+    ) -> AbstractAsyncContextManager[raftkv.Node[Any]]:
+        one = {"n1": addresses["n1"]}
+        if kind is None:
+            return raftkv.open_node(tmp_path, name="n1", cluster=one, settings=QUICK)
+        return raftkv.open_node(tmp_path, name="n1", cluster=one, settings=QUICK, machine=kind())
+
+    async def count(node: raftkv.Node[Any], number: int) -> None:
+        await node.ready()
+        if made_with is None:
+            put = await node.kv.put("k", "v")
+            assert put.revision == 1 + number
+        else:
+            assert await node.propose(b"x") == number
+
+    async with opening(made_with) as node:
+        await count(node, 1)
+    with pytest.raises(ConfigError, match="kind of machine"):
+        async with opening(opened_with):
+            pass
+    async with opening(made_with) as node:
+        await count(node, 2)
