@@ -347,13 +347,19 @@ class Node(Generic[R_co]):
             _log.error("the node %s stops: %s: %s", self.name, type(cause).__name__, cause)
         finally:
             self._end()
-            with anyio.CancelScope(shield=True):
-                await wal.close()
-                await snapshot.close()
-            self._setup.storage.close()
-            self._done.set()
-            if self._failure is not None:
-                self._on_failure()
+            try:
+                with anyio.CancelScope(shield=True):
+                    await wal.close()
+                    await snapshot.close()
+                self._setup.storage.close()
+            except Exception as error:
+                self._failure = self._failure or error
+                _log.error("the node %s ends: %s: %s", self.name, type(error).__name__, error)
+            finally:
+                # Whatever happened, nobody may wait for this end any longer.
+                self._done.set()
+                if self._failure is not None:
+                    self._on_failure()
 
     def _hello(self, recovered: Recovered) -> Hello:
         identity = self._setup.storage.identity

@@ -40,6 +40,7 @@ class FaultyStorage(Storage):
         self._store = FaultyStore(inner.store)
         self.sync_error: Exception | None = None
         self.syncs_refused = 0
+        self.close_error: Exception | None = None
 
     @property
     def store(self) -> FaultyStore:
@@ -61,6 +62,8 @@ class FaultyStorage(Storage):
 
     def close(self) -> None:
         self._inner.close()
+        if self.close_error is not None:
+            raise self.close_error
 
 
 class FaultyStore(Store):
@@ -270,3 +273,18 @@ async def test_what_the_body_raises_comes_out_unwrapped() -> None:
 
         with pytest.raises(KeyError, match="mine"):
             await live()
+
+
+async def test_a_close_that_fails_ends_all_the_same_and_says_why() -> None:
+    async with cluster(1, start=False) as made:
+        storages = _faulty(made)
+        await made.start(1)
+        node = await made.leader()
+        storages[1].close_error = StorageFailedError("the last write failed")
+        await node.close()
+        await made.ended(1)
+        failure = made.failures[1]
+        assert isinstance(failure, NodeStoppedError)
+        assert failure.__cause__ is storages[1].close_error
+        with pytest.raises(NodeStoppedError, match="the last write failed"):
+            await node.read()
