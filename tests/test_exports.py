@@ -76,7 +76,7 @@ def test_every_input_and_message_of_the_core_can_be_named(union: str) -> None:
 
 
 # How ``open_node`` and ``kv`` drive a member; not for applications.
-_DRIVEN = {"check", "failure", "live", "on_failure", "stop_soon"}
+_DRIVEN = {"check", "failure", "live", "on_failure", "serving", "stop_soon"}
 
 
 @pytest.mark.parametrize("name", ["Kv", "Node"])
