@@ -9,6 +9,7 @@ import anyio
 import pytest
 from attrs import evolve
 
+from raftkv.core import ReadIndexResponse
 from raftkv.errors import (
     Error,
     MachineError,
@@ -18,6 +19,7 @@ from raftkv.errors import (
     StorageStallError,
 )
 from raftkv.machine import Command
+from raftkv.node.loop import Loop
 from raftkv.node.node import Node, running
 from raftkv.storage.base import (
     Batch,
@@ -29,6 +31,9 @@ from raftkv.storage.base import (
     View,
     WitnessRecord,
 )
+from raftkv.storage.batch import DELETE_RANGE, ChangeList
+from raftkv.transport.base import Lane
+from raftkv.transport.codec import decode_messages
 from tests.node.rig import QUICK, Cluster, Journal, Ledger, cluster
 
 
@@ -72,6 +77,7 @@ class FaultyStore(Store):
     def __init__(self, inner: Store) -> None:
         self._inner = inner
         self.stalls = 0
+        self.stalls_on_install = 0
         self.stalled = 0
         self.write_error: Exception | None = None
 
@@ -102,6 +108,12 @@ class FaultyStore(Store):
     def write(self, batch: Batch) -> int:
         if self.write_error is not None:
             raise self.write_error
+        emptied = isinstance(batch, ChangeList) and any(
+            kind == DELETE_RANGE and space is Space.MACHINE for kind, space, _, _ in batch.changes
+        )
+        if emptied and self.stalls_on_install:
+            self.stalls_on_install -= 1
+            self.stalls += 1
         if self.stalls:
             self.stalls -= 1
             self.stalled += 1
@@ -288,3 +300,60 @@ async def test_a_close_that_fails_ends_all_the_same_and_says_why() -> None:
         assert failure.__cause__ is storages[1].close_error
         with pytest.raises(NodeStoppedError, match="the last write failed"):
             await node.read()
+
+
+async def test_no_read_is_answered_from_below_a_snapshot_that_is_not_in_the_store_yet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # What matters: a read is confirmed in the very turn in which the image is complete.
+    held: list[tuple[int, bytes]] = []
+    deliver = Loop.on_frame
+
+    def on_frame(self: Loop, peer: int, lane: Lane, frame: bytes) -> None:
+        if lane is Lane.BULK and self.state.config.id == gone:
+            held.append((peer, frame))
+            return
+        deliver(self, peer, lane, frame)
+        if lane is not Lane.RAFT or self.state.config.id != gone:
+            return
+        if any(isinstance(one, ReadIndexResponse) for one in decode_messages(frame)):
+            for sender, piece in held:
+                deliver(self, sender, Lane.BULK, piece)
+            held.clear()
+
+    monkeypatch.setattr(Loop, "on_frame", on_frame)
+    gone = 0
+    settings = evolve(QUICK, retention_entries=10, snapshot_chunk_bytes_max=64)
+    async with cluster(settings=settings, machine=Ledger) as made:
+        leader = await made.leader()
+        gone = made.followers(leader)[0].id
+        await leader.propose(b"early")
+        await made.until(lambda: made.commands(gone) == [b"early"])
+        await made.stop(gone)
+        for number in range(99):
+            await leader.propose(b"%d" % number)
+        stores: list[FaultyStore] = []
+
+        def wrap(number: int, storage: Storage) -> Storage:
+            if number != gone:
+                return storage
+            faulty = FaultyStorage(storage)
+            faulty.store.stalls_on_install = 20
+            stores.append(faulty.store)
+            return faulty
+
+        made.wrap = wrap
+        node = await made.start(gone)
+        seen: list[int] = []
+
+        async def read() -> None:
+            await node.read(timeout=30)
+            seen.append(len(made.commands(gone)))
+
+        async with anyio.create_task_group() as readers:
+            for _ in range(40):
+                for _ in range(5):
+                    readers.start_soon(read)
+                await made.tick()
+        assert stores[-1].stalled == 20
+        assert min(seen) == 100
