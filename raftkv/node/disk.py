@@ -9,6 +9,7 @@ when the sync that covers it has returned.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from attrs import frozen
@@ -16,7 +17,7 @@ from attrs import frozen
 from raftkv.core.messages import PeerMessage
 from raftkv.core.ready import Ready
 from raftkv.core.types import Snapshot
-from raftkv.errors import StorageFailedError, StorageStallError
+from raftkv.errors import InvariantError, StorageFailedError, StorageStallError
 from raftkv.runtime.base import Clock, Waker, Worker
 from raftkv.storage.base import Batch, Recovered, Storage, WitnessRecord
 
@@ -30,6 +31,10 @@ class Promise:
 
     number: int
     messages: tuple[PeerMessage, ...]
+
+
+def _keep(_messages: list[PeerMessage]) -> None:
+    raise InvariantError("nobody sends what the disk releases")
 
 
 class Disk:
@@ -58,6 +63,8 @@ class Disk:
         self._durable: list[Promise] = []
         self._failure: BaseException | None = None
         self._wanted = False
+        self.on_durable: Callable[[list[PeerMessage]], None] = _keep
+        """Sends what a sync releases, at once: who waits for it need not wait for our next turn."""
         self.sync_ns: deque[int] = deque(maxlen=_SYNCS_REMEMBERED)
         self.syncs = 0
         # What is saved; ``_written`` is the part that the next sync lets the witness remember.
@@ -195,6 +202,10 @@ class Disk:
         else:
             self.syncs += 1
             self.sync_ns.append(outcome)
-            self._durable += covered
+            if covered:
+                messages = [message for promise in covered for message in promise.messages]
+                if messages:
+                    self.on_durable(messages)
+                self._durable.append(Promise(covered[-1].number, ()))
             self._sync()
         self._waker.set()

@@ -107,6 +107,7 @@ class Loop:
         self._clock = parts.clock
         self._waker = parts.waker
         self._disk = parts.disk
+        self._disk.on_durable = self._release
         self._applier = parts.applier
         self._images = parts.images
         self._sender = parts.sender
@@ -424,6 +425,15 @@ class Loop:
                 size += length
             self._send_frame(peer, messages[start:])
         self._transport.flush()  # what follows in this turn takes longer than a system call
+
+    def _release(self, messages: list[PeerMessage]) -> None:
+        """Send what a sync has made true, without waiting for a turn."""
+        by_peer: dict[int, list[PeerMessage]] = {}
+        for message in messages:
+            by_peer.setdefault(message.to, []).append(message)
+        for peer, theirs in by_peer.items():
+            self._send_frame(peer, theirs)
+        self._transport.flush()
 
     def _send_frame(self, peer: int, messages: list[PeerMessage]) -> None:
         if self._transport.send(peer, encode_messages(messages)):
