@@ -176,8 +176,7 @@ class Loop:
             and not len(self._queue)
         )
 
-    # --- the turns
-    # ----------------------------------------------------------------------------------
+    # --- the turns ------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Turn after turn; returns only by an exception."""
@@ -491,8 +490,7 @@ class Loop:
         else:
             self.give(SnapshotTaken(snapshot_of(self._applier.mark)))
 
-    # --- applying
-    # -----------------------------------------------------------------------------------
+    # --- applying -------------------------------------------------------------------------------
 
     async def _apply(self) -> None:
         """Slices until all is applied or the time is up; then the loop gets its turn first."""
