@@ -33,7 +33,7 @@ from raftkv.node.status import (
 from raftkv.node.tasks import TaskSpawner, first_cause
 from raftkv.node.waiters import Waiter, checked_timeout, stopped
 from raftkv.storage.base import Recovered
-from raftkv.transport.base import Hello, Lane
+from raftkv.transport.base import Hello, Lane, Refusal
 
 _log = logging.getLogger("raftkv.node")
 
@@ -59,9 +59,12 @@ class _Gate:
         self._hands.peers.down(peer)
         self._hands.loop.on_down(peer)
 
-    def accepts(self, hello: Hello) -> str | None:
+    def accepts(self, hello: Hello) -> Refusal | None:
         self._hands.loop.note_acknowledged()
         return self._hands.peers.refusal(hello)
+
+    def on_refused(self, peer: int, refusal: Refusal) -> None:
+        pass
 
 
 class Node(Generic[R_co]):

@@ -24,7 +24,7 @@ from typing import Final
 from attrs import evolve, frozen
 
 from raftkv.storage.base import Batch, Space, Store
-from raftkv.transport.base import Hello
+from raftkv.transport.base import Code, Hello, Refusal
 
 _log = logging.getLogger("raftkv.node")
 
@@ -122,26 +122,30 @@ class Peers:
             _log.info("member %s (%d) is not connected any more", self.name_of(member), member)
         self._up.discard(member)
 
-    def refusal(self, hello: Hello) -> str | None:
+    def refusal(self, hello: Hello) -> Refusal | None:
         """Why the one who says hello may not come in; None if it may.
 
         A member whose disk is another one, or went back in time, has forgotten what it promised:
         its vote and its acknowledgements would break the cluster.
         """
         if hello.cluster_id != self.cluster_id:
-            return f"it belongs to cluster {hello.cluster_id:x}, this is {self.cluster_id:x}"
+            return Refusal(
+                Code.CLUSTER,
+                f"it belongs to cluster {hello.cluster_id:x}, this is {self.cluster_id:x}",
+            )
         if hello.member_id not in self._members or hello.member_id == self.me.id:
-            return f"member id {hello.member_id} is not of this cluster"
+            return Refusal(Code.IDENTITY, f"member id {hello.member_id} is not of this cluster")
         seen = self._seen.get(hello.member_id)
         if seen is None:
             return None
         if seen.disk_uuid != hello.disk_uuid:
-            return f"its data directory is not the one it had: {_ADD_ANEW}"
+            return Refusal(Code.IDENTITY, f"its data directory is not the one it had: {_ADD_ANEW}")
         past = _went_back(seen, hello)
         if past is not None:
-            return (
+            return Refusal(
+                Code.REGRESSED,
                 f"its data directory went back in time ({past}), as a restored backup does:"
-                f" {_ADD_ANEW}"
+                f" {_ADD_ANEW}",
             )
         return None
 

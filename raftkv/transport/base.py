@@ -32,7 +32,8 @@ class Hello:
 
     ``boot_token`` is 16 random bytes, new at each opening of the data directory: an equal ``boot``
     with another token is another copy of it. ``last_index`` is where its log ended when this boot
-    began; later it has grown.
+    began; later it has grown. ``recovering``: it knows that its disk lost what it promised, and
+    neither votes nor has its acknowledgements counted until the others have made it whole.
     """
 
     cluster_id: int
@@ -42,6 +43,26 @@ class Hello:
     address: str = ""
     boot_token: bytes = bytes(16)
     last_index: int = 0
+    recovering: bool = False
+
+
+class Code(IntEnum):
+    """Why a connection is refused. The numbers are on the wire: they never change."""
+
+    VERSION = 1  # no protocol version in common
+    CLUSTER = 2  # another cluster
+    RECEIVER = 3  # somebody else was to be reached at this address
+    IDENTITY = 4  # unknown, or with another disk than it had
+    CERTIFICATE = 5  # the certificate is not that member's
+    REGRESSED = 6  # its disk is an old copy of itself: welcome once it says that it is recovering
+
+
+@frozen(slots=True)
+class Refusal:
+    """Why a connection is not accepted: for the other side's log, and for it to act on."""
+
+    code: int
+    sentence: str
 
 
 class Receiver(Protocol):
@@ -62,11 +83,15 @@ class Receiver(Protocol):
         """Frames to the peer are being lost: the outgoing connection of its RAFT lane broke."""
         ...
 
-    def accepts(self, hello: Hello) -> str | None:
-        """None to let the peer in; else the reason to refuse it (unknown id, changed disk uuid).
+    def accepts(self, hello: Hello) -> Refusal | None:
+        """None to let the peer in; else why not (unknown id, changed disk uuid).
 
         Asked in every handshake, whichever side connected, before ``on_up``.
         """
+        ...
+
+    def on_refused(self, peer: int, refusal: Refusal) -> None:
+        """The peer, which we dialled, does not let us in; called at each attempt."""
         ...
 
 
@@ -82,6 +107,13 @@ class Transport(Protocol):
         """Listen and connect while the context is open.
 
         Raises TransportError if the port is in use, UsageError if it is being served already.
+        """
+        ...
+
+    def announce(self, hello: Hello) -> None:
+        """What to say in handshakes from now on; established connections stay.
+
+        For what changes while being served: ids do not. Peers that refused us are tried again soon.
         """
         ...
 

@@ -25,7 +25,7 @@ from attrs import frozen
 
 from raftkv.errors import ConfigError, RequestTooLargeError, TransportError, UsageError
 from raftkv.runtime.base import Runtime, Waker
-from raftkv.transport.base import Hello, Lane, Receiver
+from raftkv.transport.base import Code, Hello, Lane, Receiver, Refusal
 from raftkv.transport.owner import owned_tasks
 
 __all__ = ["LinkFaults", "MemoryNetwork", "MemoryTransport", "Tap"]
@@ -193,6 +193,14 @@ class MemoryTransport:
             self._serving = None
             self._network.leave(self.address, serving)
 
+    def announce(self, hello: Hello) -> None:
+        """What to say in handshakes from now on."""
+        serving = self._serving
+        if serving is not None:
+            serving.hello = hello
+            serving.connects = True
+            serving.ring()
+
     def set_peers(self, addresses: Mapping[int, str]) -> None:
         """The members to connect to; connections to those that left, and from them, are broken."""
         before, self._peers = self._peers, dict(addresses)
@@ -315,10 +323,14 @@ class MemoryNetwork:
         if acceptor is None or (me, peer) in self._cuts or (peer, me) in self._cuts:
             return True  # whoever changes that brings news
         refusal = self._refusal(dialer, acceptor, peer)
-        if refusal is not None:
-            if dialer.refusals.get(peer) != refusal:
-                dialer.refusals[peer] = refusal
-                _log.warning("member %d cannot connect to %d: %s", me, peer, refusal)
+        refused = refusal or dialer.receiver.accepts(acceptor.hello)
+        if refused is not None:
+            if dialer.refusals.get(peer) != refused.sentence:
+                dialer.refusals[peer] = refused.sentence
+                _log.warning("member %d cannot connect to %d: %s", me, peer, refused.sentence)
+            if refusal is not None:
+                now = self.runtime.clock.monotonic_ns()
+                dialer.post(now, partial(dialer.receiver.on_refused, peer, refusal))
             return False
         dialer.refusals.pop(peer, None)
         for lane in Lane:
@@ -352,13 +364,14 @@ class MemoryNetwork:
         return self._number
 
     @staticmethod
-    def _refusal(dialer: _Serving, acceptor: _Serving, peer: int) -> str | None:
-        there = acceptor.hello
-        if there.cluster_id != dialer.hello.cluster_id:
-            return f"cluster {there.cluster_id:x} is not ours, {dialer.hello.cluster_id:x}"
-        if there.member_id != peer:
-            return f"member {there.member_id} answers there"
-        return acceptor.receiver.accepts(dialer.hello) or dialer.receiver.accepts(there)
+    def _refusal(dialer: _Serving, acceptor: _Serving, peer: int) -> Refusal | None:
+        """Why the acceptor does not let the dialer in."""
+        there, here = acceptor.hello.cluster_id, dialer.hello.cluster_id
+        if there != here:
+            return Refusal(Code.CLUSTER, f"cluster {there:x} is not ours, {here:x}")
+        if acceptor.hello.member_id != peer:
+            return Refusal(Code.RECEIVER, f"member {acceptor.hello.member_id} answers there")
+        return acceptor.receiver.accepts(dialer.hello)
 
     def _close(self, serving: _Serving, peer: int, to: _Serving | None = None) -> None:
         """Close the pipes of ``serving`` to ``peer`` (only those that end at ``to``, if given)."""

@@ -13,15 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from raftkv.errors import WireError
-from raftkv.transport.base import Hello
+from raftkv.transport.base import Code, Hello, Refusal
 from raftkv.transport.wire import (
     HANDSHAKE_BYTES_MAX,
     VERSIONS,
-    Code,
     Frame,
     FrameParser,
     Greeting,
-    Refusal,
     Versions,
     decode_greeting,
     decode_refusal,
@@ -37,12 +35,16 @@ __all__ = ["Acceptor", "Dialer"]
 
 
 class Dialer:
-    """The side that connects and sends. ``peer`` is set once it is welcome."""
+    """The side that connects and sends.
 
-    __slots__ = ("_accepts", "_greeting", "_parser", "peer", "version")
+    ``peer`` is set once it is welcome, ``refusal`` when it is not.
+    """
 
-    def __init__(self, greeting: Greeting, accepts: Callable[[Hello], str | None]) -> None:
+    __slots__ = ("_accepts", "_greeting", "_parser", "peer", "refusal", "version")
+
+    def __init__(self, greeting: Greeting, accepts: Callable[[Hello], Refusal | None]) -> None:
         self.peer: Hello | None = None
+        self.refusal: Refusal | None = None
         self.version = 0
         self._greeting = greeting
         self._accepts = accepts
@@ -62,7 +64,7 @@ class Dialer:
         if len(frames) > 1 or self._parser.is_mid_frame:
             raise WireError("goes on after its answer")
         if is_refusal(frames[0]):
-            refusal = decode_refusal(frames[0])
+            self.refusal = refusal = decode_refusal(frames[0])
             raise WireError(f"it refuses us: {refusal.sentence} (code {refusal.code})")
         version, hello = decode_welcome(frames[0])
         self._check(version, hello)
@@ -77,9 +79,9 @@ class Dialer:
             raise WireError(f"it is of cluster {hello.cluster_id:x}, not {me.hello.cluster_id:x}")
         if hello.member_id != me.to:
             raise WireError(f"member {hello.member_id:x} answers there, not {me.to:x}")
-        reason = self._accepts(hello)
-        if reason is not None:
-            raise WireError(f"we refuse it: {reason}")
+        refusal = self._accepts(hello)
+        if refusal is not None:
+            raise WireError(f"we refuse it: {refusal.sentence}")
 
 
 class Acceptor:

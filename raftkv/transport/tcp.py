@@ -24,7 +24,7 @@ from raftkv.errors import (
     UsageError,
 )
 from raftkv.runtime.base import Runtime
-from raftkv.transport.base import Hello, Lane, Receiver
+from raftkv.transport.base import Code, Hello, Lane, Receiver, Refusal
 from raftkv.transport.owner import owned_tasks
 from raftkv.transport.tcp_channel import Channel, Cipher, reason_of, tune
 from raftkv.transport.tcp_context import Context
@@ -33,7 +33,7 @@ from raftkv.transport.tcp_outlet import Outlet
 from raftkv.transport.tcp_reactor import make_reactor
 from raftkv.transport.tcp_settings import Address, Limits, parse_address
 from raftkv.transport.tcp_tls import Tls, TlsCipher, TlsContexts
-from raftkv.transport.wire import Code, Greeting, Refusal
+from raftkv.transport.wire import Greeting
 
 __all__ = ["Limits", "TcpTransport", "Tls"]
 
@@ -118,6 +118,11 @@ class TcpTransport:
                 finally:
                     self._serving = None
                     serving.close()
+
+    def announce(self, hello: Hello) -> None:
+        """What to say in handshakes from now on."""
+        if self._serving is not None:
+            self._serving.announce(hello)
 
     def set_peers(self, addresses: Mapping[int, str]) -> None:
         """The members to connect to; connections to those that left, and from them, are closed.
@@ -228,6 +233,12 @@ class _Serving:
         for outlet in self._all_outlets():
             outlet.abandon()
 
+    def announce(self, hello: Hello) -> None:
+        """Introduce ourselves as that from now on, and to who refused us again."""
+        self._context.hello = hello
+        for outlet in self._all_outlets():
+            outlet.hurry()
+
     def set_peers(self, peers: Mapping[int, Address]) -> None:
         """Stop what is not wanted any more, start what is missing."""
         before, self._peers = self._peers, peers
@@ -265,8 +276,7 @@ class _Serving:
             refusal = self._check_certificate(greeting.hello, cipher)
             if refusal is not None:
                 return refusal
-        reason = self._context.receiver.accepts(greeting.hello)
-        return None if reason is None else Refusal(Code.IDENTITY, reason)
+        return self._context.receiver.accepts(greeting.hello)
 
     def _check_certificate(self, hello: Hello, cipher: TlsCipher) -> Refusal | None:
         """The certificate must name the member's host: the one we know, else the one it claims.

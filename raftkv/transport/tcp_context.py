@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from attrs import frozen
+from attrs import define
 
 from raftkv.runtime.base import Runtime
 from raftkv.transport.base import Hello, Receiver
@@ -12,9 +12,9 @@ from raftkv.transport.tcp_settings import Limits
 __all__ = ["Context"]
 
 
-@frozen
+@define
 class Context:
-    """Who we are, whom to tell, and the world."""
+    """Who we are (which may change), whom to tell, and the world."""
 
     hello: Hello
     receiver: Receiver

@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 import anyio
 
-from raftkv.errors import TransportError
+from raftkv.errors import TransportError, WireError
 from raftkv.transport.base import Lane
 from raftkv.transport.session import Dialer
 from raftkv.transport.tcp_channel import Channel, Cipher, reason_of, tune
@@ -260,7 +260,12 @@ class Outlet:
         dialer = self._dialer
         if dialer is None:
             return
-        dialer.receive(data)
+        try:
+            dialer.receive(data)
+        except WireError:
+            if dialer.refusal is not None:
+                self._context.receiver.on_refused(self.peer, dialer.refusal)
+            raise
         if dialer.peer is not None:
             self.deadline_ns = 0
             self._last_reason = None

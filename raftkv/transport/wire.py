@@ -19,14 +19,13 @@ No memory is allocated for a length that was not compared with the limit of the 
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 from typing import Final, NamedTuple
 from zlib import crc32
 
 from attrs import frozen
 
 from raftkv.errors import WireError
-from raftkv.transport.base import Hello, Lane
+from raftkv.transport.base import Code, Hello, Lane, Refusal
 
 __all__ = [
     "FRAME_OVERHEAD_BYTES",
@@ -61,12 +60,13 @@ _CHECKED: Final = struct.Struct("<IB")
 FRAME_OVERHEAD_BYTES: Final = _HEADER.size
 
 # magic, first and last version, cluster, sender, receiver, boot, boot token, last index,
-# capabilities (none yet), lane, length of disk uuid and address
+# flags, lane, length of disk uuid and address
 _HELLO: Final = struct.Struct("<8sHHQQQQ16sQQBBH")
-# magic, version, cluster, sender, boot, boot token, last index, capabilities, uuid and address
-# length
+# magic, version, cluster, sender, boot, boot token, last index, flags, uuid and address length
 _WELCOME: Final = struct.Struct("<8sHQQQ16sQQBH")
 _REFUSAL: Final = struct.Struct("<8sHH")  # magic, code, length of the sentence
+# Flags of HELLO and WELCOME; a bit that is not known here is ignored.
+_RECOVERING: Final = 1
 
 # Frame types above the lanes' numbers.
 _TYPE_HELLO: Final = 16
@@ -84,16 +84,6 @@ class Versions(NamedTuple):
 VERSIONS: Final = Versions(1, 1)
 
 
-class Code(IntEnum):
-    """Why a connection is refused. The numbers are on the wire: they never change."""
-
-    VERSION = 1  # no protocol version in common
-    CLUSTER = 2  # another cluster
-    RECEIVER = 3  # somebody else was to be reached at this address
-    IDENTITY = 4  # the receiver's ``accepts`` said no: unknown, removed, or its disk changed
-    CERTIFICATE = 5  # the certificate is not that member's
-
-
 class Frame(NamedTuple):
     """A checked frame."""
 
@@ -109,14 +99,6 @@ class Greeting:
     to: int
     lane: Lane
     versions: Versions = VERSIONS
-
-
-@frozen(slots=True)
-class Refusal:
-    """Why a connection is not accepted, for the other side's log."""
-
-    code: int
-    sentence: str
 
 
 # --- frames -------------------------------------------------------------------------------------
@@ -194,7 +176,7 @@ def encode_greeting(greeting: Greeting) -> bytes:
         hello.boot,
         hello.boot_token,
         hello.last_index,
-        0,
+        _flags(hello),
         greeting.lane,
         len(hello.disk_uuid),
         len(address),
@@ -206,13 +188,14 @@ def decode_greeting(frame: Frame) -> Greeting:
     """The greeting in a HELLO frame. Raises WireError."""
     payload = _opened(frame, _TYPE_HELLO, _HELLO, "HELLO")
     _, first, last, *fields, lane, uuid_size, address_size = _HELLO.unpack_from(payload)
-    cluster, sender, to, boot, token, last_index, _ = fields
+    cluster, sender, to, boot, token, last_index, flags = fields
     if first > last:
         raise WireError(f"speaks versions {first} to {last}, which are none")
     if lane not in (Lane.RAFT, Lane.BULK):
         raise WireError(f"asks for the unknown lane {lane}")
     uuid, address = _identity(payload, _HELLO.size, uuid_size, address_size)
-    hello = Hello(cluster, sender, uuid, boot, address, token, last_index)
+    recovering = bool(flags & _RECOVERING)
+    hello = Hello(cluster, sender, uuid, boot, address, token, last_index, recovering)
     return Greeting(hello, to, Lane(lane), Versions(first, last))
 
 
@@ -227,7 +210,7 @@ def encode_welcome(version: int, hello: Hello) -> bytes:
         hello.boot,
         hello.boot_token,
         hello.last_index,
-        0,
+        _flags(hello),
         len(hello.disk_uuid),
         len(address),
     )
@@ -238,9 +221,10 @@ def decode_welcome(frame: Frame) -> tuple[int, Hello]:
     """The version and the other side in a WELCOME frame. Raises WireError."""
     payload = _opened(frame, _TYPE_WELCOME, _WELCOME, "WELCOME")
     _, version, *fields, uuid_size, address_size = _WELCOME.unpack_from(payload)
-    cluster, sender, boot, token, last_index, _ = fields
+    cluster, sender, boot, token, last_index, flags = fields
     uuid, address = _identity(payload, _WELCOME.size, uuid_size, address_size)
-    return version, Hello(cluster, sender, uuid, boot, address, token, last_index)
+    recovering = bool(flags & _RECOVERING)
+    return version, Hello(cluster, sender, uuid, boot, address, token, last_index, recovering)
 
 
 def encode_refusal(refusal: Refusal) -> bytes:
@@ -269,6 +253,10 @@ def negotiate(ours: Versions, theirs: Versions) -> int | None:
     """The highest version that both speak."""
     best = min(ours.last, theirs.last)
     return best if best >= max(ours.first, theirs.first) else None
+
+
+def _flags(hello: Hello) -> int:
+    return _RECOVERING if hello.recovering else 0
 
 
 def _opened(frame: Frame, kind: int, layout: struct.Struct, name: str) -> bytes:

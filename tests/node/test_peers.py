@@ -25,6 +25,11 @@ def _hello(
     return Hello(cluster, member, disk, boot, boot_token=token, last_index=last_index)
 
 
+def _sentence(peers: Peers, hello: Hello) -> str:
+    refusal = peers.refusal(hello)
+    return "" if refusal is None else refusal.sentence
+
+
 def _saved(peers: Peers, store: Store) -> Peers:
     """What is known after a restart."""
     batch = store.batch()
@@ -48,8 +53,8 @@ def test_members_are_found_by_name_and_id() -> None:
 def test_strangers_are_refused_with_a_reason() -> None:
     peers = _peers(open_memory(5, 1).store)
     assert peers.refusal(_hello()) is None
-    assert "cluster" in (peers.refusal(_hello(cluster=6)) or "")
-    assert "not of this cluster" in (peers.refusal(_hello(member=9)) or "")
+    assert "cluster" in _sentence(peers, _hello(cluster=6))
+    assert "not of this cluster" in _sentence(peers, _hello(member=9))
     assert peers.refusal(_hello(member=1)) is not None  # ourselves
 
 
@@ -63,8 +68,8 @@ def test_another_disk_or_an_earlier_start_is_refused_also_after_our_restart() ->
     for known in (peers, _saved(peers, storage.store)):
         assert known.refusal(_hello()) is None
         assert known.refusal(_hello(boot=4)) is None
-        assert "back in time" in (known.refusal(_hello(boot=2)) or "")
-        assert "data directory" in (known.refusal(_hello(disk=b"e" * 16)) or "")
+        assert "back in time" in _sentence(known, _hello(boot=2))
+        assert "data directory" in _sentence(known, _hello(disk=b"e" * 16))
         assert known.refusal(_hello(member=3, boot=1)) is None
     peers.down(2)
     assert not peers.is_up(2)
@@ -75,7 +80,7 @@ def test_another_copy_opened_equally_often_is_refused_also_after_our_restart() -
     peers = _peers(storage.store)
     peers.up(2, _hello())
     for known in (peers, _saved(peers, storage.store)):
-        refusal = known.refusal(_hello(token=b"u" * 16)) or ""
+        refusal = _sentence(known, _hello(token=b"u" * 16))
         assert "another start 3" in refusal
         assert "remove the member, then add it anew" in refusal
         assert known.refusal(_hello(boot=4, token=b"u" * 16)) is None
@@ -94,8 +99,8 @@ def test_a_new_start_whose_log_ends_before_what_it_acknowledged_is_refused() -> 
     peers.acknowledged(2, 8)  # less than is known
     for known in (peers, _saved(peers, storage.store)):
         assert known.refusal(_hello(last_index=5)) is None  # a connection of the same start
-        refusal = known.refusal(_hello(boot=4, last_index=8)) or ""
+        refusal = _sentence(known, _hello(boot=4, last_index=8))
         assert "start 4 has a log up to entry 8, start 3 acknowledged entry 9" in refusal
         assert known.refusal(_hello(boot=4, last_index=9)) is None
         known.up(2, _hello(boot=4, last_index=9))
-        assert "entry 9" in (known.refusal(_hello(boot=5, last_index=8)) or "")
+        assert "entry 9" in _sentence(known, _hello(boot=5, last_index=8))

@@ -11,7 +11,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from raftkv.errors import ConfigError, RequestTooLargeError, TransportError, UsageError
-from raftkv.transport.base import Lane
+from raftkv.transport.base import Code, Lane, Refusal
 from raftkv.transport.memory import LinkFaults, MemoryNetwork, MemoryTransport
 from tests.transport.world import Recorder, hello, runtime
 
@@ -263,8 +263,29 @@ async def test_a_refused_member_is_not_connected_until_it_is_let_in(
         assert [record.message for record in caplog.records] == [
             "member 1 cannot connect to 2: its disk changed"
         ]
+        told = {1: [], 2: [(2, Refusal(Code.IDENTITY, "its disk changed"))]}[refuser]
+        assert recorders[1].refused[:1] == told  # only by who let it not in
         recorders[refuser].refusal = lambda _: None
         await recorders[1].until(lambda: len(recorders[1].ups) == 1)
+
+
+async def test_a_member_that_says_something_else_of_itself_is_let_in() -> None:
+    net = network()
+    first, second = Recorder(), Recorder()
+    second.refusal = lambda peer: None if peer.recovering else "its disk is an old copy"
+    second.code = Code.REGRESSED
+    async with AsyncExitStack() as stack:
+        one = net.endpoint("one")
+        one.announce(hello(9))  # nothing is said before it is served
+        one.set_peers({2: "two"})
+        await stack.enter_async_context(net.endpoint("two").serve(hello(2), second))
+        await stack.enter_async_context(one.serve(hello(1), first))
+        await first.until(lambda: bool(first.refused))
+        assert first.refused[0][1].code == Code.REGRESSED
+        now = attrs.evolve(hello(1), recovering=True)
+        one.announce(now)
+        await second.until(lambda: bool(second.ups))
+        assert second.ups == [(1, now)]
 
 
 async def test_another_cluster_and_another_member_are_refused(

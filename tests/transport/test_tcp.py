@@ -12,7 +12,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from raftkv.errors import ConfigError, RequestTooLargeError, TransportError, UsageError
-from raftkv.transport.base import Lane
+from raftkv.transport.base import Code, Lane, Refusal
 from raftkv.transport.tcp import Limits, TcpTransport
 from tests.transport.tcp_world import QUICK, members, serving, stranger, transport, unused_address
 from tests.transport.world import Recorder, hello, runtime
@@ -155,6 +155,20 @@ async def test_a_member_that_leaves_is_down_and_up_again_with_its_new_boot() -> 
             assert not one.transport.send(2, b"gone")
         assert [peer.boot for _, peer in recorder.ups] == [1, 1, 2, 2]
         assert recorder.downs == [2, 2]
+
+
+async def test_a_refused_member_that_says_something_else_of_itself_is_let_in() -> None:
+    async with serving(1) as one, serving(2) as two:
+        two.recorder.refusal = lambda peer: None if peer.recovering else "its disk is an old copy"
+        two.recorder.code = Code.REGRESSED
+        one.transport.set_peers({2: two.transport.address})
+        await one.recorder.until(lambda: bool(one.recorder.refused))
+        refusal = Refusal(Code.REGRESSED, "its disk is an old copy")
+        assert one.recorder.refused[0] == (2, refusal)
+        now = attrs.evolve(hello(1), recovering=True)
+        one.transport.announce(now)
+        await two.recorder.until(lambda: len(two.recorder.ups) == 2)
+        assert two.recorder.ups == [(1, now)] * 2
 
 
 async def test_a_peer_that_comes_late_is_found_at_the_same_address() -> None:

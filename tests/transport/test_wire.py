@@ -38,7 +38,9 @@ from tests.transport.world import hello
 ids = st.integers(0, 2**64 - 1)
 addresses = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=300)
 tokens = st.binary(min_size=16, max_size=16)
-hellos = st.builds(Hello, ids, ids, st.binary(max_size=64), ids, addresses, tokens, ids)
+hellos = st.builds(
+    Hello, ids, ids, st.binary(max_size=64), ids, addresses, tokens, ids, st.booleans()
+)
 versions = st.tuples(st.integers(0, 65535), st.integers(0, 65535)).map(
     lambda pair: Versions(min(pair), max(pair))
 )
@@ -234,7 +236,7 @@ def let_in(_: Greeting) -> Refusal | None:
     return None
 
 
-def no_objection(_: Hello) -> str | None:
+def no_objection(_: Hello) -> Refusal | None:
     return None
 
 
@@ -276,6 +278,7 @@ def refused(two: Acceptor, greeting: Greeting) -> tuple[Refusal, str]:
     with pytest.raises(WireError) as caught:
         one.receive(answer)
     assert one.peer is None
+    assert one.refusal == two.refusal  # to act on, not only to log
     return two.refusal, str(caught.value)
 
 
@@ -343,7 +346,10 @@ def test_a_dialer_does_not_take_every_answer(answer: bytes, sentence: str) -> No
 
 
 def test_a_dialer_refuses_a_peer_that_its_node_refuses() -> None:
-    one = Dialer(Greeting(hello(1), 2, Lane.RAFT), lambda peer: f"boot {peer.boot} is over")
+    one = Dialer(
+        Greeting(hello(1), 2, Lane.RAFT),
+        lambda peer: Refusal(Code.REGRESSED, f"boot {peer.boot} is over"),
+    )
     with pytest.raises(WireError, match="we refuse it: boot 1 is over"):
         one.receive(encode_welcome(1, hello(2)))
 

@@ -8,7 +8,7 @@ import anyio
 
 from raftkv.runtime.base import Runtime
 from raftkv.runtime.system import system_runtime
-from raftkv.transport.base import Hello, Lane
+from raftkv.transport.base import Code, Hello, Lane, Refusal
 
 CLUSTER = 0xC1
 
@@ -25,7 +25,9 @@ class Recorder:
         self.ups: list[tuple[int, Hello]] = []
         self.downs: list[int] = []
         self.asked: list[Hello] = []
+        self.refused: list[tuple[int, Refusal]] = []
         self.refusal: Callable[[Hello], str | None] = lambda _: None
+        self.code = Code.IDENTITY
         self.on_each: Callable[[int, Lane, bytes], None] | None = None
         self._changed = anyio.Event()
 
@@ -43,10 +45,15 @@ class Recorder:
         self.downs.append(peer)
         self._ring()
 
-    def accepts(self, hello: Hello) -> str | None:
+    def accepts(self, hello: Hello) -> Refusal | None:
         self.asked.append(hello)
         self._ring()
-        return self.refusal(hello)
+        reason = self.refusal(hello)
+        return None if reason is None else Refusal(self.code, reason)
+
+    def on_refused(self, peer: int, refusal: Refusal) -> None:
+        self.refused.append((peer, refusal))
+        self._ring()
 
     def _ring(self) -> None:
         self._changed.set()
