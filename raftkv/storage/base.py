@@ -141,18 +141,57 @@ class AppliedMark:
 
 
 @frozen(slots=True)
+class WitnessRecord:
+    """What was last promised to others, kept beside the store to notice that the store lost it."""
+
+    identity: Identity
+    term: int
+    vote: int
+    last_index: int
+    last_term: int
+    last_chain: int
+
+
+class Loss(Enum):
+    """How much of what this member promised to others cannot be proven any more."""
+
+    LOG = "log"  # the log is behind its promise; term and vote are known from the witness
+    ALL = "all"  # nothing proves which votes were given: the witness is gone too, or an old copy
+
+
+@frozen(slots=True)
+class Damage:
+    """A member that lost something: until it is whole again it must not vote, nor be counted.
+
+    ``what`` is for a human: what was found, where, and what raftkv or the operator does now.
+    """
+
+    loss: Loss
+    what: str
+
+
+@frozen(slots=True)
 class Recovered:
     """What a log store reads back on start.
 
     ``snapshot`` is the compaction point (index, term, chain) with the membership there;
     ``entries`` follow it without gap. ``applied`` is the mark of the last batch that carried
     effects.
+
+    ``damage`` is None for a whole store. Otherwise what is given here is true but not all: the
+    store is marked durably, and stays so over any number of openings, until ``save_damage`` removes
+    the mark. A store that had to be begun anew knows no membership, as that of a new directory, and
+    is told from one by its damage. ``promised``, which only comes with ``Loss.LOG``, is what must
+    be there again: with term and vote of ``hard_state`` and an exact repair up to ``last_index``,
+    ending in ``last_chain``, nothing is missing any more.
     """
 
     hard_state: HardState
     snapshot: Snapshot
     entries: tuple[Entry, ...]
     applied: AppliedMark
+    damage: Damage | None = None
+    promised: WitnessRecord | None = None
 
 
 class LogStore(Protocol):
@@ -182,17 +221,16 @@ class LogStore(Protocol):
         """Say how far the effects in this batch reach."""
         ...
 
+    def save_damage(
+        self, batch: Batch, damage: Damage | None, promised: WitnessRecord | None = None
+    ) -> None:
+        """Mark this member as one that lost something, or with None as whole again.
 
-@frozen(slots=True)
-class WitnessRecord:
-    """What was last promised to others, kept beside the store to notice that the store lost it."""
-
-    identity: Identity
-    term: int
-    vote: int
-    last_index: int
-    last_term: int
-    last_chain: int
+        The mark is replaced as a whole, ``promised`` with it. Whole means that others may count on
+        this member once the batch is synced: it may not be said before everything that the mark
+        asks for is durable, in this batch or an earlier one.
+        """
+        ...
 
 
 class Storage(Protocol):

@@ -37,7 +37,7 @@ from raftkv.errors import (
 from raftkv.runtime.base import Rng
 from raftkv.storage.base import Identity
 from raftkv.storage.files import Files, Lock, OsFiles
-from raftkv.storage.log import REBUILD, StoredLog, corrupt
+from raftkv.storage.log import StoredLog
 from raftkv.storage.member import (
     BOOT_TOKEN_BYTES,
     Failpoint,
@@ -48,6 +48,7 @@ from raftkv.storage.member import (
     next_boot,
     no_failpoint,
 )
+from raftkv.storage.records import REBUILD, corrupt
 from raftkv.storage.rocks import Mode, RocksStore
 from raftkv.storage.witness import FileWitness, Witness
 

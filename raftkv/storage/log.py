@@ -18,29 +18,42 @@ from __future__ import annotations
 
 from struct import Struct
 from struct import error as StructError
-from typing import Final, NoReturn, cast
-from zlib import crc32
+from typing import Final, cast
 
 from raftkv.core.log import chain_of
 from raftkv.core.types import Entry, HardState, Membership, Snapshot
-from raftkv.encoding import Plain, decode_entry, dumps, encode_entry, loads
-from raftkv.errors import InvariantError, StorageCorruptError, StorageFormatError, WireError
-from raftkv.storage.base import AppliedMark, Batch, LogStore, Recovered, Space, Store
-
-FORMAT: Final = b"\x01"
-_GROUP: Final = Struct(">I")
-_LOG_KEY: Final = Struct(">IQ")
-_CRC: Final = Struct("<I")
-_HARD_STATE: Final = Struct("<QQQ")  # term, vote, commit
-_CUTS: Final = Struct("<Q")
-_MARK: Final = Struct("<QQQI")  # index, term, chain, length of the membership that follows
-_RECENT_TAILS_MAX: Final = (
-    4096  # appends between a promise and its sync; beyond, oldest are dropped
+from raftkv.encoding import encode_entry
+from raftkv.errors import InvariantError
+from raftkv.storage.base import (
+    AppliedMark,
+    Batch,
+    Damage,
+    LogStore,
+    Loss,
+    Recovered,
+    Space,
+    Store,
+    WitnessRecord,
+)
+from raftkv.storage.records import (
+    FORMAT,
+    corrupt,
+    decode_damage,
+    decode_log_record,
+    decode_mark,
+    encode_damage,
+    encode_mark,
+    encode_membership,
+    seal,
+    unseal,
 )
 
-REBUILD: Final = (
-    "remove this member from the cluster, empty its data directory and add it again, or restore a"
-    " backup"
+_GROUP: Final = Struct(">I")
+_LOG_KEY: Final = Struct(">IQ")
+_HARD_STATE: Final = Struct("<QQQ")  # term, vote, commit
+_CUTS: Final = Struct("<Q")
+_RECENT_TAILS_MAX: Final = (
+    4096  # appends between a promise and its sync; beyond, oldest are dropped
 )
 
 
@@ -55,6 +68,7 @@ class StoredLog(LogStore):
         self._snapshot_key: Final = prefix + b"snapshot"
         self._applied_key: Final = prefix + b"applied"
         self._cuts_key: Final = prefix + b"cuts"
+        self._damage_key: Final = prefix + b"damage"
         self._known = False
         self._hard_state = HardState()
         self._base_index = 0
@@ -63,7 +77,7 @@ class StoredLog(LogStore):
         # Chain value of each recent end of the log -> the count of cuts at that time.
         self._tails: dict[int, int] = {}
         self._membership = Membership()
-        self._membership_bytes = _encode_membership(self._membership)
+        self._membership_bytes = encode_membership(self._membership)
 
     # --- reading back ---------------------------------------------------------------------------
 
@@ -85,7 +99,8 @@ class StoredLog(LogStore):
         self._last_index = entries[-1].index if entries else snapshot.index
         self._cuts = cuts
         self._tails = {(entries[-1].chain if entries else snapshot.chain): cuts}
-        return Recovered(hard_state, snapshot, entries, applied)
+        damage, promised = self.read_damage()
+        return Recovered(hard_state, snapshot, entries, applied, damage, promised)
 
     @property
     def cuts(self) -> int:
@@ -118,14 +133,19 @@ class StoredLog(LogStore):
         body = self._meta(self._snapshot_key, "snapshot position")
         if body is None:
             return Snapshot(0, 0)
-        mark, data = _decode_mark(body, "snapshot position")
+        mark, data = decode_mark(body, "snapshot position")
         return Snapshot(mark.index, mark.term, mark.chain, mark.membership, data)
 
     def _read_applied(self) -> AppliedMark:
         body = self._meta(self._applied_key, "applied mark")
         if body is None:
             return AppliedMark()
-        return _decode_mark(body, "applied mark")[0]
+        return decode_mark(body, "applied mark")[0]
+
+    def read_damage(self) -> tuple[Damage | None, WitnessRecord | None]:
+        """The mark of damage as it is written now, and what has to be there again. Any thread."""
+        body = self._meta(self._damage_key, "mark of damage")
+        return (None, None) if body is None else decode_damage(body)
 
     def _read_entries(self, snapshot: Snapshot) -> tuple[Entry, ...]:
         """Every entry after the snapshot: no gap, terms ascending, each chain value proven."""
@@ -136,7 +156,7 @@ class StoredLog(LogStore):
             index += 1
             if key != _LOG_KEY.pack(self._group, index):
                 corrupt(f"the log has a gap: entry {index} is missing before key {key.hex()}")
-            entry = _decode_log_record(value, index)
+            entry = decode_log_record(value, index)
             if entry.index != index:
                 corrupt(f"the record of entry {index} holds entry {entry.index}")
             if entry.term < term:
@@ -225,6 +245,16 @@ class StoredLog(LogStore):
         body = self._encode_mark(mark.index, mark.term, mark.chain, mark.membership)
         batch.put(Space.META, self._applied_key, seal(body))
 
+    def save_damage(
+        self, batch: Batch, damage: Damage | None, promised: WitnessRecord | None = None
+    ) -> None:
+        """Mark this member as one that lost something, or with None as whole again."""
+        if damage is None:
+            batch.delete(Space.META, self._damage_key)
+        else:
+            kept = promised if damage.loss is Loss.LOG else None
+            batch.put(Space.META, self._damage_key, seal(encode_damage(damage, kept)))
+
     def _set_base(self, batch: Batch, snapshot: Snapshot, forget_to: int) -> None:
         hard_state = self._hard_state
         if hard_state.commit < snapshot.index or hard_state.term < snapshot.term:
@@ -262,53 +292,9 @@ class StoredLog(LogStore):
 
     def _encode_mark(self, index: int, term: int, chain: int, membership: Membership) -> bytes:
         if membership is not self._membership:  # it rarely changes, and CBOR is the dearest part
-            self._membership_bytes = _encode_membership(membership)
+            self._membership_bytes = encode_membership(membership)
             self._membership = membership
-        encoded = self._membership_bytes
-        return _MARK.pack(index, term, chain, len(encoded)) + encoded
-
-
-def seal(body: bytes) -> bytes:
-    """A record: format version, body, CRC-32 of the body."""
-    return b"".join((FORMAT, body, _CRC.pack(crc32(body))))
-
-
-def unseal(record: bytes, what: str) -> bytes:
-    """The body of a record. Raises StorageCorruptError or StorageFormatError naming ``what``."""
-    if len(record) < 1 + _CRC.size:
-        corrupt(f"the {what} record is cut short")
-    body = record[1 : -_CRC.size]
-    if _CRC.unpack(record[-_CRC.size :])[0] != crc32(body):
-        corrupt(f"the {what} record fails its checksum")
-    check_format(record, what)
-    return body
-
-
-def check_format(record: bytes, what: str) -> None:
-    """Raise StorageFormatError unless the record's version byte is ours."""
-    if not record:
-        corrupt(f"the {what} record is empty")
-    if record[:1] != FORMAT:
-        raise StorageFormatError(
-            f"the {what} record is of storage format {record[0]}, this raftkv reads format"
-            f" {FORMAT[0]}: open it with the raftkv version that wrote it"
-        )
-
-
-def corrupt(what: str) -> NoReturn:
-    """Raise StorageCorruptError: what is wrong, and what to do."""
-    raise StorageCorruptError(f"{what}; {REBUILD}")
-
-
-def _decode_log_record(record: bytes, index: int) -> Entry:
-    check_format(record, f"log entry {index}")
-    try:
-        entry, stop = decode_entry(record, len(FORMAT))
-    except WireError as error:
-        corrupt(f"log entry {index} is damaged ({error})")
-    if stop != len(record):
-        corrupt(f"log entry {index} has {len(record) - stop} bytes too many")
-    return entry
+        return encode_mark(index, term, chain, self._membership_bytes)
 
 
 def _unpack_one(body: bytes) -> int:
@@ -316,45 +302,3 @@ def _unpack_one(body: bytes) -> int:
         return cast("int", _CUTS.unpack(body)[0])
     except StructError:
         corrupt("the count of cuts has a wrong length")
-
-
-def _decode_mark(body: bytes, what: str) -> tuple[AppliedMark, bytes]:
-    try:
-        index, term, chain, size = _MARK.unpack_from(body)
-        membership = _decode_membership(loads(body[_MARK.size : _MARK.size + size]))
-    except (StructError, WireError, TypeError, KeyError) as error:
-        corrupt(f"the {what} record does not decode ({error})")
-    return AppliedMark(index, term, chain, membership), body[_MARK.size + size :]
-
-
-def _encode_membership(membership: Membership) -> bytes:
-    return dumps(
-        {
-            "voters": membership.voters,
-            "outgoing": membership.outgoing,
-            "learners": membership.learners,
-            "learners_next": membership.learners_next,
-            "auto_leave": membership.auto_leave,
-        }
-    )
-
-
-def _decode_membership(value: Plain) -> Membership:
-    if type(value) is not dict:
-        raise TypeError("a membership is a map")
-    auto_leave = value["auto_leave"]
-    if type(auto_leave) is not bool:
-        raise TypeError("auto_leave is true or false")
-    return Membership(
-        _ids(value["voters"]),
-        _ids(value["outgoing"]),
-        _ids(value["learners"]),
-        _ids(value["learners_next"]),
-        auto_leave,
-    )
-
-
-def _ids(value: Plain) -> tuple[int, ...]:
-    if type(value) is not list or not all(type(node) is int for node in value):
-        raise TypeError("member ids are a list of numbers")
-    return tuple(cast("list[int]", value))

@@ -22,7 +22,8 @@ from raftkv.errors import (
     StorageFailedError,
 )
 from raftkv.storage.base import Identity, Recovered, Space, Storage, Store, WitnessRecord
-from raftkv.storage.log import REBUILD, StoredLog, corrupt, seal, unseal
+from raftkv.storage.log import StoredLog
+from raftkv.storage.records import REBUILD, corrupt, seal, unseal
 from raftkv.storage.witness import Witness, WitnessMark, what_is_missing
 
 # At most this many syncs between two durable witness records; see the witness module for the

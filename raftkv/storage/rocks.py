@@ -61,8 +61,8 @@ from raftkv.errors import (
 )
 from raftkv.storage.base import Batch, Reader, Space, Store, View
 from raftkv.storage.batch import DELETE, PUT, ChangeList
-from raftkv.storage.log import REBUILD
 from raftkv.storage.member import Failpoint, again, no_failpoint
+from raftkv.storage.records import REBUILD
 
 _make_immortal: Final = ctypes.pythonapi.Py_IncRef
 _MIB: Final = 1024 * 1024

@@ -30,7 +30,7 @@ from attrs import frozen
 
 from raftkv.errors import StorageCorruptError, StorageFormatError
 from raftkv.storage.base import Identity, Recovered, WitnessRecord
-from raftkv.storage.log import FORMAT, REBUILD
+from raftkv.storage.records import FORMAT, REBUILD
 
 SLOT_BYTES: Final = 512
 WITNESS_BYTES: Final = 2 * SLOT_BYTES

@@ -13,9 +13,10 @@ from raftkv.core.log import chain_of
 from raftkv.core.types import Entry, EntryKind, HardState, Membership, Snapshot
 from raftkv.encoding import encode_entry
 from raftkv.errors import InvariantError, StorageCorruptError, StorageFormatError
-from raftkv.storage.base import AppliedMark, Recovered, Space
-from raftkv.storage.log import FORMAT, StoredLog, seal
+from raftkv.storage.base import AppliedMark, Damage, Identity, Loss, Recovered, Space, WitnessRecord
+from raftkv.storage.log import StoredLog
 from raftkv.storage.memory import MemoryDisk, MemoryStore, open_memory
+from raftkv.storage.records import FORMAT, encode_damage, seal
 from raftkv.storage.rocks import Mode, RocksStore
 from tests.storage.member_model import (
     CLUSTER,
@@ -407,3 +408,46 @@ def test_a_big_log_is_read_back_from_disk_in_order(tmp_path: Path) -> None:
     store = RocksStore(tmp_path / "store")
     assert StoredLog(store).recover().entries == tuple(written)
     store.close()
+
+
+# --- the mark of damage -----------------------------------------------------------------------
+
+PROMISED = WitnessRecord(Identity(1, 2, bytes(range(16)), 3, bytes(range(16, 32))), 4, 5, 6, 7, 8)
+
+
+def test_a_mark_of_damage_is_read_back_until_it_is_removed() -> None:
+    store = MemoryStore()
+    log = StoredLog(store)
+    marks: list[tuple[Damage | None, WitnessRecord | None]] = [
+        (Damage(Loss.LOG, "half of it is gone: naïve"), PROMISED),
+        (Damage(Loss.LOG, ""), None),
+        (Damage(Loss.ALL, "all of it"), None),
+        (None, None),
+    ]
+    for damage, promised in marks:
+        batch = store.batch()
+        log.save_damage(batch, damage, promised)
+        store.write(batch)
+        recovered = StoredLog(store).recover()
+        assert (recovered.damage, recovered.promised) == (damage, promised)
+
+
+def test_what_is_lost_altogether_has_no_promise_that_would_make_it_whole() -> None:
+    store = MemoryStore()
+    batch = store.batch()
+    StoredLog(store).save_damage(batch, Damage(Loss.ALL, "x"), PROMISED)
+    store.write(batch)
+    assert StoredLog(store).recover().promised is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"\x00" * 20, b"\x02" + encode_damage(Damage(Loss.LOG, "x"), PROMISED)[1:], b"x" * 200],
+)
+def test_a_mark_of_damage_that_does_not_decode_is_damage(body: bytes) -> None:
+    store = MemoryStore()
+    batch = store.batch()
+    batch.put(Space.META, bytes(4) + b"damage", seal(body))
+    store.write(batch)
+    with pytest.raises(StorageCorruptError, match="mark of damage does not decode"):
+        StoredLog(store).recover()
