@@ -1,4 +1,4 @@
-"""The commands ``simulate`` and ``replay``; they exit with 1 if something is broken."""
+"""Simulations, replays and campaigns as commands; they exit with 1 if something is broken."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from time import perf_counter
 
 from raftkv.testing.artifact import Artifact, ArtifactError, load, save
 from raftkv.testing.campaign import Summary, run_campaign
+from raftkv.testing.campaigns.command import add_campaigns, run_command
 from raftkv.testing.choices import SeededChoices
 from raftkv.testing.simulation import replay, run
 from raftkv.testing.trace import Note, Record, line
@@ -24,10 +25,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "simulate":
             return _simulate(options)
-        return _replay(options)
+        if options.command == "replay":
+            return _replay(options)
+        status, told = run_command(options, sys.stderr)
     except (ArtifactError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
+    print(told)
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -45,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     two.add_argument(
         "--until", type=_positive, metavar="N", help="print the first N steps, all of them"
     )
+    add_campaigns(commands)
     return parser
 
 

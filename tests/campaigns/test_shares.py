@@ -1,0 +1,65 @@
+"""A small share of every campaign, as a user runs it: real processes, real disks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import frozen
+
+from tests.source import ROOT
+
+
+@frozen
+class Share:
+    """So many cases of a part, and what they must have met at least to mean anything."""
+
+    campaign: str
+    part: str
+    cases: int
+    floors: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.campaign} {self.part}"
+
+
+# Run one after another: together with their children they keep two cores busy.
+SHARES = (
+    # Kills that hit nothing prove nothing: some must fall amid a write or a flush.
+    Share("crash", "store", 15, (("kills", 12), ("kills inside", 4))),
+    Share("crash", "store-failpoints", 12, (("kills", 12),)),
+)
+
+
+@pytest.mark.campaign
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("share", SHARES, ids=lambda share: share.name)
+def test_a_share_of_a_campaign_finds_nothing(share: Share, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "raftkv.testing", share.campaign, "--part", share.part]
+    command += ["--cases", str(share.cases), "--seed", "1", "--json", "--dir", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    logs = [f"--- {log}\n{log.read_text(errors='replace')}" for log in finding_logs(tmp_path)]
+    assert done.returncode == 0, "\n".join([done.stdout, done.stderr, *logs])
+    told = json.loads(done.stdout)["parts"][share.part]
+    if told["skipped"] is None:
+        check_floors(share, told)
+
+
+def finding_logs(directory: Path) -> list[Path]:
+    """What the kept cases say; RocksDB's write-ahead logs have numbers for names."""
+    return [
+        log
+        for log in sorted([*directory.rglob("*.log"), *directory.rglob("finding.txt")])
+        if not log.stem.isdigit()
+    ]
+
+
+def check_floors(share: Share, told: dict[str, Any]) -> None:
+    assert told["cases"] == share.cases
+    for fact, floor in share.floors:
+        assert told["facts"].get(fact, 0) >= floor, told["facts"]
