@@ -10,7 +10,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from time import perf_counter
 
-from benchmarks.report import Row, print_report
+from benchmarks.report import Report, Row
 from raftkv.core import (
     Applied,
     Campaign,
@@ -41,8 +41,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=9, help="rounds per row; the best counts")
 
 
-def run(options: Namespace) -> int:
-    """Measure and print."""
+def measure(options: Namespace) -> Report:
+    """Measure all."""
     rounds: int = options.rounds
     rows: list[Row] = []
     for operation, call, repeat in _cases():
@@ -50,8 +50,7 @@ def run(options: Namespace) -> int:
         rows.append({"system": "core", "operation": operation, "us": best * 1e6})
     rows += _window_rows(rounds)
     notes = {"payload_bytes": 256, "members": 3, "settings": "safest"}
-    print_report(rows, as_json=options.json, notes=notes)
-    return 0
+    return Report("core", rows, notes)
 
 
 def _best_seconds(call: Callable[[], object], repeat: int, rounds: int) -> float:

@@ -29,15 +29,7 @@ def main() -> None:
     """Arguments: host, port, run, clients, seconds. Prints one JSON object."""
     host, port, run, clients, seconds = sys.argv[1:]
     result = anyio.run(_run, host, int(port), int(run), int(clients), float(seconds))
-    answer = {
-        "count": result.count,
-        "failed": result.failed,
-        "seconds": result.seconds,
-        "p50_ms": result.p50_ms,
-        "p99_ms": result.p99_ms,
-        "client_cpu_seconds": time.process_time(),
-    }
-    print(json.dumps(answer))
+    print(json.dumps({**result.answer(), "client_cpu_seconds": time.process_time()}))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""A closed-loop load: so many clients, each with one put outstanding, for so many seconds."""
+"""Closed-loop loads: so many clients, each with one put outstanding."""
 
 from __future__ import annotations
 
 from array import array
 from collections.abc import Awaitable, Callable
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import anyio
 from attrs import frozen
@@ -28,6 +28,19 @@ class Result:
         """Successful puts per second."""
         return self.count / self.seconds
 
+    def answer(self) -> dict[str, object]:
+        """What a child process tells of it."""
+        return {
+            "count": self.count,
+            "failed": self.failed,
+            "seconds": self.seconds,
+            "p50_ms": self.p50_ms,
+            "p99_ms": self.p99_ms,
+        }
+
+
+Put = Callable[[bytes, bytes], Awaitable[object]]
+
 
 def key_of(run: int, client: int, number: int) -> bytes:
     """A key of its own for every put."""
@@ -40,7 +53,7 @@ def value_of(number: int) -> bytes:
 
 
 async def closed_loop(
-    put: Callable[[bytes, bytes], Awaitable[object]],
+    put: Put,
     errors: tuple[type[Exception], ...],
     *,
     run: int,
@@ -85,3 +98,123 @@ def _percentile_ms(ranked: list[float], part: float) -> float:
     if not ranked:
         return 0.0
     return ranked[min(int(len(ranked) * part), len(ranked) - 1)] * 1e3
+
+
+PRELOAD_CLIENTS = 4000
+_AGAIN_SECONDS = 0.005  # after a refusal, which comes at once
+
+
+def preload_key(number: int) -> bytes:
+    """The key of the so many-th put of a preload; scattered, like keys of applications are."""
+    return b"bench/load/%08x/%09d" % (number * 2654435761 % 2**32, number)
+
+
+async def preload(put: Put, errors: tuple[type[Exception], ...], keys: int) -> None:
+    """Put so many keys, as fast as it goes; what fails is tried again."""
+    numbers = iter(range(keys))
+
+    async def client() -> None:
+        for number in numbers:
+            while True:
+                try:
+                    await put(preload_key(number), value_of(number))
+                except errors:
+                    await anyio.sleep(_AGAIN_SECONDS)
+                else:
+                    break
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(min(PRELOAD_CLIENTS, keys)):
+            tasks.start_soon(client)
+
+
+class Writers:
+    """A load that goes on until it is stopped, and remembers when each put began and ended.
+
+    Times are of the monotonic clock, which all processes of a machine share. ``patience_seconds``
+    is how long a client waits for an answer before it puts the next; None: as long as ``put`` does.
+    """
+
+    def __init__(
+        self,
+        put: Put,
+        errors: tuple[type[Exception], ...],
+        *,
+        prefix: str,
+        clients: int,
+        patience_seconds: float | None,
+    ) -> None:
+        self._put = put
+        self._errors = errors
+        self._prefix = prefix.encode()
+        self._clients = clients
+        self._patience_seconds = patience_seconds
+        self._scope = anyio.CancelScope()
+        self._begun = array("d")
+        self._ended = array("d")
+        self.failed = 0
+
+    @property
+    def count(self) -> int:
+        """Puts that were acknowledged."""
+        return len(self._ended)
+
+    async def run(self) -> None:
+        """Put until :meth:`stop`."""
+        with self._scope:
+            async with anyio.create_task_group() as tasks:
+                for number in range(self._clients):
+                    tasks.start_soon(self._client, number)
+
+    def stop(self) -> None:
+        """End it, without waiting for answers."""
+        self._scope.cancel()
+
+    async def _client(self, number: int) -> None:
+        # Few keys: what is counted is puts, and keys of a preload stay most of what there is.
+        key = b"bench/%s/%05d" % (self._prefix, number)
+        turn = 0
+        while True:
+            turn += 1
+            begun = monotonic()
+            try:
+                if self._patience_seconds is None:
+                    await self._put(key, value_of(turn))
+                else:
+                    with anyio.fail_after(self._patience_seconds):
+                        await self._put(key, value_of(turn))
+            except (TimeoutError, *self._errors):
+                self.failed += 1
+                await anyio.sleep(_AGAIN_SECONDS)
+            else:
+                self._begun.append(begun)
+                self._ended.append(monotonic())
+
+    def first_since(self, since: float) -> float | None:
+        """When the first put that began at ``since`` or later was acknowledged; None if none."""
+        found = None
+        for begun, ended in zip(reversed(self._begun), reversed(self._ended), strict=True):
+            if ended < since:
+                break
+            if begun >= since:
+                found = ended
+        return found
+
+    def longest_gap_seconds(self, since: float, until: float) -> float:
+        """The longest time without acknowledgement that reaches into ``since`` .. ``until``."""
+        longest, after = 0.0, until
+        for ended in reversed(self._ended):
+            longest = max(longest, after - ended)
+            after = ended
+            if ended < since:
+                return longest
+        return max(longest, after - since)
+
+    def slowest_seconds(self, since: float) -> float:
+        """The longest wait among puts acknowledged at ``since`` or later."""
+        longest = 0.0
+        for begun, ended in zip(reversed(self._begun), reversed(self._ended), strict=True):
+            if ended < since:
+                break
+            longest = max(longest, ended - begun)
+        return longest

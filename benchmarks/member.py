@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import cast
 
 import anyio
+from anyio.abc import TaskGroup
 
 import raftkv
-from benchmarks.load import closed_loop
+from benchmarks.load import Writers, closed_loop, preload
 from benchmarks.processes import Answer
 
 ERRORS = (raftkv.UnavailableError, raftkv.OutcomeUnknownError)
+
+Node = raftkv.Node[raftkv.KvResult]
 
 
 async def _commands() -> AsyncIterator[Answer]:
@@ -34,56 +38,141 @@ def _reply(answer: Answer) -> None:
     print(json.dumps(answer), flush=True)
 
 
-async def _count(node: raftkv.Node[raftkv.KvResult]) -> int:
-    found = await node.kv.range(prefix="bench/", count_only=True, serializable=True)
-    return found.count
+class Served:
+    """A member and the load that runs inside its process."""
+
+    def __init__(self, node: Node, tasks: TaskGroup) -> None:
+        self._node = node
+        self._tasks = tasks
+        self._writers: Writers | None = None
+
+    async def answer(self, command: Answer) -> Answer:
+        """Do what a command says."""
+        commands: dict[object, Callable[[Answer], Awaitable[Answer]]] = {
+            "status": self._status,
+            "load": self._load,
+            "preload": self._preload,
+            "verify": self._verify,
+            "write": self._write,
+            "rest": self._rest,
+            "count": self._count,
+            "first": self._first,
+            "gap": self._gap,
+            "transfer": self._transfer,
+        }
+        return await commands[command["do"]](command)
+
+    async def _status(self, command: Answer) -> Answer:
+        status = self._node.status()
+        return {
+            "at": time.monotonic(),
+            "leader": status.leader_name,
+            "role": status.role.name,
+            "term": status.term,
+            "commit": status.commit,
+            "applied": status.applied,
+            "first_index": status.first_index,
+            "last_index": status.last_index,
+            "sync_p50_ms": status.disk.sync_seconds_p50 * 1e3,
+            "syncs": status.disk.syncs,
+            "peers": {
+                peer.name: {
+                    "connected": peer.is_connected,
+                    "lag": peer.lag,
+                    "state": peer.state.name if peer.state is not None else None,
+                }
+                for peer in status.peers
+            },
+        }
+
+    async def _load(self, command: Answer) -> Answer:
+        await self._node.ready(timeout=60)
+        result = await closed_loop(
+            self._node.kv.put,
+            ERRORS,
+            run=cast("int", command["run"]),
+            clients=cast("int", command["clients"]),
+            seconds=cast("float", command["seconds"]),
+        )
+        return result.answer()
+
+    async def _preload(self, command: Answer) -> Answer:
+        await self._node.ready(timeout=60)
+        begin = time.monotonic()
+        await preload(self._node.kv.put, ERRORS, cast("int", command["keys"]))
+        return {"seconds": time.monotonic() - begin}
+
+    async def _verify(self, command: Answer) -> Answer:
+        # A linearizable read first: what was acknowledged anywhere is applied here then.
+        await self._node.read(timeout=60)
+        kv = self._node.kv
+        found = await kv.range(prefix="bench/", count_only=True, serializable=True, timeout=60)
+        return {"count": found.count}
+
+    async def _write(self, command: Answer) -> Answer:
+        self._writers = Writers(
+            self._node.kv.put,
+            ERRORS,
+            prefix=cast("str", command["prefix"]),
+            clients=cast("int", command["clients"]),
+            patience_seconds=cast("float | None", command["patience_seconds"]),
+        )
+        self._tasks.start_soon(self._writers.run)
+        return {}
+
+    async def _rest(self, command: Answer) -> Answer:
+        writers, self._writers = self._working(), None
+        writers.stop()
+        return {"count": writers.count, "failed": writers.failed}
+
+    async def _count(self, command: Answer) -> Answer:
+        writers = self._working()
+        return {"at": time.monotonic(), "count": writers.count, "failed": writers.failed}
+
+    async def _first(self, command: Answer) -> Answer:
+        return {"at": self._working().first_since(cast("float", command["since"]))}
+
+    async def _gap(self, command: Answer) -> Answer:
+        writers = self._working()
+        since = cast("float", command["since"])
+        return {
+            "gap_ms": writers.longest_gap_seconds(since, time.monotonic()) * 1e3,
+            "slowest_ms": writers.slowest_seconds(since) * 1e3,
+            "failed": writers.failed,
+        }
+
+    async def _transfer(self, command: Answer) -> Answer:
+        begin = time.monotonic()
+        await self._node.transfer_leadership(cast("str", command["to"]), timeout=30)
+        return {"at": begin, "seconds": time.monotonic() - begin}
+
+    def _working(self) -> Writers:
+        if self._writers is None:
+            raise RuntimeError("no load runs here")
+        return self._writers
 
 
-async def _serve(name: str, directory: Path, cluster: dict[str, str]) -> None:
-    async with raftkv.open_node(directory, name=name, cluster=cluster) as node:
-        await node.ready(timeout=60)
+async def _serve(command: Answer) -> None:
+    settings = cast("dict[str, float]", command["settings"])
+    opened = raftkv.open_node(
+        Path(cast("str", command["directory"])),
+        name=cast("str", command["name"]),
+        cluster=cast("dict[str, str]", command["cluster"]),
+        settings=raftkv.Settings(**settings),  # pyright: ignore[reportArgumentType] - by name
+    )
+    async with opened as node, anyio.create_task_group() as tasks:
+        served = Served(node, tasks)
         async for command in _commands():
-            match command["do"]:
-                case "status":
-                    status = node.status()
-                    _reply(
-                        {
-                            "leader": status.leader_name,
-                            "applied": status.applied,
-                            "sync_p50_ms": status.disk.sync_seconds_p50 * 1e3,
-                            "syncs": status.disk.syncs,
-                        }
-                    )
-                case "load":
-                    result = await closed_loop(
-                        node.kv.put,
-                        ERRORS,
-                        run=cast("int", command["run"]),
-                        clients=cast("int", command["clients"]),
-                        seconds=cast("float", command["seconds"]),
-                    )
-                    _reply(
-                        {
-                            "count": result.count,
-                            "failed": result.failed,
-                            "seconds": result.seconds,
-                            "p50_ms": result.p50_ms,
-                            "p99_ms": result.p99_ms,
-                        }
-                    )
-                case "verify":
-                    # A linearizable read first: what was acknowledged anywhere is applied here
-                    # then.
-                    await node.read(timeout=30)
-                    _reply({"count": await _count(node)})
-                case other:
-                    raise ValueError(f"unknown command {other!r}")
+            if command["do"] == "close":
+                break
+            _reply(await served.answer(command))
+        tasks.cancel_scope.cancel()
 
 
 def main() -> None:
-    """Arguments: name, data directory, cluster as JSON, backend."""
-    name, directory, cluster, backend = sys.argv[1:]
-    anyio.run(_serve, name, Path(directory), json.loads(cluster), backend=backend)
+    """Arguments: what to open as JSON (name, directory, cluster, settings), and the backend."""
+    command, backend = sys.argv[1:]
+    anyio.run(_serve, json.loads(command), backend=backend)
 
 
 if __name__ == "__main__":

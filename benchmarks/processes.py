@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
@@ -33,8 +37,22 @@ def cpu_seconds(pid: int) -> float:
 
 def rss_mib(pid: int) -> float:
     """Resident memory of a process now."""
+    return _status_mib(pid, "VmRSS:")
+
+
+def rss_peak_mib(pid: int) -> float:
+    """The most resident memory a process has had since it began, or since :func:`forget_peak`."""
+    return _status_mib(pid, "VmHWM:")
+
+
+def forget_peak(pid: int) -> None:
+    """Let :func:`rss_peak_mib` count from now on."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _status_mib(pid: int, field: str) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
+        if line.startswith(field):
             return int(line.split()[1]) / 1024
     return 0.0
 
@@ -47,6 +65,7 @@ class Child:
             [sys.executable, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            preexec_fn=_die_with_parent,
         )
 
     @property
@@ -79,24 +98,64 @@ class Child:
         end_process(self.process)
 
 
+def _die_with_parent() -> None:
+    """In the child: whatever ends the benchmark, SIGKILL included, ends what it started."""
+    pr_set_pdeathsig = 1
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+
+
 def start_quietly(command: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
     """Start a program with its output in a file."""
-    with log.open("wb") as output:
+    with log.open("ab") as output:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            preexec_fn=_die_with_parent,
         )
+
+
+def kill_process(process: subprocess.Popen[bytes]) -> float:
+    """SIGKILL; when that was, by the monotonic clock."""
+    at = time.monotonic()
+    process.kill()
+    process.wait()
+    _close_pipes(process)
+    return at
+
+
+def end_children(children: Iterable[Child]) -> None:
+    """End all, also when one of them or our own user is in the way."""
+    left = list(children)
+    for child in left:  # all at once: one that hands over waits for others
+        if child.process.stdin is not None:
+            with suppress(OSError):  # it is dead already
+                child.process.stdin.close()
+    for child in left:
+        child.end()
 
 
 def end_process(process: subprocess.Popen[bytes]) -> None:
     """Close pipes, ask it to end, and insist after a while."""
-    if process.stdin is not None:
-        process.stdin.close()
-    else:
-        process.terminate()
     try:
+        if process.stdin is None:
+            process.terminate()
+        else:
+            with suppress(OSError):
+                process.stdin.close()
         process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
+    except BaseException as error:
         process.kill()
         process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+        if not isinstance(error, subprocess.TimeoutExpired):
+            raise
+    finally:
+        _close_pipes(process)
+
+
+def _close_pipes(process: subprocess.Popen[bytes]) -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with suppress(OSError):
+                pipe.close()

@@ -14,9 +14,10 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import cast
 
+from benchmarks.etcd_system import Etcd
 from benchmarks.processes import cpu_seconds, rss_mib
-from benchmarks.report import Cell, print_report
-from benchmarks.systems import Etcd, Raftkv, System, disk_floor
+from benchmarks.report import Cell, Report
+from benchmarks.systems import Raftkv, System, disk_floor
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -29,15 +30,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dir", type=Path, help="where to put data (default: temporary)")
 
 
-def run(options: Namespace) -> int:
-    """Measure and print."""
+def measure(options: Namespace) -> Report:
+    """Measure every system alone."""
     with tempfile.TemporaryDirectory(prefix="raftkv-bench-", dir=options.dir) as directory:
         rows = _measure(options, Path(directory))
     notes: dict[str, Cell] = {"value_bytes": 256, "members": 3, "seconds": options.seconds}
     notes["etcd"] = "not installed: skipped" if not Etcd.is_installed() else "Debian etcd-server"
     _add_ratios(rows)
-    print_report(rows, as_json=options.json, notes=notes)
-    return 0
+    return Report("put", rows, notes)
 
 
 def _measure(options: Namespace, directory: Path) -> list[dict[str, Cell]]:
@@ -117,4 +117,4 @@ def _add_ratios(rows: list[dict[str, Cell]]) -> None:
             row["times_etcd"] = cast("float", row["per_second"]) / cast("float", peer)
 
 
-__all__ = ["add_arguments", "run"]
+__all__ = ["add_arguments", "measure"]
