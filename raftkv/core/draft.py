@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from raftkv.core.config import Config
+from raftkv.core.log import Log
 from raftkv.core.messages import PeerMessage
 from raftkv.core.progress import Peer, Progress
 from raftkv.core.ready import Answer, ChainBroken, ReadState
-from raftkv.core.state import EMPTY_OUTBOX, Leading, Outbox, State
+from raftkv.core.state import ApplyState, Leading, Outbox, State, Told, Write
+from raftkv.core.types import Membership, Role, Snapshot
+
+_new = object.__new__
+# A frozen class refuses even this assignment, and rightly; the one value made so is not seen by
+# anybody before it is whole.
+_set_dict = object.__setattr__
 
 
 class Lead:
@@ -40,87 +48,89 @@ class Lead:
         )
 
 
-class Draft:
-    """State while one step changes it. Unpacked once, frozen once, never leaves the step.
+class Aside:
+    """What few steps queue; made when the first of it is."""
 
-    What a step queues goes into lists of its own and is joined to the old outbox at the end. Peers
-    and the leader's part are thawed on first use.
-    """
+    __slots__ = ("alarms", "answers", "dropped_reads", "read_states", "snapshot_wanted")
 
-    __slots__ = (
-        "_lead",
-        "alarms",
-        "answers",
-        "apply",
-        "commit",
-        "config",
-        "dropped_reads",
-        "election_elapsed",
-        "handed",
-        "heartbeat_elapsed",
-        "hold_ticks",
-        "incoming",
-        "incoming_handed",
-        "lead_ticks",
-        "leader",
-        "leading",
-        "log",
-        "membership",
-        "messages",
-        "messages_after_append",
-        "outbox",
-        "peers",
-        "progress",
-        "read_states",
-        "rng",
-        "role",
-        "snapshot",
-        "snapshot_wanted",
-        "term",
-        "timeout_ticks",
-        "told",
-        "unstable",
-        "vote",
-        "votes",
-        "writes",
-    )
-
-    def __init__(self, state: State) -> None:
-        self.config = state.config
-        self.term = state.term
-        self.vote = state.vote
-        self.commit = state.commit
-        self.role = state.role
-        self.leader = state.leader
-        self.log = state.log
-        self.unstable = state.unstable
-        self.handed = state.handed
-        self.incoming = state.incoming
-        self.incoming_handed = state.incoming_handed
-        self.snapshot = state.snapshot
-        self.apply = state.apply
-        self.membership = state.membership
-        self.progress = state.progress
-        self.votes = state.votes
-        self.election_elapsed = state.election_elapsed
-        self.heartbeat_elapsed = state.heartbeat_elapsed
-        self.timeout_ticks = state.timeout_ticks
-        self.rng = state.rng
-        self.lead_ticks = state.lead_ticks
-        self.hold_ticks = state.hold_ticks
-        self.leading = state.leading
-        self.outbox = state.outbox
-        self.told = state.told
-        self.writes = state.writes
-        self._lead: Lead | None = None
-        self.peers: dict[int, Peer] = {}
-        self.messages: list[PeerMessage] = []
-        self.messages_after_append: list[PeerMessage] = []
+    def __init__(self) -> None:
         self.read_states: list[ReadState] = []
         self.answers: list[Answer] = []
         self.dropped_reads: list[bytes] = []
         self.alarms: list[ChainBroken] = []
         self.snapshot_wanted = False
+
+
+class Draft:
+    """State while one step changes it. Unpacked once, frozen once, never leaves the step.
+
+    What a step queues goes into lists of its own and is joined to the old outbox at the end. Peers
+    and the leader's part are thawed on first use.
+
+    The fields of State are unpacked by one copy of its dict, and that copy, changed, becomes the
+    dict of the next State: 0.6 us for the round trip, where 26 loads, 26 stores and a constructor
+    call took 1.9 (CPython 3.11). The result is an ordinary State: attrs compares, hashes, prints
+    and evolves it, and pickle takes it, all by way of that same dict. What is no field of State
+    lies in slots.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "_aside",
+        "_lead",
+        "messages",
+        "messages_after_append",
+        "peers",
+    )
+
+    config: Config
+    term: int
+    vote: int
+    commit: int
+    role: Role
+    leader: int
+    log: Log
+    unstable: int
+    handed: int
+    incoming: Snapshot | None
+    incoming_handed: bool
+    snapshot: Snapshot | None
+    apply: ApplyState
+    membership: Membership
+    progress: tuple[Progress, ...]
+    votes: tuple[tuple[int, bool], ...]
+    election_elapsed: int
+    heartbeat_elapsed: int
+    timeout_ticks: int
+    rng: int
+    lead_ticks: int
+    hold_ticks: int
+    leading: Leading
+    outbox: Outbox
+    told: Told
+    writes: tuple[Write, ...]
+
+    def __init__(self, state: State) -> None:
+        # Unpacked into a dict of its own kind: one that shares its keys with others, as those of
+        # freshly constructed States do, is slower to read.
+        self.__dict__ = {**state.__dict__}
+        self._lead: Lead | None = None
+        self._aside: Aside | None = None
+        self.peers: dict[int, Peer] = {}
+        self.messages: list[PeerMessage] = []
+        self.messages_after_append: list[PeerMessage] = []
+
+    @property
+    def aside(self) -> Aside:
+        """The queues that few steps need."""
+        if self._aside is None:
+            self._aside = Aside()
+        return self._aside
+
+    def take_messages(self) -> None:
+        """Forget the messages queued before: they are handed out."""
+        fields = self.__dict__
+        fields["messages"] = fields["messages_after_append"] = ()
 
     @property
     def lead(self) -> Lead:
@@ -176,64 +186,32 @@ class Draft:
         return self.progress
 
     def freeze(self) -> State:
-        """The value the step results in."""
-        return State(
-            self.config,
-            self.term,
-            self.vote,
-            self.commit,
-            self.role,
-            self.leader,
-            self.log,
-            self.unstable,
-            self.handed,
-            self.incoming,
-            self.incoming_handed,
-            self.snapshot,
-            self.apply,
-            self.membership,
-            self.frozen_progress() if self.peers else self.progress,
-            self.votes,
-            self.election_elapsed,
-            self.heartbeat_elapsed,
-            self.timeout_ticks,
-            self.rng,
-            self.lead_ticks,
-            self.hold_ticks,
-            self._lead.freeze() if self._lead else self.leading,
-            self._joined_outbox(),
-            self.told,
-            self.writes,
-        )
-
-    def _joined_outbox(self) -> Outbox:
-        old = self.outbox
-        if not (
-            self.messages
-            or self.messages_after_append
-            or self.read_states
-            or self.answers
-            or self.dropped_reads
-            or self.alarms
-            or self.snapshot_wanted
-        ):
-            return old
-        if old is EMPTY_OUTBOX:
-            return Outbox(
-                tuple(self.messages),
-                tuple(self.messages_after_append),
-                tuple(self.read_states),
-                tuple(self.answers),
-                tuple(self.dropped_reads),
-                tuple(self.alarms),
-                self.snapshot_wanted,
+        """The value the step results in. The draft is void then: its fields are the State's."""
+        if self.peers:
+            self.frozen_progress()
+        if self._lead:
+            self.leading = self._lead.freeze()
+        if self._aside:
+            self.outbox = _joined(self.outbox, self._aside)
+        fields = self.__dict__
+        # These two lie in slots: what the dict has under their names is what was queued before.
+        if self.messages:
+            fields["messages"] = (*fields["messages"], *self.messages)
+        if self.messages_after_append:
+            fields["messages_after_append"] = (
+                *fields["messages_after_append"],
+                *self.messages_after_append,
             )
-        return Outbox(
-            (*old.messages, *self.messages),
-            (*old.messages_after_append, *self.messages_after_append),
-            (*old.reads, *self.read_states),
-            (*old.answers, *self.answers),
-            (*old.dropped_reads, *self.dropped_reads),
-            (*old.alarms, *self.alarms),
-            old.snapshot_wanted or self.snapshot_wanted,
-        )
+        state = _new(State)
+        _set_dict(state, "__dict__", fields)
+        return state
+
+
+def _joined(old: Outbox, aside: Aside) -> Outbox:
+    return Outbox(
+        (*old.reads, *aside.read_states),
+        (*old.answers, *aside.answers),
+        (*old.dropped_reads, *aside.dropped_reads),
+        (*old.alarms, *aside.alarms),
+        old.snapshot_wanted or aside.snapshot_wanted,
+    )

@@ -12,8 +12,9 @@ from raftkv.core.types import APPEND_THREAD, Entry, HardState, Snapshot
 
 def has_ready(state: State) -> bool:
     """Whether ``ready`` would give anything to do."""
-    waiting = state.outbox is not EMPTY_OUTBOX and state.outbox != EMPTY_OUTBOX
-    if waiting or state.handed <= state.log.last_index:
+    if state.messages or state.messages_after_append or state.handed <= state.log.last_index:
+        return True
+    if state.outbox is not EMPTY_OUTBOX and state.outbox != EMPTY_OUTBOX:
         return True
     told = state.told.hard
     if told.commit != state.commit or told.term != state.term or told.vote != state.vote:
@@ -33,15 +34,7 @@ def take_answers(state: State) -> tuple[State, tuple[Answer, ...]]:
         return state, ()
     draft = Draft(state)
     old = state.outbox
-    draft.outbox = Outbox(
-        old.messages,
-        old.messages_after_append,
-        old.reads,
-        (),
-        old.dropped_reads,
-        old.alarms,
-        old.snapshot_wanted,
-    )
+    draft.outbox = Outbox(old.reads, (), old.dropped_reads, old.alarms, old.snapshot_wanted)
     return draft.freeze(), answers
 
 
@@ -65,7 +58,7 @@ def ready(state: State) -> tuple[State, Ready]:
     if told.leader != state.leader or told.role is not state.role:
         soft_state = state.soft_state
     committed = _next_page(draft)
-    after = outbox.messages_after_append
+    after = state.messages_after_append
     responses: tuple[Message, ...] = after
     if hard_state or entries or snapshot or after:
         responses = _with_append_response(state, after, snapshot, number)
@@ -74,6 +67,7 @@ def ready(state: State) -> tuple[State, Ready]:
             mine = tuple(one for one in responses if one.to == own)
             if mine:
                 draft.writes = (*draft.writes, Write(number, mine))
+    draft.take_messages()
     draft.outbox = EMPTY_OUTBOX
     draft.handed = state.log.last_index + 1
     draft.incoming_handed = state.incoming is not None
@@ -85,7 +79,7 @@ def ready(state: State) -> tuple[State, Ready]:
         entries,
         snapshot,
         must_sync,
-        outbox.messages,
+        state.messages,
         _to_others(state.config.id, after),
         responses,
         committed,

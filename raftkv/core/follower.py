@@ -89,7 +89,7 @@ def _continues(draft: Draft, sender: int, entries: tuple[Entry, ...]) -> bool:
     for entry in entries:
         chain = chain_of(chain, entry.term, entry.index, entry.kind, entry.data)
         if chain != entry.chain:
-            draft.alarms.append(ChainBroken(sender, entry.index))
+            draft.aside.alarms.append(ChainBroken(sender, entry.index))
             return False
     return True
 

@@ -9,6 +9,7 @@ from raftkv.core.membership import apply_change, decode_change
 from raftkv.core.messages import ForwardProposal, ProposalRefused
 from raftkv.core.ready import Accepted, Refusal, Refused
 from raftkv.core.sending import broadcast_append
+from raftkv.core.strict import unsafe_change
 from raftkv.core.types import EntryKind, MembershipChange, Payload, Role
 from raftkv.errors import MembershipError
 
@@ -32,11 +33,11 @@ def on_propose(draft: Draft, payloads: tuple[Payload, ...], request: int, origin
 def _refuse(draft: Draft, request: int, reason: Refusal, origin: int) -> None:
     own = draft.config.id
     if origin not in (0, own):
-        draft.answers.append(Refused(request, reason, origin))
+        draft.aside.answers.append(Refused(request, reason, origin))
         if draft.config.answer_forwarded:
             draft.messages.append(ProposalRefused(own, origin, request, int(reason)))
     else:
-        draft.answers.append(Refused(request, reason))
+        draft.aside.answers.append(Refused(request, reason))
 
 
 def _forward(
@@ -71,7 +72,7 @@ def _take(draft: Draft, payloads: tuple[Payload, ...], request: int, origin: int
     append_payloads(draft, payloads)
     broadcast_append(draft)
     if request and origin in (0, own):
-        draft.answers.append(Accepted(request, draft.term, first, draft.log.last_index))
+        draft.aside.answers.append(Accepted(request, draft.term, first, draft.log.last_index))
     return None
 
 
@@ -117,18 +118,16 @@ def _failed_check(draft: Draft, data: bytes, pending: int) -> Refusal | None:
         return Refusal.CHANGE_WHILE_JOINT
     if not draft.membership.is_joint and not change.changes:
         return Refusal.NOT_JOINT
-    if draft.config.refuse_invalid_changes and not _can_be(draft, change):
-        return Refusal.CHANGE_INVALID
-    return None
+    return _cannot_be(draft, change) if draft.config.refuse_invalid_changes else None
 
 
-def _can_be(draft: Draft, change: MembershipChange) -> bool:
-    """Whether applying would work now, and so then: no other change can come in between."""
+def _cannot_be(draft: Draft, change: MembershipChange) -> Refusal | None:
+    """Why it could not be applied now, and so then: no other change can come in between."""
     try:
-        apply_change(draft.membership, draft.progress, change, draft.log.last_index)
-    except MembershipError:
-        return False
-    return True
+        after, _ = apply_change(draft.membership, draft.progress, change, draft.log.last_index)
+    except MembershipError as error:
+        return Refusal.REMOVED_FOR_GOOD if error.reason == "removed" else Refusal.CHANGE_INVALID
+    return unsafe_change(draft, change, after) if draft.config.promotion_lag_max else None
 
 
 def propose_auto_leave(draft: Draft) -> None:
@@ -147,7 +146,7 @@ def on_refused_elsewhere(draft: Draft, message: ProposalRefused) -> None:
         reason = Refusal(message.reason)
     except ValueError:  # a newer member's reason
         reason = Refusal.NO_LEADER
-    draft.answers.append(Refused(message.request, reason))
+    draft.aside.answers.append(Refused(message.request, reason))
 
 
 def on_forwarded(draft: Draft, message: ForwardProposal) -> None:

@@ -29,7 +29,7 @@ def on_read(draft: Draft, request: ReadRequest) -> None:
             ReadIndexRequest(origin, draft.leader, request.context, request.lease)
         )
     elif draft.config.report_dropped_reads and request.origin in (0, draft.config.id):
-        draft.dropped_reads.append(request.context)
+        draft.aside.dropped_reads.append(request.context)
 
 
 def _on_read_at_leader(draft: Draft, request: ReadRequest) -> None:
@@ -89,7 +89,10 @@ def _lease_holds(draft: Draft) -> bool:
         return False
     if not config.measured_lease:
         return True
-    acked = {one.id: one.acked_tick for one in draft.frozen_progress()}
+    acked: dict[int, int] = {}
+    for one in draft.progress:
+        # The one whose answer is being handled is thawed, and may be changed further.
+        acked[one.id] = draft.peers[one.id].acked_tick if one.id in draft.peers else one.acked_tick
     acked[config.id] = draft.lead_ticks
     oldest = committed_jointly(draft.membership.voters, draft.membership.outgoing, acked)
     # acked_tick 0 is "never": ticks are counted from 1.
@@ -127,7 +130,7 @@ def answer_confirmed(draft: Draft) -> None:
 def answer_read(draft: Draft, request: ReadRequest, index: int) -> None:
     """Give the index to whoever asked."""
     if request.origin in (0, draft.config.id):
-        draft.read_states.append(ReadState(index, request.context))
+        draft.aside.read_states.append(ReadState(index, request.context))
     else:
         draft.messages.append(
             ReadIndexResponse(draft.config.id, request.origin, draft.term, index, request.context)

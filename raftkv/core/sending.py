@@ -59,7 +59,7 @@ def _send_snapshot(draft: Draft, peer: Peer) -> bool:
         or snapshot.index < max(draft.log.base_index, 1)
         or (draft.config.snapshots_for_members and peer.id not in snapshot.membership.members())
     ):
-        draft.snapshot_wanted = True
+        draft.aside.snapshot_wanted = True
         return False
     peer.become_snapshot(snapshot.index)
     draft.messages.append(InstallSnapshot(draft.config.id, peer.id, draft.term, snapshot))

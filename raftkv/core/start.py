@@ -83,6 +83,8 @@ def start(
         lead_ticks=0,
         hold_ticks=election if config.measured_lease and hard.term else 0,
         leading=NOT_LEADING,
+        messages=(),
+        messages_after_append=(),
         outbox=EMPTY_OUTBOX,
         told=Told(SoftState(0, Role.FOLLOWER), HardState(hard.term, hard.vote, commit), 0),
         writes=(),

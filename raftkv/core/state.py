@@ -55,10 +55,8 @@ class Write:
 
 @frozen(slots=False)
 class Outbox:
-    """What was queued by steps since the last Ready."""
+    """What was queued by steps since the last Ready, beside messages."""
 
-    messages: tuple[PeerMessage, ...] = ()
-    messages_after_append: tuple[PeerMessage, ...] = ()
     reads: tuple[ReadState, ...] = ()
     answers: tuple[Answer, ...] = ()
     dropped_reads: tuple[bytes, ...] = ()
@@ -150,6 +148,10 @@ class State:
     """Ticks for which no vote is given and none sought, lest they break a lease promised."""
     leading: Leading
     # the outside
+    messages: tuple[PeerMessage, ...]
+    """Queued since the last Ready, to be sent at once; beside ``outbox`` because most steps do."""
+    messages_after_append: tuple[PeerMessage, ...]
+    """Queued since the last Ready, to be sent once everything unstored then is durable."""
     outbox: Outbox
     told: Told
     writes: tuple[Write, ...]

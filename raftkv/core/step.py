@@ -303,7 +303,7 @@ def _handle(draft: Draft, message: Message) -> None:
             on_read(draft, ReadRequest(message.sender, message.context, message.lease))
         case ReadIndexResponse():
             if role is Role.FOLLOWER:
-                draft.read_states.append(ReadState(message.index, message.context))
+                draft.aside.read_states.append(ReadState(message.index, message.context))
         case TransferLeadership():
             _on_transfer(draft, message)
         case TimeoutNow():

@@ -93,7 +93,9 @@ def _report_dropped_reads(draft: Draft) -> None:
     now = draft.lead_now
     lost = [request for _, request, _ in now.reads.queue]
     lost += now.waiting_reads
-    draft.dropped_reads += [one.context for one in lost if one.origin in (0, draft.config.id)]
+    own = [one.context for one in lost if one.origin in (0, draft.config.id)]
+    if own:
+        draft.aside.dropped_reads += own
 
 
 def adopt_log(draft: Draft, log: Log) -> None:

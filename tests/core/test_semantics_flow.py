@@ -400,7 +400,7 @@ def test_14_with_forwarding_disabled_a_follower_refuses() -> None:
     state = following(Config(id=1, disable_forwarding=True))
     after = run(state, Propose((normal(b"x"),), 7))
     assert after.outbox.answers == (Refused(7, Refusal.FORWARDING_DISABLED),)
-    assert after.outbox.messages == ()
+    assert after.messages == ()
 
 
 def test_14_a_forwarded_proposal_without_payloads_is_ignored() -> None:
