@@ -70,6 +70,12 @@ class Config:
     """
     snapshot_timeout_ticks: int = 0
     """A peer in snapshot state for longer is probed again; 0: never."""
+    promotion_lag_max: int = 0
+    """Only changes that are safe with the members as they are now: the strict check.
+
+    A voter is made only of a learner that answers, streams, and lacks at most so many entries; and
+    more than half of the voters to come must have answered within an election timeout. Needs
+    ``refuse_invalid_changes``. 0: every valid change is taken."""
     snapshots_for_members: bool = False
     """A peer is sent only a snapshot that knows it for a member; else a newer one is wanted.
 

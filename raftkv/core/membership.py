@@ -71,6 +71,7 @@ def normalised(membership: Membership) -> Membership:
         tuple(sorted({*membership.learners})),
         tuple(sorted({*membership.learners_next})),
         membership.auto_leave,
+        None if membership.removed is None else tuple(sorted({*membership.removed})),
     )
 
 
@@ -147,7 +148,16 @@ def leave_joint(
 class _Draft:
     """A configuration while changes are applied to it."""
 
-    __slots__ = ("incoming", "last_index", "learners", "learners_next", "outgoing", "progress")
+    __slots__ = (
+        "before",
+        "incoming",
+        "last_index",
+        "learners",
+        "learners_next",
+        "outgoing",
+        "progress",
+        "removed",
+    )
 
     def __init__(
         self, membership: Membership, progress: tuple[Progress, ...], last_index: int
@@ -158,6 +168,8 @@ class _Draft:
         self.learners_next = set(membership.learners_next)
         self.progress = {peer.id: peer for peer in progress}
         self.last_index = last_index
+        self.removed = membership.removed
+        self.before = {*membership.members()}
 
     def apply(self, changes: tuple[Change, ...]) -> None:
         for change in changes:
@@ -199,6 +211,8 @@ class _Draft:
             self.progress.pop(node, None)
 
     def _track(self, node: int) -> None:
+        if self.removed is not None and node in self.removed:
+            raise MembershipError(f"member {node} was removed and never returns", "removed")
         if node not in self.progress:
             # Active at first, so that a leader's next quorum check does not count it as lost; next
             # is max(last, 1) and not last + 1: the first probe is likely to be rejected with a
@@ -208,11 +222,16 @@ class _Draft:
             )
 
     def freeze(self, auto_leave: bool) -> tuple[Membership, tuple[Progress, ...]]:
+        removed = self.removed
+        if removed is not None:
+            present = self.incoming | self.outgoing | self.learners | self.learners_next
+            removed = tuple(sorted({*removed, *(self.before - present)}))
         membership = Membership(
             tuple(sorted(self.incoming)),
             tuple(sorted(self.outgoing)),
             tuple(sorted(self.learners)),
             tuple(sorted(self.learners_next)),
             auto_leave,
+            removed,
         )
         return membership, tuple(self.progress[node] for node in sorted(self.progress))

@@ -22,6 +22,11 @@ class Refusal(IntEnum):
     CHANGE_WHILE_JOINT = 7  # only leaving is possible now
     NOT_JOINT = 8  # leaving a joint configuration that is not there
     CHANGE_INVALID = 9  # no voter would remain, or two voters would change at once
+    REMOVED_FOR_GOOD = 10  # the id was a member before: it never is again
+    NOT_A_LEARNER = 11  # only learners become voters (Config.promotion_lag_max)
+    LEARNER_BEHIND = 12  # it does not have enough of the log yet, or does not answer
+    UNHEALTHY = 13  # too few of the voters to come answer
+    RECORD_TAKEN = 14  # the embedder's: its records of members do not allow the change
 
 
 @frozen(slots=True)

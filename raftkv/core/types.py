@@ -78,6 +78,8 @@ class Membership:
     """Who counts and who only receives, as stored in snapshots (etcd's ConfState).
 
     ``outgoing`` is non-empty only while a joint change is under way; then both majorities count.
+    ``removed`` holds the ids that were members and never are again; None: nobody remembers, and an
+    id may return, as in etcd's traces. A cluster remembers if its first membership says ``()``.
     """
 
     voters: tuple[int, ...] = ()
@@ -85,6 +87,7 @@ class Membership:
     learners: tuple[int, ...] = ()
     learners_next: tuple[int, ...] = ()
     auto_leave: bool = False
+    removed: tuple[int, ...] | None = None
 
     @property
     def is_joint(self) -> bool:

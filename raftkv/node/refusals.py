@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import assert_never
+from typing import Final, assert_never
 
 from raftkv.core import Refusal
 from raftkv.errors import (
@@ -13,6 +13,37 @@ from raftkv.errors import (
     ProposalDroppedError,
     TooManyRequestsError,
 )
+
+_CHANGES: Final = {
+    Refusal.CHANGE_PENDING: ("pending", "another change is under way; try again when it is done"),
+    Refusal.CHANGE_WHILE_JOINT: (
+        "pending",
+        "members are being exchanged; try again when that is done",
+    ),
+    Refusal.NOT_JOINT: ("invalid", "no exchange of members is under way"),
+    Refusal.CHANGE_INVALID: (
+        "invalid",
+        "no voter would remain, or the members do not allow it; look at the list of members",
+    ),
+    Refusal.REMOVED_FOR_GOOD: (
+        "removed",
+        "that member was removed, and an id never returns; add it anew, with an empty directory",
+    ),
+    Refusal.NOT_A_LEARNER: ("not-a-learner", "only a learner can be made a voter; add it first"),
+    Refusal.LEARNER_BEHIND: (
+        "behind",
+        "the learner is not in sync with the leader; start it, and wait until its lag is small",
+    ),
+    Refusal.UNHEALTHY: (
+        "unhealthy",
+        "too few of the voters that would remain answer; start or reconnect them, or remove those"
+        " that are gone for good first",
+    ),
+    Refusal.RECORD_TAKEN: (
+        "taken",
+        "another member has that name or address; look at the list of members",
+    ),
+}
 
 
 def is_passing(reason: Refusal) -> bool:
@@ -44,8 +75,13 @@ def error_of(reason: Refusal, leader: int) -> Error:
             | Refusal.CHANGE_WHILE_JOINT
             | Refusal.NOT_JOINT
             | Refusal.CHANGE_INVALID
+            | Refusal.REMOVED_FOR_GOOD
+            | Refusal.NOT_A_LEARNER
+            | Refusal.LEARNER_BEHIND
+            | Refusal.UNHEALTHY
+            | Refusal.RECORD_TAKEN
         ):
-            name = reason.name.lower().replace("_", " ")
-            return MembershipError(f"the membership change was refused: {name}", name)
+            name, sentence = _CHANGES[reason]
+            return MembershipError(f"the membership change was refused: {sentence}", name)
         case _:
             assert_never(reason)

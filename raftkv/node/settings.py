@@ -62,6 +62,9 @@ class Settings:
     snapshot_seconds_max: float = 60.0
     """A peer that has not installed a snapshot so long after its last piece is given up for now."""
 
+    promotion_lag_max: int = 500
+    """A learner is made a voter only if it lacks at most so many entries of the leader's log."""
+
     stall_seconds_max: float = 10.0
     """A store that stalls for longer has failed, and the node stops."""
     close_seconds_max: float = 1.0
@@ -110,6 +113,7 @@ class Settings:
             uncommitted_bytes_max=self.uncommitted_bytes_max,
             inflight_max=self.inflight_max,
             inflight_bytes_max=self.inflight_bytes_max,
+            promotion_lag_max=self.promotion_lag_max,
             seed=seed,
             **SAFEST,  # pyright: ignore[reportArgumentType] - each value fits its field by name
         )
