@@ -65,23 +65,15 @@ async def test_commands_that_come_together_share_an_entry() -> None:
         assert leader.status().last_index - before == 1
 
 
-async def test_a_lone_command_does_not_wait_for_company() -> None:
-    async with cluster(1) as made:
-        node = await made.leader()
-        ticks = 0
-
-        async def count_ticks() -> None:
-            nonlocal ticks
-            while True:
-                await made.tick()
-                ticks += 1
-
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(count_ticks)
-            for _ in range(50):
-                await node.propose(b"x")
-            tasks.cancel_scope.cancel()
-        assert ticks < 50
+async def test_a_lone_command_waits_neither_for_company_nor_for_a_tick() -> None:
+    timeless = evolve(QUICK, tick_seconds=1000.0)
+    async with cluster(1, settings=timeless) as made:
+        node = made.nodes[1]
+        hands = node._hands  # pyright: ignore[reportPrivateUsage]
+        assert hands is not None
+        hands.loop.give(Campaign())
+        for number in range(50):
+            assert await node.propose(b"x", timeout=500.0) == number + 1
 
 
 async def test_followers_learn_of_a_commit_without_waiting_for_a_tick() -> None:
