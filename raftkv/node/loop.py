@@ -18,15 +18,10 @@ from typing import Final
 from attrs import frozen
 
 from raftkv.core import (
-    AppendEntries,
-    Applied,
-    ApplyChange,
-    Compact,
     EntryKind,
     ForwardProposal,
     Input,
     InstallSnapshot,
-    Membership,
     Payload,
     PeerMessage,
     Persisted,
@@ -40,7 +35,6 @@ from raftkv.core import (
     Role,
     Snapshot,
     SnapshotStatus,
-    SnapshotTaken,
     SoftState,
     State,
     Tick,
@@ -53,27 +47,28 @@ from raftkv.core import (
 )
 from raftkv.errors import InvariantError, WireError
 from raftkv.node.applier import Applier
+from raftkv.node.applying import Applying
+from raftkv.node.bulk import SNAPSHOTS, BulkFrames
 from raftkv.node.commands import check_forwarded, encode_commands
 from raftkv.node.disk import Disk
-from raftkv.node.images import Images, snapshot_of
+from raftkv.node.images import Images
+from raftkv.node.outgoing import Outgoing
 from raftkv.node.peers import Peers
 from raftkv.node.refusals import error_of, is_passing
-from raftkv.node.retention import excess, forget_memberships, membership_at
+from raftkv.node.retention import History
 from raftkv.node.settings import Settings
 from raftkv.node.snapshots import Arrived, Receiver, Sender
-from raftkv.node.status import Alarm, EventHub, LeaderChanged, MembershipChanged, RoleChanged
+from raftkv.node.status import Alarm, EventHub, LeaderChanged, RoleChanged
 from raftkv.node.waiters import InFlight, Queue, Reads
 from raftkv.runtime.base import Clock, Waker
-from raftkv.storage.base import AppliedMark
 from raftkv.transport.base import Lane, Transport
-from raftkv.transport.codec import decode_messages, encode_messages
+from raftkv.transport.codec import decode_messages
 
 _log = logging.getLogger("raftkv.node")
 
 _PASSED_ON: Final = (ForwardProposal, ReadIndexRequest, TransferLeadership)
 _PROPOSAL_ENTRIES_MAX: Final = 16
 _TURN_FRAMES_MAX: Final = 256
-_FRAME_BYTES_MAX: Final = 1024 * 1024  # then further messages to the peer get a frame of their own
 
 
 @frozen
@@ -99,37 +94,46 @@ class Parts:
 class Loop:
     """One member's driver. Everything but ``run`` is called on the same loop, between its turns."""
 
-    def __init__(
-        self, state: State, parts: Parts, memberships: list[tuple[int, Membership]]
-    ) -> None:
+    def __init__(self, state: State, parts: Parts, memberships: History) -> None:
         self.state = state
         self._settings = parts.settings
         self._clock = parts.clock
         self._waker = parts.waker
         self._disk = parts.disk
-        self._disk.on_durable = self._release
         self._applier = parts.applier
         self._images = parts.images
         self._sender = parts.sender
         self._receiver = parts.receiver
-        self._transport = parts.transport
         self._peers = parts.peers
         self._queue = parts.queue
         self._in_flight = parts.in_flight
         self._reads = parts.reads
         self._events = parts.events
-        # (index, membership from there on), from the compaction point to what is applied.
-        self._memberships = memberships
+        self._outgoing = Outgoing(parts.transport, self._not_sent)
+        self._disk.on_durable = self._outgoing.release
+        self._disk.is_awaited = lambda: self.state.commit >= self.state.unstable
+        self._applying = Applying(
+            self,
+            parts.settings,
+            parts.clock,
+            parts.waker,
+            parts.disk,
+            parts.applier,
+            parts.images,
+            parts.reads,
+            parts.events,
+            memberships,
+        )
+        self.bulk = BulkFrames()
+        """Frames of the bulk lane; others than snapshots' register here before the first turn."""
+        self.bulk.register(SNAPSHOTS, self._on_snapshot_frame)
         self._tick_ns = parts.settings.tick_ns
         self._ticked_ns = parts.clock.boottime_ns()
         self._frames: deque[tuple[int, Lane, bytes]] = deque()
         self._frames_bytes = 0
         self._inputs: deque[Input] = deque()
         self._lost: deque[int] = deque()
-        self._outgoing: dict[int, list[PeerMessage]] = {}
-        # Whether what is outgoing has to leave at once, and whether the rest may stay for a turn.
-        self._urgent = False
-        self._may_linger = True
+        self._may_linger = True  # whether what is not urgent may stay for a turn
         self._holding = False
         self._arrived: Arrived | None = None
         self._installing: Snapshot | None = None
@@ -161,6 +165,10 @@ class Loop:
         """A snapshot for the peer arrived there, or never will."""
         self.give(SnapshotStatus(peer, delivered))
 
+    def step(self, given: Input) -> None:
+        """Step an input of the machine's side now, within a turn."""
+        self.state = step(self.state, given)
+
     def give(self, given: Input) -> None:
         """Step an input of the node's own in the next turn."""
         self._inputs.append(given)
@@ -185,7 +193,7 @@ class Loop:
             await self._turn()
 
     async def _turn(self) -> None:
-        self._may_linger = not self._outgoing
+        self._may_linger = not self._outgoing.has_some
         self._feed_ticks()
         if self._peers.must_sync:
             self._save_peers()  # before anything that came from those who have just come in
@@ -198,11 +206,11 @@ class Loop:
             self._feed_ticks()  # an image that arrived may have held us up: know our age first
             self._feed_reads()
         await self._drain()
-        if self._applier.has_work or self._images.is_taking:
-            await self._apply()
+        if self._applying.has_work:
+            await self._applying.turn()
             await self._drain()
         await self._disk.write()
-        if self._outgoing:
+        if self._outgoing.has_some:
             self._waker.set()  # they leave with the next turn, which comes when callers have run
 
     def _feed_ticks(self) -> None:
@@ -250,9 +258,7 @@ class Loop:
             if lane is Lane.RAFT:
                 self._receive(peer, frame)
             else:
-                arrived = self._receiver.on_frame(peer, frame, lambda: self._disk.batch)
-                if arrived is not None:
-                    await self._arrive(arrived)
+                await self.bulk.handle(peer, frame)
         if frames:
             self._waker.set()
         while self._lost:
@@ -349,8 +355,9 @@ class Loop:
             while has_ready(self.state):
                 self.state, todo = ready(self.state)
                 self._take(todo)
-            if self._outgoing and (self._urgent or not self._may_linger):
-                self._send()
+            outgoing = self._outgoing
+            if outgoing.has_some and (outgoing.is_urgent or not self._may_linger):
+                outgoing.send()
             if disk.has_promises or self._installing is not None:
                 await disk.write()
             if not disk.has_durable:
@@ -382,7 +389,7 @@ class Loop:
         if todo.soft_state is not None or self.state.term != self._told_term:
             self._tell(todo.soft_state or self._soft)
         if todo.snapshot_wanted:
-            self._offer_snapshot()
+            self._applying.offer_image()
         for alarm in todo.alarms:
             what = (
                 f"entry {alarm.index} from member {alarm.peer} does not continue our log: memory or"
@@ -394,49 +401,10 @@ class Loop:
     def _post(self, message: PeerMessage) -> None:
         if isinstance(message, InstallSnapshot):
             self._sender.begin(message, self._applier.mark)
-            return
-        # News of a commit alone may wait until those who were just answered had their turn: what
-        # they propose next then shares its frame, its wake-up and its answer.
-        if not (isinstance(message, AppendEntries) and not message.entries):
-            self._urgent = True
-        outgoing = self._outgoing.get(message.to)
-        if outgoing is None:
-            self._outgoing[message.to] = [message]
-        elif isinstance(message, AppendEntries) and _covers(message, outgoing[-1]):
-            outgoing[-1] = message
         else:
-            outgoing.append(message)
+            self._outgoing.post(message)
 
-    def _send(self) -> None:
-        """One frame to each peer, or a few if they would be long."""
-        outgoing, self._outgoing = self._outgoing, {}
-        self._urgent = False
-        for peer, messages in outgoing.items():
-            if len(messages) == 1:
-                self._send_frame(peer, messages)
-                continue
-            start, size = 0, 0
-            for place, message in enumerate(messages):
-                length = _payload_bytes(message)
-                if length and size + length > _FRAME_BYTES_MAX and place > start:
-                    self._send_frame(peer, messages[start:place])
-                    start, size = place, 0
-                size += length
-            self._send_frame(peer, messages[start:])
-        self._transport.flush()  # what follows in this turn takes longer than a system call
-
-    def _release(self, messages: list[PeerMessage]) -> None:
-        """Send what a sync has made true, without waiting for a turn."""
-        by_peer: dict[int, list[PeerMessage]] = {}
-        for message in messages:
-            by_peer.setdefault(message.to, []).append(message)
-        for peer, theirs in by_peer.items():
-            self._send_frame(peer, theirs)
-        self._transport.flush()
-
-    def _send_frame(self, peer: int, messages: list[PeerMessage]) -> None:
-        if self._transport.send(peer, encode_messages(messages)):
-            return
+    def _not_sent(self, peer: int, messages: list[PeerMessage]) -> None:
         self._lost.append(peer)  # for the next turn; the next tick brings one at the latest
         me = self.state.config.id
         for message in messages:
@@ -456,7 +424,12 @@ class Loop:
         if self.on_change is not None:
             self.on_change()
 
-    # --- snapshots --------------------------------------------------------------------------------
+    # --- images that arrive -----------------------------------------------------------------------
+
+    async def _on_snapshot_frame(self, peer: int, frame: bytes) -> None:
+        arrived = self._receiver.on_frame(peer, frame, lambda: self._disk.batch)
+        if arrived is not None:
+            await self._arrive(arrived)
 
     async def _arrive(self, arrived: Arrived) -> None:
         """A complete image is in the store: the core hears of it, and takes it or not."""
@@ -477,95 +450,5 @@ class Loop:
             raise InvariantError(f"the snapshot at entry {snapshot.index} never arrived here")
         _log.info("installing the snapshot at entry %d", snapshot.index)
         self._images.install(self._disk.batch, snapshot, arrived.manifest)
-        mark = AppliedMark(snapshot.index, snapshot.term, snapshot.chain, snapshot.membership)
-        self._applier.reset(mark)
-        self._memberships = [(snapshot.index, snapshot.membership)]
+        self._applying.replaced(snapshot)
         self._installing = snapshot
-
-    def _offer_snapshot(self) -> None:
-        """A peer needs an image and the core knows of none that is new enough."""
-        if self._images.must_take:
-            self._images.begin(self._applier.mark)
-            self._waker.set()
-        else:
-            self.give(SnapshotTaken(snapshot_of(self._applier.mark)))
-
-    # --- applying -------------------------------------------------------------------------------
-
-    async def _apply(self) -> None:
-        """Slices until all is applied or the time is up; then the loop gets its turn first."""
-        until = self._clock.monotonic_ns() + round(self._settings.apply_seconds_max * 1e9)
-        before = self._applier.mark.index
-        while self._images.is_taking or self._applier.has_work:
-            if self._images.is_taking:
-                taken = self._images.advance(self._disk.batch)
-                await self._disk.write()
-                if taken:
-                    self.state = step(self.state, SnapshotTaken(snapshot_of(self._images.taken)))
-                    self._compact_if_long()
-            else:
-                self._apply_next()
-                await self._disk.write()
-                self._applier.release()
-            if self._clock.monotonic_ns() >= until:
-                self._waker.set()
-                break
-        index = self._applier.mark.index
-        if index != before:
-            self.state = step(self.state, Applied(index))
-            self._reads.resolve(index)
-            self._compact_if_long()
-
-    def _apply_next(self) -> None:
-        applier, batch = self._applier, self._disk.batch
-        change = applier.next_change()
-        if change is None:
-            applier.apply_slice(batch)
-            return
-        self.state = step(self.state, ApplyChange(change))
-        membership = self.state.membership
-        applier.changed(membership, batch)
-        self._memberships.append((applier.mark.index, membership))
-        self._events.put(MembershipChanged(membership))
-
-    def _compact_if_long(self) -> None:
-        """Forget applied entries beyond the retention; an in-memory machine's image comes first."""
-        to = excess(self.state.log, self._applier.mark.index, self._settings)
-        if not to:
-            return
-        images, mark = self._images, self._applier.mark
-        if images.must_take:
-            if to > images.taken.index:
-                images.begin(mark)
-                self._waker.set()
-                return
-        else:
-            self.state = step(self.state, SnapshotTaken(snapshot_of(mark)))
-        log = self.state.log
-        point = Snapshot(
-            to, log.term_at(to), log.chain_at(to), membership_at(self._memberships, to)
-        )
-        self.state = step(self.state, Compact(to))
-        if self.state.log.base_index != to:
-            return
-        self._disk.compact(point)
-        forget_memberships(self._memberships, to)
-
-
-def _covers(message: AppendEntries, before: PeerMessage) -> bool:
-    """Whether an append says all that the one before it did, which brought a commit index alone."""
-    return (
-        isinstance(before, AppendEntries)
-        and not before.entries
-        and before.term == message.term
-        and before.prev_index <= message.prev_index
-        and before.commit <= message.commit
-    )
-
-
-def _payload_bytes(message: PeerMessage) -> int:
-    if isinstance(message, AppendEntries):
-        return sum([len(entry.data) for entry in message.entries])
-    if isinstance(message, ForwardProposal):
-        return sum([len(payload.data) for payload in message.payloads])
-    return 0
