@@ -130,6 +130,7 @@ def encode_membership(membership: Membership) -> bytes:
             "learners": membership.learners,
             "learners_next": membership.learners_next,
             "auto_leave": membership.auto_leave,
+            "removed": membership.removed,
         }
     )
 
@@ -146,6 +147,7 @@ def _decode_membership(value: Plain) -> Membership:
         _ids(value["learners"]),
         _ids(value["learners_next"]),
         auto_leave,
+        None if value["removed"] is None else _ids(value["removed"]),
     )
 
 

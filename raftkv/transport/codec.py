@@ -59,7 +59,9 @@ empty.
 _ENTRY: Final = struct.Struct("<QQQBI")  # term, index, chain, kind, payload length
 _PAYLOAD: Final = struct.Struct("<BI")  # kind, length
 _APPEND: Final = struct.Struct("<BQQQQQQI")  # ..., prev index and term, commit, entries
-_SNAPSHOT: Final = struct.Struct("<BQQQQQQBHHHHI")  # ..., index, term, chain, leave, 4 lists, data
+# ..., index, term, chain, flags (1: leaves by itself, 2: remembers who was removed), counts of 5
+# lists, length of the data
+_SNAPSHOT: Final = struct.Struct("<BQQQQQQBHHHHII")
 _FORWARD: Final = struct.Struct("<BQQQI")  # ..., request, payloads
 _READ: Final = struct.Struct("<BQQBI")  # ..., lease, context length
 _READ_RESPONSE: Final = struct.Struct("<BQQQQI")  # ..., index, context length
@@ -335,6 +337,7 @@ def _put_snapshot(parts: list[bytes], message: InstallSnapshot) -> None:
         membership.outgoing,
         membership.learners,
         membership.learners_next,
+        membership.removed or (),
     )
     parts.append(
         _SNAPSHOT.pack(
@@ -345,7 +348,7 @@ def _put_snapshot(parts: list[bytes], message: InstallSnapshot) -> None:
             snapshot.index,
             snapshot.term,
             snapshot.chain,
-            membership.auto_leave,
+            membership.auto_leave | (membership.removed is not None) << 1,
             *(len(members) for members in lists),
             len(snapshot.data),
         )
@@ -356,10 +359,10 @@ def _put_snapshot(parts: list[bytes], message: InstallSnapshot) -> None:
 
 def _take_snapshot(frame: bytes, offset: int) -> tuple[InstallSnapshot, int]:
     header: tuple[int, ...] = _SNAPSHOT.unpack_from(frame, offset)
-    _, sender, to, term, index, log_term, chain, auto_leave, *counts, length = header
+    _, sender, to, term, index, log_term, chain, flags, *counts, length = header
     _check_positions(offset, term, index, log_term)
-    if auto_leave > 1:
-        raise WireError(f"message at byte {offset}: {auto_leave} is not a truth value")
+    if flags > 3 or (flags < 2 and counts[-1]):
+        raise WireError(f"message at byte {offset}: {flags} are no flags of its membership")
     start = offset + _SNAPSHOT.size
     _check_count(frame, start, sum(counts), 8, ITEMS_MAX)
     lists: list[tuple[int, ...]] = []
@@ -367,7 +370,8 @@ def _take_snapshot(frame: bytes, offset: int) -> tuple[InstallSnapshot, int]:
         lists.append(struct.unpack_from(f"<{count}Q", frame, start))
         start += 8 * count
     data, stop = _take_bytes(frame, start, length)
-    membership = Membership(*lists, auto_leave=_BOOLS[auto_leave])
+    removed = lists.pop() if flags & 2 else None
+    membership = Membership(*lists[:4], auto_leave=_BOOLS[flags & 1], removed=removed)
     snapshot = Snapshot(index, log_term, chain, membership, data)
     return InstallSnapshot(sender, to, term, snapshot), stop
 

@@ -354,7 +354,7 @@ def test_a_snapshot_raises_term_and_commit_but_keeps_a_vote_of_its_own_term() ->
 
 def test_a_snapshot_keeps_its_membership_and_its_image() -> None:
     store = MemoryStore()
-    membership = Membership((1, 2, 2**64 - 1), (1,), (4,), (5,), True)
+    membership = Membership((1, 2, 2**64 - 1), (1,), (4,), (5,), True, (6, 9))
     snapshot = Snapshot(3, 2, 77, membership, b"image" * 100_000)
     batch = store.batch()
     StoredLog(store).install_snapshot(batch, snapshot)

@@ -41,7 +41,7 @@ blobs = st.binary(max_size=200)
 kinds = st.sampled_from(EntryKind)
 entries = st.builds(Entry, positions, positions, kinds, blobs, numbers)
 members = st.lists(numbers, max_size=5).map(tuple)
-memberships = st.builds(Membership, members, members, members, members, truths)
+memberships = st.builds(Membership, members, members, members, members, truths, st.none() | members)
 snapshots = st.builds(Snapshot, positions, positions, numbers, memberships, blobs)
 payloads = st.builds(Payload, kinds, blobs)
 
@@ -181,7 +181,7 @@ def test_arbitrary_bytes_raise_a_wire_error_or_are_messages(frame: bytes) -> Non
         struct.pack("<BBQQQQQQIQQQBI", 1, 1, 1, 2, 3, 4, 3, 4, 1, 7, 5, 9, 0, 2**32 - 1),
         struct.pack("<BBQQQI", 1, 12, 1, 2, 3, 2**32 - 1),
         struct.pack("<BBQQBI", 1, 14, 1, 2, 0, 2**32 - 1),
-        struct.pack("<BBQQQQQQBHHHHI", 1, 9, 1, 2, 3, 4, 5, 6, 0, *[2**16 - 1] * 4, 2**32 - 1),
+        struct.pack("<BBQQQQQQBHHHHII", 1, 9, 1, 2, 3, 4, 5, 6, 2, *[2**16 - 1] * 4, 9, 2**32 - 1),
     ],
     ids=["entries", "entry", "payloads", "context", "snapshot"],
 )
