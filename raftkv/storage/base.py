@@ -101,8 +101,11 @@ class Store(Reader, Protocol):
         """
         ...
 
-    def view(self) -> View:
-        """A frozen moment: what is visible now."""
+    def view(self, *, cached: bool = True) -> View:
+        """A frozen moment: what is visible now.
+
+        Not ``cached``: reading it leaves the block cache to others, for who reads everything once.
+        """
         ...
 
     def close(self) -> None:

@@ -16,11 +16,8 @@ last index in memory.
 
 from __future__ import annotations
 
-from struct import Struct
-from struct import error as StructError
-from typing import Final, cast
+from typing import Final
 
-from raftkv.core.log import chain_of
 from raftkv.core.types import Entry, HardState, Membership, Snapshot
 from raftkv.encoding import encode_entry
 from raftkv.errors import InvariantError
@@ -35,23 +32,15 @@ from raftkv.storage.base import (
     Store,
     WitnessRecord,
 )
+from raftkv.storage.reading import CUTS, HARD_STATE, LOG_KEY, LogReader, check_positions
 from raftkv.storage.records import (
     FORMAT,
-    corrupt,
-    decode_damage,
-    decode_log_record,
-    decode_mark,
     encode_damage,
     encode_mark,
     encode_membership,
     seal,
-    unseal,
 )
 
-_GROUP: Final = Struct(">I")
-_LOG_KEY: Final = Struct(">IQ")
-_HARD_STATE: Final = Struct("<QQQ")  # term, vote, commit
-_CUTS: Final = Struct("<Q")
 _RECENT_TAILS_MAX: Final = (
     4096  # appends between a promise and its sync; beyond, oldest are dropped
 )
@@ -63,12 +52,8 @@ class StoredLog(LogStore):
     def __init__(self, store: Store, group: int = 0) -> None:
         self._store = store
         self._group = group
-        prefix = _GROUP.pack(group)
-        self._hard_state_key: Final = prefix + b"hard-state"
-        self._snapshot_key: Final = prefix + b"snapshot"
-        self._applied_key: Final = prefix + b"applied"
-        self._cuts_key: Final = prefix + b"cuts"
-        self._damage_key: Final = prefix + b"damage"
+        self._read: Final = LogReader(store, group)
+        self._keys: Final = self._read.keys
         self._known = False
         self._hard_state = HardState()
         self._base_index = 0
@@ -86,21 +71,23 @@ class StoredLog(LogStore):
 
         Raises StorageCorruptError naming the record, StorageFormatError for a newer format.
         """
-        hard_state = self._read_hard_state()
-        snapshot = self._read_snapshot()
-        applied = self._read_applied()
-        raw_cuts = self._meta(self._cuts_key, "count of cuts")
-        cuts = 0 if raw_cuts is None else _unpack_one(raw_cuts)
-        entries = self._read_entries(snapshot)
-        self._check_positions(hard_state, snapshot, entries, applied)
+        read = self._read
+        hard_state, snapshot, applied = read.hard_state(), read.snapshot(), read.applied()
+        cuts = read.cuts()
+        entries = tuple(read.entries(snapshot))
+        check_positions(hard_state, snapshot, entries, applied)
         self._known = True
         self._hard_state = hard_state
         self._base_index = snapshot.index
         self._last_index = entries[-1].index if entries else snapshot.index
         self._cuts = cuts
         self._tails = {(entries[-1].chain if entries else snapshot.chain): cuts}
-        damage, promised = self.read_damage()
+        damage, promised = read.damage()
         return Recovered(hard_state, snapshot, entries, applied, damage, promised)
+
+    def read_damage(self) -> tuple[Damage | None, WitnessRecord | None]:
+        """The mark of damage as it is written now, and what has to be there again. Any thread."""
+        return self._read.damage()
 
     @property
     def cuts(self) -> int:
@@ -116,88 +103,13 @@ class StoredLog(LogStore):
         if not self._known:
             self.recover()
 
-    def _meta(self, key: bytes, what: str) -> bytes | None:
-        value = self._store.get(Space.META, key)
-        return None if value is None else unseal(value, what)
-
-    def _read_hard_state(self) -> HardState:
-        body = self._meta(self._hard_state_key, "hard state")
-        if body is None:
-            return HardState()
-        try:
-            return HardState(*_HARD_STATE.unpack(body))
-        except StructError:
-            corrupt("the hard state record has a wrong length")
-
-    def _read_snapshot(self) -> Snapshot:
-        body = self._meta(self._snapshot_key, "snapshot position")
-        if body is None:
-            return Snapshot(0, 0)
-        mark, data = decode_mark(body, "snapshot position")
-        return Snapshot(mark.index, mark.term, mark.chain, mark.membership, data)
-
-    def _read_applied(self) -> AppliedMark:
-        body = self._meta(self._applied_key, "applied mark")
-        if body is None:
-            return AppliedMark()
-        return decode_mark(body, "applied mark")[0]
-
-    def read_damage(self) -> tuple[Damage | None, WitnessRecord | None]:
-        """The mark of damage as it is written now, and what has to be there again. Any thread."""
-        body = self._meta(self._damage_key, "mark of damage")
-        return (None, None) if body is None else decode_damage(body)
-
-    def _read_entries(self, snapshot: Snapshot) -> tuple[Entry, ...]:
-        """Every entry after the snapshot: no gap, terms ascending, each chain value proven."""
-        entries: list[Entry] = []
-        index, term, chain = snapshot.index, snapshot.term, snapshot.chain
-        start, stop = _GROUP.pack(self._group), _GROUP.pack(self._group + 1)
-        for key, value in self._store.scan(Space.LOG, start, stop):
-            index += 1
-            if key != _LOG_KEY.pack(self._group, index):
-                corrupt(f"the log has a gap: entry {index} is missing before key {key.hex()}")
-            entry = decode_log_record(value, index)
-            if entry.index != index:
-                corrupt(f"the record of entry {index} holds entry {entry.index}")
-            if entry.term < term:
-                corrupt(f"entry {index} is of term {entry.term}, after one of term {term}")
-            if entry.chain != chain_of(chain, entry.term, index, entry.kind, entry.data):
-                corrupt(f"entry {index} does not continue the chain of the entries before it")
-            term, chain = entry.term, entry.chain
-            entries.append(entry)
-        return tuple(entries)
-
-    @staticmethod
-    def _check_positions(
-        hard_state: HardState, snapshot: Snapshot, entries: tuple[Entry, ...], applied: AppliedMark
-    ) -> None:
-        last_index = snapshot.index + len(entries)
-        last_term = entries[-1].term if entries else snapshot.term
-        if hard_state.commit > last_index:
-            corrupt(
-                f"the log ends at entry {last_index}, but entry {hard_state.commit} was committed"
-            )
-        if hard_state.commit < snapshot.index:
-            corrupt(
-                f"only entry {hard_state.commit} is committed, but the snapshot stands at"
-                f" {snapshot.index}"
-            )
-        if hard_state.term < last_term:
-            corrupt(f"the log ends in term {last_term}, but the hard state knows {hard_state.term}")
-        if applied.index > last_index:
-            corrupt(f"the log ends at entry {last_index}, but entry {applied.index} was applied")
-        if applied.index > snapshot.index:
-            entry = entries[applied.index - snapshot.index - 1]
-            if (entry.term, entry.chain) != (applied.term, applied.chain):
-                corrupt(f"what was applied at {applied.index} is not the entry in the log")
-
     # --- writing --------------------------------------------------------------------------------
 
     def save_hard_state(self, batch: Batch, hard_state: HardState) -> None:
         """Replace term, vote and commit."""
         self._hard_state = hard_state
-        body = _HARD_STATE.pack(hard_state.term, hard_state.vote, hard_state.commit)
-        batch.put(Space.META, self._hard_state_key, seal(body))
+        body = HARD_STATE.pack(hard_state.term, hard_state.vote, hard_state.commit)
+        batch.put(Space.META, self._keys.hard_state, seal(body))
 
     def append(self, batch: Batch, entries: tuple[Entry, ...]) -> None:
         """Store entries; everything stored from the first one's index on is replaced."""
@@ -243,17 +155,17 @@ class StoredLog(LogStore):
     def mark_applied(self, batch: Batch, mark: AppliedMark) -> None:
         """Say how far the effects in this batch reach."""
         body = self._encode_mark(mark.index, mark.term, mark.chain, mark.membership)
-        batch.put(Space.META, self._applied_key, seal(body))
+        batch.put(Space.META, self._keys.applied, seal(body))
 
     def save_damage(
         self, batch: Batch, damage: Damage | None, promised: WitnessRecord | None = None
     ) -> None:
         """Mark this member as one that lost something, or with None as whole again."""
         if damage is None:
-            batch.delete(Space.META, self._damage_key)
+            batch.delete(Space.META, self._keys.damage)
         else:
             kept = promised if damage.loss is Loss.LOG else None
-            batch.put(Space.META, self._damage_key, seal(encode_damage(damage, kept)))
+            batch.put(Space.META, self._keys.damage, seal(encode_damage(damage, kept)))
 
     def _set_base(self, batch: Batch, snapshot: Snapshot, forget_to: int) -> None:
         hard_state = self._hard_state
@@ -273,11 +185,11 @@ class StoredLog(LogStore):
             batch.delete_range(Space.LOG, first, stop)
         self._base_index = snapshot.index
         mark = self._encode_mark(snapshot.index, snapshot.term, snapshot.chain, snapshot.membership)
-        batch.put(Space.META, self._snapshot_key, seal(mark + snapshot.data))
+        batch.put(Space.META, self._keys.snapshot, seal(mark + snapshot.data))
 
     def _count_cut(self, batch: Batch) -> None:
         self._cuts += 1
-        batch.put(Space.META, self._cuts_key, seal(_CUTS.pack(self._cuts)))
+        batch.put(Space.META, self._keys.cuts, seal(CUTS.pack(self._cuts)))
 
     def _note_tail(self, last_index: int, last_chain: int) -> None:
         self._last_index = last_index
@@ -288,17 +200,10 @@ class StoredLog(LogStore):
         tails[last_chain] = self._cuts
 
     def _key(self, index: int) -> bytes:
-        return _LOG_KEY.pack(self._group, index)
+        return LOG_KEY.pack(self._group, index)
 
     def _encode_mark(self, index: int, term: int, chain: int, membership: Membership) -> bytes:
         if membership is not self._membership:  # it rarely changes, and CBOR is the dearest part
             self._membership_bytes = encode_membership(membership)
             self._membership = membership
         return encode_mark(index, term, chain, self._membership_bytes)
-
-
-def _unpack_one(body: bytes) -> int:
-    try:
-        return cast("int", _CUTS.unpack(body)[0])
-    except StructError:
-        corrupt("the count of cuts has a wrong length")

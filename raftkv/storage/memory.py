@@ -202,7 +202,7 @@ class MemoryStore(_MemoryReader, Store):
         self._settle(position)
         return position
 
-    def view(self) -> MemoryView:
+    def view(self, *, cached: bool = True) -> MemoryView:
         """A frozen moment: what is visible now."""
         self._check()
         view = MemoryView(self._rows)

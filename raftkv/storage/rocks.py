@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Final, cast
@@ -135,9 +135,11 @@ class _Cursor:
 
     __slots__ = ("__weakref__", "iterator", "mover", "options")
 
-    def __init__(self, family: Rdict, stop: bytes | None) -> None:
+    def __init__(self, family: Rdict, stop: bytes | None, cached: bool = True) -> None:
         self.options = ReadOptions()
         self.options.set_verify_checksums(True)
+        # rocksdict's own stub forgets the argument.
+        cast("Callable[[bool], None]", self.options.fill_cache)(cached)
         if stop is not None:
             self.options.set_iterate_upper_bound(stop)  # spares a walk over deleted rows behind it
         # Nothing else refers to it, no variable either: the traceback of an error keeps variables.
@@ -247,13 +249,15 @@ class RocksView(_Reading, View):
     that rocksdict makes from a snapshot forget it and show the present.
     """
 
-    def __init__(self, store: RocksStore, families: dict[Space, Rdict], where: str) -> None:
+    def __init__(
+        self, store: RocksStore, families: dict[Space, Rdict], where: str, cached: bool
+    ) -> None:
         self._store = store
         self._snapshots: dict[Space, Snapshot] = {}
         self._cursors: dict[Space, _Cursor] = {}
         for space in Space:
             self._snapshots[space] = families[space].snapshot()
-            self._cursors[space] = _Cursor(families[space], None)
+            self._cursors[space] = _Cursor(families[space], None, cached)
         self._where = where
         self._scans = WeakSet()
         self._closed: ClosedError | None = None
@@ -417,11 +421,11 @@ class RocksStore(_Reading, Store):
             raise self._fail(classify(error, "syncing", self._where)) from error
         return position
 
-    def view(self) -> RocksView:
-        """A frozen moment: what is visible now."""
+    def view(self, *, cached: bool = True) -> RocksView:
+        """A frozen moment: what is visible now; not ``cached``, scans fill no block cache."""
         if self._refusal is not None:
             raise type(self._refusal)(*self._refusal.args)
-        view = RocksView(self, self._families, self._where)
+        view = RocksView(self, self._families, self._where, cached)
         self._views.add(view)
         return view
 

@@ -95,7 +95,7 @@ class FaultyStore(Store):
     def sync(self) -> int:
         return self._inner.sync()
 
-    def view(self) -> View:
+    def view(self, *, cached: bool = True) -> View:
         return self._inner.view()
 
     def close(self) -> None:
