@@ -14,7 +14,7 @@ from typing import Final
 
 from attrs import frozen
 
-from raftkv.core.messages import PeerMessage
+from raftkv.core.messages import PeerMessage, StorageAppendResponse
 from raftkv.core.ready import Ready
 from raftkv.core.types import Snapshot
 from raftkv.errors import InvariantError, StorageFailedError, StorageStallError
@@ -31,6 +31,12 @@ class Promise:
 
     number: int
     messages: tuple[PeerMessage, ...]
+    is_urgent: bool
+    """Whether this member goes on with it itself, as a leader that counts its own write."""
+
+
+def _always() -> bool:
+    return True
 
 
 def _keep(_messages: list[PeerMessage]) -> None:
@@ -65,6 +71,8 @@ class Disk:
         self._wanted = False
         self.on_durable: Callable[[list[PeerMessage]], None] = _keep
         """Sends what a sync releases, at once: who waits for it need not wait for our next turn."""
+        self.is_awaited: Callable[[], bool] = _always
+        """Whether something here goes on once what was stored is durable; else a turn can wait."""
         self.sync_ns: deque[int] = deque(maxlen=_SYNCS_REMEMBERED)
         self.syncs = 0
         # What is saved; ``_written`` is the part that the next sync lets the witness remember.
@@ -109,10 +117,22 @@ class Disk:
         if hard_state is not None:
             self._log.save_hard_state(self.batch, hard_state)
             self._term, self._vote = hard_state.term, hard_state.vote
-        if ready.must_sync or ready.snapshot is not None:
-            self._unwritten.append(Promise(ready.number, ready.messages_after_persist))
-        elif ready.responses:
-            self._promise_behind(Promise(ready.number, ready.messages_after_persist))
+        stores = ready.must_sync or ready.snapshot is not None
+        if stores or ready.responses:
+            urgent = ready.snapshot is not None or self._concerns_us(ready)
+            promise = Promise(ready.number, ready.messages_after_persist, urgent)
+            if stores:
+                self._unwritten.append(promise)
+            else:
+                self._promise_behind(promise)
+
+    def _concerns_us(self, ready: Ready) -> bool:
+        """Whether it answers ourselves, beside the report that our log's end is durable."""
+        own = self._storage.identity.member_id
+        for message in ready.responses:
+            if message.to == own and not isinstance(message, StorageAppendResponse):
+                return True
+        return False
 
     def _promise_behind(self, promise: Promise) -> None:
         """A Ready that stores nothing anybody counts on waits for the writes before it alone.
@@ -199,13 +219,17 @@ class Disk:
             # No second try: the kernel may have marked the pages clean. Nothing is promised any
             # more.
             self._failure = outcome
-        else:
-            self.syncs += 1
-            self.sync_ns.append(outcome)
-            if covered:
-                messages = [message for promise in covered for message in promise.messages]
-                if messages:
-                    self.on_durable(messages)
-                self._durable.append(Promise(covered[-1].number, ()))
-            self._sync()
-        self._waker.set()
+            self._waker.set()
+            return
+        self.syncs += 1
+        self.sync_ns.append(outcome)
+        messages = [message for promise in covered for message in promise.messages]
+        if messages:
+            self.on_durable(messages)
+        if covered:
+            self._durable.append(Promise(covered[-1].number, (), is_urgent=False))
+        self._sync()
+        # A follower has answered by now: that its log's end is durable can wait for the next turn,
+        # whatever brings that, unless something committed waits to be applied.
+        if not messages or self.is_awaited() or any(promise.is_urgent for promise in covered):
+            self._waker.set()

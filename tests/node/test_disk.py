@@ -8,11 +8,23 @@ from typing import TypeVar, cast
 import anyio
 from attrs import evolve
 
-from raftkv.core import Config, EntryKind, Payload, Propose, Ready, ready, start, step
+from raftkv.core import (
+    Config,
+    EntryKind,
+    Payload,
+    PeerMessage,
+    Propose,
+    Ready,
+    Receive,
+    State,
+    ready,
+    start,
+    step,
+)
 from raftkv.core.inputs import Campaign, Persisted
 from raftkv.errors import StorageStallError
 from raftkv.node.disk import Disk
-from raftkv.runtime.base import Worker
+from raftkv.runtime.base import Waker, Worker
 from raftkv.runtime.system import system_runtime
 from raftkv.storage.base import Batch, Storage, Store, WitnessRecord
 from raftkv.storage.memory import MemoryDisk, open_memory
@@ -116,3 +128,74 @@ async def test_a_sync_that_ends_while_the_store_stalls_vouches_for_written_batch
         storage.store.stalls = False
     worker.finish()
     assert storage.promised == [0, 1, 2, 3]
+
+
+class CountingWaker(Waker):
+    """Counts how often a turn was asked for."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def set(self) -> None:
+        self.calls += 1
+
+    async def wait(self) -> None:
+        raise AssertionError("nobody waits here")
+
+
+class _Driven:
+    """A core and its disk; ``sync`` tells what left and whether a turn was asked for."""
+
+    def __init__(self, number: int, *, is_awaited: bool = False) -> None:
+        self.state: State = start(
+            Config(id=number, election_ticks=10, pre_vote=False), voters=(1, 2)
+        )
+        self._worker = HeldWorker()
+        self._waker = CountingWaker()
+        self._left: list[PeerMessage] = []
+        storage = open_memory(1, number, disk=MemoryDisk())
+        self._disk = Disk(
+            storage,
+            storage.log.recover(),
+            cast("Worker", self._worker),
+            system_runtime().clock,
+            self._waker,
+            stall_ns=60_000_000_000,
+        )
+        self._disk.on_durable = self._left.extend
+        self._disk.is_awaited = lambda: is_awaited
+
+    async def sync(self) -> tuple[list[PeerMessage], bool]:
+        """Store what the core asks for; what left at once is passed on, too."""
+        self.state, todo = ready(self.state)
+        self._left += todo.messages
+        self._disk.save(todo)
+        await self._disk.write()
+        self._waker.calls = 0
+        self._worker.finish()
+        self.state = step(self.state, Persisted(todo.number))
+        left = self._left[:]
+        self._left.clear()
+        return left, self._waker.calls > 0
+
+
+async def test_a_sync_asks_for_a_turn_only_where_this_member_goes_on_with_it() -> None:
+    one, other, late = _Driven(1), _Driven(2), _Driven(2, is_awaited=True)
+    one.state = step(one.state, Campaign())
+    asked, goes_on = await one.sync()
+    assert goes_on  # it counts its own vote
+    for follower in (other, late):
+        for message in asked:
+            follower.state = step(follower.state, Receive(message))
+        votes, goes_on = await follower.sync()
+        assert len(votes) == 1
+        assert goes_on is (follower is late)
+        one.state = step(one.state, Receive(votes[0]))
+    appends, goes_on = await one.sync()
+    assert goes_on  # it counts itself among those that hold the entry
+    for follower in (other, late):
+        for message in appends:
+            follower.state = step(follower.state, Receive(message))
+        answers, goes_on = await follower.sync()
+        assert len(answers) == 1
+        assert goes_on is (follower is late)  # something committed waits to be applied there
