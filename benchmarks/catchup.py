@@ -3,14 +3,16 @@
 Three processes on loopback, every write synced. The store is filled first, then one member begins
 with an empty directory while the leader's process goes on putting. It has caught up when it has
 applied what the leader had committed a moment before. Phases are what both members' status shows,
-asked every few milliseconds; memory is the kernel's peak of resident memory since the member began.
+asked every few milliseconds, and what both log; memory is the kernel's peak of resident memory since the member began.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from argparse import ArgumentParser, Namespace
@@ -66,7 +68,7 @@ def measure(options: Namespace) -> Report:
         run = _Run(system, system.leader(), options)
         phases = run.catch_up()
         _verify(system, keys)
-        row = run.row(phases)
+        row, details = run.row(phases), run.diary(phases)
     row["fill_seconds"] = filled
     notes: dict[str, Cell] = {
         "keys": keys,
@@ -75,7 +77,7 @@ def measure(options: Namespace) -> Report:
         "retention_bytes": retention,
         "spied_on": "yes" if options.spy else "no",
     }
-    return Report("catchup", [row], notes, _targets(row))
+    return Report("catchup", [row], notes, _targets(row), details)
 
 
 def _targets(row: dict[str, Cell]) -> list[Target]:
@@ -183,6 +185,17 @@ class _Run:
             **self._figures,
         }
 
+    def diary(self, phases: Phases) -> list[dict[str, Cell]]:
+        """What both members logged meanwhile."""
+        rows: list[dict[str, Cell]] = []
+        for role, name in (("sender", self._leader), ("receiver", _LATE)):
+            answer = self._system.children[name].ask({"do": "log", "since": phases.begun})
+            rows += [
+                {"who": role, "after_seconds": at - phases.begun, "logged": text}
+                for at, text in cast("list[tuple[float, str]]", answer["lines"])
+            ]
+        return sorted(rows, key=lambda row: cast("float", row["after_seconds"]))
+
 
 def _rate(first: Answer, last: Answer) -> float:
     count = cast("int", last["count"]) - cast("int", first["count"])
@@ -195,7 +208,8 @@ def _spied(folder: Path | None, members: dict[str, Child]) -> Generator[None]:
     if folder is None:
         yield
         return
-    spy = shutil.which("py-spy")
+    beside = str(Path(sys.executable).parent)
+    spy = shutil.which("py-spy", path=os.pathsep.join((beside, os.environ.get("PATH", ""))))
     if spy is None:
         raise SystemExit("--spy needs the command py-spy: pip install py-spy")
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,9 +220,12 @@ def _spied(folder: Path | None, members: dict[str, Child]) -> Generator[None]:
             command += ["--output", str(folder / f"{name}.txt"), "--duration", "3600"]
             watching.append(start_quietly(command, folder / f"{name}.log"))
         yield
+        for process in watching:
+            process.send_signal(signal.SIGINT)
+        for process in watching:
+            process.wait(timeout=60)  # it writes what it saw
     finally:
         for process in watching:
-            process.send_signal(signal.SIGINT)  # it writes what it saw
             end_process(process)
 
 

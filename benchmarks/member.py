@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import cast
@@ -38,12 +40,25 @@ def _reply(answer: Answer) -> None:
     print(json.dumps(answer), flush=True)
 
 
+class Diary(logging.Handler):
+    """The newest lines that the member logged, with their times."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.lines: deque[tuple[float, str]] = deque(maxlen=1000)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep a line."""
+        self.lines.append((time.monotonic(), record.getMessage()))
+
+
 class Served:
     """A member and the load that runs inside its process."""
 
-    def __init__(self, node: Node, tasks: TaskGroup) -> None:
+    def __init__(self, node: Node, tasks: TaskGroup, diary: Diary) -> None:
         self._node = node
         self._tasks = tasks
+        self._diary = diary
         self._writers: Writers | None = None
 
     async def answer(self, command: Answer) -> Answer:
@@ -59,6 +74,7 @@ class Served:
             "first": self._first,
             "gap": self._gap,
             "transfer": self._transfer,
+            "log": self._log,
         }
         return await commands[command["do"]](command)
 
@@ -146,6 +162,10 @@ class Served:
         await self._node.transfer_leadership(cast("str", command["to"]), timeout=30)
         return {"at": begin, "seconds": time.monotonic() - begin}
 
+    async def _log(self, command: Answer) -> Answer:
+        since = cast("float", command["since"])
+        return {"lines": [line for line in self._diary.lines if line[0] >= since]}
+
     def _working(self) -> Writers:
         if self._writers is None:
             raise RuntimeError("no load runs here")
@@ -153,6 +173,10 @@ class Served:
 
 
 async def _serve(command: Answer) -> None:
+    diary = Diary()
+    logger = logging.getLogger("raftkv")
+    logger.addHandler(diary)
+    logger.setLevel(logging.INFO)
     settings = cast("dict[str, float]", command["settings"])
     opened = raftkv.open_node(
         Path(cast("str", command["directory"])),
@@ -161,7 +185,7 @@ async def _serve(command: Answer) -> None:
         settings=raftkv.Settings(**settings),  # pyright: ignore[reportArgumentType] - by name
     )
     async with opened as node, anyio.create_task_group() as tasks:
-        served = Served(node, tasks)
+        served = Served(node, tasks, diary)
         async for command in _commands():
             if command["do"] == "close":
                 break

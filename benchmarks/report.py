@@ -11,10 +11,12 @@ from pathlib import Path
 
 from attrs import field, frozen
 
+import raftkv
+
 Cell = str | int | float | None
 Row = Mapping[str, Cell]
 
-PACKAGES = ("raftkv", "attrs", "cbor2", "rocksdict", "anyio", "pysyncobj")
+PACKAGES = ("attrs", "cbor2", "rocksdict", "anyio", "pysyncobj")
 
 
 @frozen
@@ -55,12 +57,16 @@ class Target:
 
 @frozen
 class Report:
-    """What one benchmark found: rows, the conditions they were measured under, and its targets."""
+    """What one benchmark found: rows, the conditions they were measured under, and its targets.
+
+    ``details`` are rows of another kind, single runs or what happened when.
+    """
 
     name: str
     rows: Sequence[Row]
     notes: Mapping[str, Cell]
     targets: Sequence[Target] = field(default=())
+    details: Sequence[Row] = field(default=())
 
 
 def percentiles_ms(seconds: Sequence[float]) -> dict[str, Cell]:
@@ -86,6 +92,7 @@ def environment() -> dict[str, Cell]:
         "machine": _cpu(),
         "cores": os.cpu_count(),
     }
+    found["raftkv"] = raftkv.__version__
     for package in PACKAGES:
         try:
             found[package] = version(package)
@@ -110,6 +117,7 @@ def as_data(report: Report) -> dict[str, object]:
         "conditions": dict(report.notes),
         "rows": [dict(row) for row in report.rows],
         "targets": [{**target.row(), "holds": target.holds} for target in report.targets],
+        "details": [dict(row) for row in report.details],
     }
 
 
@@ -119,14 +127,14 @@ def print_reports(reports: Sequence[Report], *, as_json: bool) -> None:
         found = {"environment": environment(), "reports": [as_data(one) for one in reports]}
         print(json.dumps(found))
         return
-    print("  ".join(f"{key}={_shown(value)}" for key, value in environment().items()))
+    print("  ".join(f"{key}={_shown(value)}" for key, value in environment().items()), end="\n\n")
     for report in reports:
-        print(f"\n{report.name}")
+        print(f"{report.name}")
         print("  ".join(f"{key}={_shown(value)}" for key, value in report.notes.items()))
-        _print_table(report.rows)
-        if report.targets:
-            print()
-            _print_table([target.row() for target in report.targets])
+        for rows in (report.rows, report.details, [target.row() for target in report.targets]):
+            if rows:
+                _print_table(rows)
+                print()
 
 
 def _print_table(rows: Sequence[Row]) -> None:
