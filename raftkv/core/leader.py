@@ -8,7 +8,7 @@ from raftkv.core.messages import (
     HeartbeatResponse,
     TransferLeadership,
 )
-from raftkv.core.progress import Peer, ProgressState
+from raftkv.core.progress import PROBE, REPLICATE, SNAPSHOT, Peer
 from raftkv.core.quorum import Vote, committed_jointly, vote_jointly
 from raftkv.core.reads import on_read_ack, release_waiting_reads
 from raftkv.core.sending import (
@@ -35,11 +35,9 @@ def maybe_commit(draft: Draft) -> bool:
 
     Entries of earlier terms follow along with it; counting them alone could lose them again.
     """
-    matches: dict[int, int] = {}
-    peers = draft.peers
-    for one in draft.progress:
-        node = one.id
-        matches[node] = peers[node].match if node in peers else one.match
+    matches = {one.id: one.match for one in draft.progress}
+    for peer in draft.peers.values():
+        matches[peer.id] = peer.match
     index = committed_jointly(draft.membership.voters, draft.membership.outgoing, matches)
     if index <= draft.commit or not draft.log.matches(index, draft.term):
         return False
@@ -61,7 +59,7 @@ def on_append_response(draft: Draft, message: AppendResponse) -> None:
             # Skip all of our entries whose term the follower cannot have there.
             hint, _ = draft.log.last_at_most(hint, message.hint_term)
         if peer.reject(message.index, hint):
-            if peer.state is ProgressState.REPLICATE:
+            if peer.state is REPLICATE:
                 peer.become_probe()
             send_append(draft, peer, allow_empty=True)
     else:
@@ -82,12 +80,12 @@ def _reprobe(draft: Draft, peer: Peer, message: AppendResponse) -> None:
 def _on_accepted(draft: Draft, peer: Peer, index: int) -> None:
     if index > draft.log.last_index:
         return  # nobody can have what we never sent
-    probing = peer.state is ProgressState.PROBE
+    probing = peer.state is PROBE
     if not peer.acknowledge(index) and not (peer.match == index and probing):
         return
     if probing:
         peer.become_replicate()
-    elif peer.state is ProgressState.REPLICATE:
+    elif peer.state is REPLICATE:
         peer.free_window(index)
     elif peer.match + 1 >= draft.log.first_index:
         # Our log continues where it stands now, whether or not the pending snapshot arrived.
@@ -97,7 +95,7 @@ def _on_accepted(draft: Draft, peer: Peer, index: int) -> None:
     if peer.match > draft.commit and maybe_commit(draft):
         release_waiting_reads(draft)
         broadcast_append(draft)
-    elif not own and peer.sent_commit < min(draft.commit, peer.next - 1):
+    elif not own and peer.sent_commit < draft.commit and peer.sent_commit < peer.next - 1:
         send_append(draft, peer, allow_empty=True)
     if own:
         return
@@ -115,7 +113,7 @@ def on_heartbeat_response(draft: Draft, message: HeartbeatResponse) -> None:
     peer.active = True
     peer.flow_paused = False
     peer.acked_tick = max(peer.acked_tick, min(message.sent_tick, draft.lead_ticks))
-    if peer.match < draft.log.last_index or peer.state is ProgressState.PROBE:
+    if peer.match < draft.log.last_index or peer.state is PROBE:
         send_append(draft, peer, allow_empty=True)
     if message.read_position:
         on_read_ack(draft, message.sender, message.read_position)
@@ -137,6 +135,8 @@ def maybe_leave(draft: Draft, peer: Peer) -> None:
     committed needs our vote in the old configuration, and our log denies it as long as it is the
     longer one. So we go on sending until one has all of it, and answered what told it the commit.
     """
+    if draft.config.id in draft.membership.voters:
+        return  # nearly always
     if draft.role is not Role.LEADER or not is_leaving(draft):
         return
     if peer.match == draft.log.last_index and draft.membership.is_voter(peer.id):
@@ -167,7 +167,7 @@ def on_tick(draft: Draft) -> None:
 
 def _time_out_snapshots(draft: Draft) -> None:
     for progress in draft.progress:
-        if progress.state is not ProgressState.SNAPSHOT:
+        if progress.state is not SNAPSHOT:
             continue
         peer = draft.thaw(progress)
         peer.snapshot_ticks += 1
@@ -194,7 +194,7 @@ def check_quorum(draft: Draft) -> None:
 def on_snapshot_status(draft: Draft, node: int, *, delivered: bool) -> None:
     """The sending of a snapshot ended: probe after it, or after what is known to match."""
     peer = draft.peer(node)
-    if peer is None or peer.state is not ProgressState.SNAPSHOT:
+    if peer is None or peer.state is not SNAPSHOT:
         return
     if not delivered:
         peer.pending_snapshot = 0
@@ -206,7 +206,7 @@ def on_snapshot_status(draft: Draft, node: int, *, delivered: bool) -> None:
 def on_unreachable(draft: Draft, node: int) -> None:
     """Appends under way to the peer are probably lost."""
     peer = draft.peer(node)
-    if peer is not None and peer.state is ProgressState.REPLICATE:
+    if peer is not None and peer.state is REPLICATE:
         peer.become_probe()
 
 

@@ -27,6 +27,9 @@ _SHIFT: Final = 6
 _LINK: Final = Struct("<QQQB")
 _pack_link = _LINK.pack
 _to_int = int.from_bytes
+_copy_blank = blake2b(digest_size=8).copy
+_new = object.__new__
+_set_dict = object.__setattr__
 _GONE: Final = Entry(0, 0, EntryKind.NORMAL, b"", 0)
 
 
@@ -35,11 +38,13 @@ def chain_of(previous: int, term: int, index: int, kind: int, data: bytes) -> in
 
     The same on every machine and in every process; it is stored with the entry and travels with it.
     """
+    digest = _copy_blank()  # cheaper than a new one, which looks at all its parameters
     link = _pack_link(previous, term, index, kind)
     if len(data) <= 4096:  # one call where joining is cheaper than a second one
-        return _to_int(blake2b(link + data, digest_size=8).digest(), "little")
-    digest = blake2b(link, digest_size=8)
-    digest.update(data)
+        digest.update(link + data)
+    else:
+        digest.update(link)
+        digest.update(data)
     return _to_int(digest.digest(), "little")
 
 
@@ -220,19 +225,18 @@ class Log:
             full = len(tail) & -_CHUNK
             chunks = chunks + tuple(tail[i : i + _CHUNK] for i in range(0, full, _CHUNK))
             tail = tail[full:]
-        return Log(
-            self.base_index,
-            self.base_term,
-            self.base_chain,
-            last.index,
-            last.term,
-            last.chain,
-            size,
-            runs,
-            self.origin,
-            chunks,
-            tail,
-        )
+        # One copy of the dict and what differs: 0.4 us instead of 0.6 for a constructor call.
+        fields = {**self.__dict__}
+        fields["last_index"] = last.index
+        fields["last_term"] = last.term
+        fields["last_chain"] = last.chain
+        fields["size_bytes"] = size
+        fields["runs"] = runs
+        fields["chunks"] = chunks
+        fields["tail"] = tail
+        log = _new(Log)
+        _set_dict(log, "__dict__", fields)
+        return log
 
     def truncate(self, from_index: int) -> Log:
         """Drop the entry at ``from_index`` and all after it (a conflicting suffix, §5.3)."""

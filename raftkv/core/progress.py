@@ -8,6 +8,7 @@ frozen and lies in State; :class:`Peer` is its mutable twin for the length of on
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 from attrs import frozen
 
@@ -21,6 +22,13 @@ class ProgressState(Enum):
     PROBE = "probe"
     REPLICATE = "replicate"
     SNAPSHOT = "snapshot"
+
+
+# To look a member of an enum up in its class costs 70 ns on CPython 3.11, an acknowledgement looks
+# at four: the hot paths take them from here.
+PROBE: Final = ProgressState.PROBE
+REPLICATE: Final = ProgressState.REPLICATE
+SNAPSHOT: Final = ProgressState.SNAPSHOT
 
 
 @frozen(slots=False)
@@ -96,22 +104,22 @@ class Peer:
 
     def become_probe(self) -> None:
         """Find out where the logs agree; after a snapshot, not below it."""
-        after = self.pending_snapshot if self.state is ProgressState.SNAPSHOT else 0
+        after = self.pending_snapshot if self.state is SNAPSHOT else 0
         self._clear()
-        self.state = ProgressState.PROBE
+        self.state = PROBE
         self.next = max(self.match, after) + 1
         self.sent_commit = min(self.sent_commit, self.next - 1)
 
     def become_replicate(self) -> None:
         """Stream entries after what is known to match."""
         self._clear()
-        self.state = ProgressState.REPLICATE
+        self.state = REPLICATE
         self.next = self.match + 1
 
     def become_snapshot(self, index: int) -> None:
         """Wait for a snapshot at ``index`` to be installed."""
         self._clear()
-        self.state = ProgressState.SNAPSHOT
+        self.state = SNAPSHOT
         self.pending_snapshot = index
         self.next = index + 1
         self.sent_commit = index
@@ -142,13 +150,14 @@ class Peer:
         if index <= self.match:
             return False
         self.match = index
-        self.next = max(self.next, index + 1)
+        if self.next <= index:
+            self.next = index + 1
         self.flow_paused = False
         return True
 
     def reject(self, index: int, hint: int) -> bool:
         """Step ``next`` back after a rejected probe at ``index``; False if the answer is stale."""
-        if self.state is ProgressState.REPLICATE:
+        if self.state is REPLICATE:
             if index <= self.match:
                 return False
             self.next = self.match + 1

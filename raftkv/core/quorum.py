@@ -31,7 +31,8 @@ def committed(voters: tuple[int, ...], acknowledged: Mapping[int, int]) -> int:
     if not voters:
         return INFINITE
     indexes = sorted([acknowledged.get(voter, 0) for voter in voters])
-    return indexes[len(indexes) - majority(len(indexes))]
+    # A majority is at or above the middle one: of four the second from below, of five the third.
+    return indexes[(len(indexes) - 1) // 2]
 
 
 def committed_jointly(

@@ -15,19 +15,19 @@ from raftkv.core.messages import (
     InstallSnapshot,
     TimeoutNow,
 )
-from raftkv.core.progress import Peer, ProgressState
+from raftkv.core.progress import REPLICATE, SNAPSHOT, Peer
 
 
 def send_append(draft: Draft, peer: Peer, *, allow_empty: bool) -> bool:
     """Queue an append, or a snapshot where the log is compacted; False if nothing was sent."""
-    if peer.flow_paused or peer.state is ProgressState.SNAPSHOT:
+    if peer.flow_paused or peer.state is SNAPSHOT:
         return False
     log = draft.log
     prev = peer.next - 1
     if not log.has_term(prev):
         return _send_snapshot(draft, peer)
     config = draft.config
-    replicating = peer.state is ProgressState.REPLICATE
+    replicating = peer.state is REPLICATE
     if replicating and peer.window_is_full(config.inflight_max, config.inflight_bytes_max):
         entries = ()
     else:

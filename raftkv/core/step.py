@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
-from typing import assert_never
+from typing import Final, assert_never
 
 from raftkv.core import leader
 from raftkv.core.candidate import campaign, on_vote_response
@@ -68,6 +68,10 @@ from raftkv.core.transitions import become_follower
 from raftkv.core.types import APPEND_THREAD, APPLY_THREAD, EntryKind, Payload, Role, Snapshot
 from raftkv.errors import InvariantError
 
+# Looked up once (raftkv.core.progress tells why).
+_FOLLOWER: Final = Role.FOLLOWER
+_LEADER: Final = Role.LEADER
+
 
 def step(state: State, event: Input) -> State:
     """The State after one input. Pure: same state and input, same result, always and everywhere.
@@ -117,16 +121,16 @@ def _dispatch(draft: Draft, event: Input) -> None:
         case Campaign():
             campaign(draft)
         case Unreachable():
-            if draft.role is Role.LEADER:
+            if draft.role is _LEADER:
                 leader.on_unreachable(draft, event.peer)
         case SnapshotStatus():
-            if draft.role is Role.LEADER:
+            if draft.role is _LEADER:
                 leader.on_snapshot_status(draft, event.peer, delivered=event.delivered)
         case TransferLeader():
             _on_transfer(draft, TransferLeadership(event.target, 0, 0, event.target))
         case ForgetLeader():
             # Lease reads stand on followers not voting while they know a leader.
-            if draft.role is Role.FOLLOWER and draft.config.read_mode is not ReadMode.LEASE:
+            if draft.role is _FOLLOWER and draft.config.read_mode is not ReadMode.LEASE:
                 draft.leader = 0
         case _:
             assert_never(event)
@@ -135,7 +139,7 @@ def _dispatch(draft: Draft, event: Input) -> None:
 def _on_tick(draft: Draft) -> None:
     if draft.hold_ticks:
         draft.hold_ticks -= 1
-    if draft.role is Role.LEADER:
+    if draft.role is _LEADER:
         leader.on_tick(draft)
         return
     draft.election_elapsed += 1
@@ -266,18 +270,18 @@ def _handle(draft: Draft, message: Message) -> None:
     role = draft.role
     match message:
         case AppendEntries():
-            if role is not Role.FOLLOWER:
+            if role is not _FOLLOWER:
                 follow(draft, message.sender)
             on_append_entries(draft, message)
         case AppendResponse():
-            if role is Role.LEADER:
+            if role is _LEADER:
                 leader.on_append_response(draft, message)
         case Heartbeat():
-            if role is not Role.FOLLOWER:
+            if role is not _FOLLOWER:
                 follow(draft, message.sender)
             on_heartbeat(draft, message)
         case HeartbeatResponse():
-            if role is Role.LEADER:
+            if role is _LEADER:
                 leader.on_heartbeat_response(draft, message)
         case StorageAppendResponse():
             on_stored(draft, message)
@@ -285,9 +289,9 @@ def _handle(draft: Draft, message: Message) -> None:
             if message.entries:
                 on_applied(draft, message.entries[-1].index)
         case InstallSnapshot():
-            if role is Role.LEADER:
+            if role is _LEADER:
                 return  # a stray one; no other leader can have sent it in our term
-            if role is not Role.FOLLOWER:
+            if role is not _FOLLOWER:
                 follow(draft, message.sender)
             on_install_snapshot(draft, message)
         case RequestVote() | PreVote():
@@ -302,12 +306,12 @@ def _handle(draft: Draft, message: Message) -> None:
         case ReadIndexRequest():
             on_read(draft, ReadRequest(message.sender, message.context, message.lease))
         case ReadIndexResponse():
-            if role is Role.FOLLOWER:
+            if role is _FOLLOWER:
                 draft.aside.read_states.append(ReadState(message.index, message.context))
         case TransferLeadership():
             _on_transfer(draft, message)
         case TimeoutNow():
-            if role is Role.FOLLOWER:
+            if role is _FOLLOWER:
                 campaign(draft, transfer=True)
         case StorageAppend() | StorageApply():
             pass  # requests to threads, never to us

@@ -7,8 +7,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from copy import deepcopy
 
 import pytest
+from attrs import evolve, fields
+from attrs.exceptions import FrozenInstanceError
 
 from raftkv.core import Input, Ready, State, digest, has_ready, ready, step
 from raftkv.errors import InvariantError
@@ -66,6 +69,22 @@ def test_a_step_again_gives_the_same_result_long_afterwards(recorded: Recorded) 
         assert again is not after
         assert hash(again) == hash(after)
         assert digest(again) == digest(after)
+
+
+def test_a_stepped_state_is_what_its_constructor_makes_of_its_fields(recorded: Recorded) -> None:
+    """Steps make States by handing a dict on: nothing but the fields may lie in it."""
+    names = [one.name for one in fields(State)]
+    for _, _, state in recorded.calls[::50]:
+        assert list(vars(state)) == names
+        made = State(**vars(state))
+        assert made == state
+        assert hash(made) == hash(state)
+        assert [*vars(evolve(state, term=state.term))] == names
+        assert deepcopy(state) == state  # by the protocol of pickle
+        for part in (*state.progress, state.log):
+            assert list(vars(part)) == [one.name for one in fields(type(part))]
+        with pytest.raises(FrozenInstanceError):
+            state.term = 7  # type: ignore[misc]
 
 
 def test_a_ready_again_gives_the_same_work(recorded: Recorded) -> None:

@@ -24,6 +24,7 @@ from raftkv.core import (
     Message,
     PreVote,
     PreVoteResponse,
+    Propose,
     Read,
     ReadMode,
     RequestVote,
@@ -38,10 +39,12 @@ from raftkv.core import (
 )
 from tests.core.cluster import (
     Cluster,
+    acked,
     beat,
     elected,
     followed,
     member,
+    normal,
     removed,
     run,
     sent_by,
@@ -86,6 +89,22 @@ def test_a_measured_lease_begins_with_the_first_heartbeat_that_a_quorum_answered
     leader = ticked(leader, 1)
     assert not answers(leader)
     assert answers(answered(leader, 1, 2))
+
+
+def test_a_lease_read_that_waited_does_not_send_the_answering_peer_anything_twice() -> None:
+    """It is answered in the middle of the acknowledgement that commits the term's first entry."""
+    config = evolve(MEASURED, append_bytes_max=1)  # one entry per append
+    leader = elected(member(config, voters=(1, 2, 3)))
+    propose = Propose((normal(b"a"), normal(b"b")))
+    leader, _ = settled(run(ticked(leader, 1), Read(b"r", lease=True), propose))
+    leader, _ = settled(run(leader, beat(leader, 2, sent_tick=1)))
+    after = run(leader, acked(leader, 2, 1))
+    assert [one.context for one in after.outbox.reads] == [b"r"]
+    sent = [one for one in after.messages if isinstance(one, AppendEntries) and one.to == 2]
+    assert [[entry.index for entry in one.entries] for one in sent] == [[2], [3]]
+    peer = after.peer(2)
+    assert peer is not None
+    assert (peer.match, peer.next, len(peer.inflight)) == (1, 4, 2)
 
 
 @pytest.mark.parametrize("election", [2, 4, 10, 16, 100])
