@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from raftkv.testing.campaigns.cluster_crash import (
+    KILL_POINTS,
+    kill_at_point,
+    kill_members,
+    pause_leader,
+)
 from raftkv.testing.campaigns.frame import Campaign, Part
 from raftkv.testing.campaigns.store_crash import (
     STORE_FAILPOINTS,
@@ -24,6 +30,24 @@ CRASH = Campaign(
             about="a kill at each named failpoint of the storage",
             run=kill_at_failpoint,
             cases=len(STORE_FAILPOINTS),
+        ),
+        Part(
+            name="cluster",
+            about="three rounds of killing one to three members of three",
+            run=kill_members,
+            cases=30,
+        ),
+        Part(
+            name="cluster-points",
+            about="a member killed at each named point of a node",
+            run=kill_at_point,
+            cases=len(KILL_POINTS),
+        ),
+        Part(
+            name="pause",
+            about="the leader stopped for one to three seconds, three times",
+            run=pause_leader,
+            cases=3,
         ),
     ),
 )

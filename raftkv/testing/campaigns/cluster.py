@@ -1,0 +1,308 @@
+"""A real cluster: members as processes with clients in them, driven and judged from outside.
+
+The driver has one thread and waits for answers with a limit. Whatever goes on in a member stands in
+``NAME.log`` beside its directory, and its clients' calls in ``*.history``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, Final, cast
+
+from raftkv.testing.campaigns.frame import Case, FindingError
+from raftkv.testing.campaigns.history import Operation, Written, check_history, read_history
+
+Json = dict[str, object]
+
+START_SECONDS_MAX: Final = 60.0
+ANSWER_SECONDS_MAX: Final = 60.0
+CONVERGENCE_SECONDS_MAX: Final = float(os.environ.get("RAFTKV_CONVERGENCE_SECONDS", "5"))
+"""A healed cluster must be one again within so long; a busy machine may be given more."""
+_POLL_SECONDS: Final = 0.02
+_MODULE: Final = "raftkv.testing.campaigns.member"
+
+
+class Process:
+    """One life of one member."""
+
+    def __init__(self, given: Json, log: Path, before: Sequence[str] = ()) -> None:
+        self.name = str(given["name"])
+        self._rest = b""
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*before, sys.executable, "-m", _MODULE, json.dumps(given)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+            )
+        to, from_ = self._process.stdin, self._process.stdout
+        if to is None or from_ is None:
+            raise RuntimeError("a child without pipes")
+        self._to: IO[bytes] = to
+        self._from: IO[bytes] = from_
+
+    def tell(self, command: Json) -> None:
+        """Send a command. A member that just died does not hear it."""
+        with suppress(BrokenPipeError):
+            os.write(self._to.fileno(), json.dumps(command).encode() + b"\n")
+
+    def hear(self, seconds: float = ANSWER_SECONDS_MAX) -> Json:
+        """Its next answer. Raises FindingError if it died or says nothing for so long."""
+        limit = time.monotonic() + seconds
+        while b"\n" not in self._rest:
+            left = limit - time.monotonic()
+            if left <= 0:
+                raise FindingError(f"member {self.name} did not answer within {seconds:.0f} s")
+            if select.select([self._from], [], [], left)[0]:
+                data = os.read(self._from.fileno(), 1 << 20)
+                if not data:
+                    code = self._process.wait()
+                    raise FindingError(f"member {self.name} ended by itself with status {code}")
+                self._rest += data
+        line, _, self._rest = self._rest.partition(b"\n")
+        return cast("Json", json.loads(line))
+
+    def ask(self, do: str, seconds: float = ANSWER_SECONDS_MAX, **more: object) -> Json:
+        """Send a command and wait for its answer."""
+        self.tell({"do": do, **more})
+        return self.hear(seconds)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal, to the member itself."""
+        self._process.send_signal(number)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
+    def wait_for_death(self, seconds: float) -> bool:
+        """Whether it died within so long."""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """SIGKILL, and gone."""
+        self._process.kill()
+        self.bury()
+
+    def bury(self) -> int:
+        """Wait for its end and close the pipes; its status."""
+        status = self._process.wait()
+        self._to.close()
+        self._from.close()
+        return status
+
+
+class Cluster:
+    """Members by name, some of them running."""
+
+    def __init__(
+        self,
+        case: Case,
+        addresses: Mapping[str, str],
+        settings: Mapping[str, float],
+        *,
+        clients: int = 3,
+        keys: int = 10,
+        before: Callable[[str], Sequence[str]] = lambda _name: (),
+    ) -> None:
+        self.case = case
+        self.addresses = dict(addresses)
+        self.running: dict[str, Process] = {}
+        self.facts: Counter[str] = Counter()
+        self.settings = dict(settings)
+        self._clients = clients
+        self._keys = keys
+        self._before = before
+        self._lives: Counter[str] = Counter()
+        self._is_working = False
+
+    # --- members' lives -------------------------------------------------------------------------
+
+    def start(self, names: Sequence[str], *, kill_at: str = "", **more: object) -> None:
+        """Start members; :meth:`await_serving` waits until they serve."""
+        for name in names:
+            self._lives[name] += 1
+            given: Json = {
+                "name": name,
+                "directory": str(self.case.directory / name),
+                "history": str(self.case.directory / f"{name}-{self._lives[name]}.history"),
+                "cluster": self.addresses,
+                "settings": self.settings,
+                "clients": self._clients,
+                "keys": self._keys,
+                "kill_at": kill_at,
+                **more,
+            }
+            log = self.case.directory / f"{name}.log"
+            self.running[name] = Process(given, log, self._before(name))
+
+    def await_serving(self, names: Sequence[str]) -> None:
+        """Wait until started members serve, and let their clients work if others' do."""
+        for name in names:
+            told = self.running[name].hear(START_SECONDS_MAX)
+            if told != {"serving": True}:
+                raise FindingError(f"member {name} said {told} instead of serving")
+            if self._is_working:
+                self.running[name].ask("work")
+
+    def kill(self, names: Sequence[str]) -> None:
+        """SIGKILL, all of them at once."""
+        for name in names:
+            self.running[name].signal(signal.SIGKILL)
+        for name in names:
+            self.running.pop(name).bury()
+            self.facts["kills"] += 1
+
+    def bury(self, name: str, seconds: float) -> bool:
+        """Whether a member died by itself, of SIGKILL, within so long."""
+        process = self.running[name]
+        if not process.wait_for_death(seconds):
+            return False
+        status = self.running.pop(name).bury()
+        if status != -signal.SIGKILL:
+            raise FindingError(f"member {name} ended by itself with status {status}")
+        self.facts["kills"] += 1
+        return True
+
+    def work(self) -> None:
+        """Let the clients of all running members work, and those of members started later."""
+        self._is_working = True
+        for process in self.running.values():
+            process.ask("work")
+
+    def rest(self) -> None:
+        """Let all clients finish what they began."""
+        self._is_working = False
+        for process in self.running.values():
+            process.tell({"do": "rest"})
+        for process in self.running.values():
+            process.hear()
+
+    def stop(self) -> None:
+        """An orderly end of all members."""
+        while self.running:
+            name, process = self.running.popitem()
+            process.tell({"do": "stop"})
+            if not process.wait_for_death(ANSWER_SECONDS_MAX):
+                process.kill()
+                raise FindingError(f"member {name} did not close in {ANSWER_SECONDS_MAX:.0f} s")
+            status = process.bury()
+            if status:
+                raise FindingError(f"member {name} closed with status {status}")
+
+    def abandon(self) -> None:
+        """End whatever runs, whatever state it is in."""
+        for process in self.running.values():
+            process.kill()
+        self.running.clear()
+
+    # --- looking --------------------------------------------------------------------------------
+
+    def leader(self) -> str | None:
+        """The running member that believes to lead in the highest term."""
+        best = (-1, "")
+        for name, process in self.running.items():
+            told = process.ask("status")
+            if told.get("is_leader"):
+                best = max(best, (cast("int", told["term"]), name))
+        return best[1] or None
+
+    def await_leader(self, seconds: float = START_SECONDS_MAX) -> str:
+        """A leader, as soon as there is one."""
+        limit = time.monotonic() + seconds
+        while time.monotonic() < limit:
+            found = self.leader()
+            if found is not None:
+                return found
+            time.sleep(_POLL_SECONDS)
+        raise FindingError(f"no leader within {seconds:.0f} s")
+
+    def converge(self, seconds: float = CONVERGENCE_SECONDS_MAX) -> None:
+        """Wait until all running members have caught up and hold the same content.
+
+        Raises FindingError if that takes longer than allowed, or if equally far members differ.
+        """
+        began = time.monotonic()
+        for process in self.running.values():
+            process.tell({"do": "catch up", "timeout": seconds})
+        for name, process in self.running.items():
+            told = process.hear(seconds + ANSWER_SECONDS_MAX)
+            if "error" in told:
+                raise FindingError(f"{seconds:.0f} s after all was well: {name}: {told['error']}")
+        while True:
+            told = {name: process.ask("hash") for name, process in self.running.items()}
+            applied = {cast("int", one["applied"]) for one in told.values()}
+            if len(applied) == 1:
+                break
+            if time.monotonic() > began + seconds:
+                raise FindingError(f"members stay apart for {seconds:.0f} s: {told}")
+            time.sleep(_POLL_SECONDS)
+        self.facts["convergence ms"] += round((time.monotonic() - began) * 1000)
+        if len({one["hash"] for one in told.values()}) > 1:
+            for name, process in self.running.items():
+                process.ask("rows", path=str(self.case.directory / f"{name}.rows"))
+            raise FindingError(f"members differ at the same applied index: {told}")
+
+    def check(self) -> None:
+        """Hold what all clients saw against the rows of the members, which are equal."""
+        path = self.case.directory / "all.rows"
+        next(iter(self.running.values())).ask("rows", path=str(path))
+        lines = path.read_text(encoding="utf-8").splitlines()
+        log = [Written(*cast("tuple[int, str, str | None]", json.loads(line))) for line in lines]
+        operations: list[Operation] = []
+        for history in sorted(self.case.directory.glob("*.history")):
+            operations += read_history(history)
+        self.facts.update(check_history(log, operations))
+
+
+@contextmanager
+def cluster(
+    case: Case,
+    names: Sequence[str],
+    settings: Mapping[str, float],
+) -> Generator[Cluster]:
+    """A cluster of members on this machine's loopback, started and led; none is left behind."""
+    ports = free_ports(len(names))
+    addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
+    made = Cluster(case, addresses, settings)
+    try:
+        made.start(names)
+        made.await_serving(names)
+        made.await_leader()
+        yield made
+    finally:
+        made.abandon()
+
+
+def free_ports(count: int) -> list[int]:
+    """So many loopback ports that are free now, and that connections do not take by themselves."""
+    found: list[int] = []
+    listeners: list[socket.socket] = []
+    first = 20_000 + os.getpid() * 64 % 10_000
+    for port in range(first, 32_000):
+        try:
+            listeners.append(socket.create_server(("127.0.0.1", port)))
+        except OSError:
+            continue
+        found.append(port)
+        if len(found) == count:
+            break
+    for listener in listeners:
+        listener.close()
+    return found

@@ -1,0 +1,135 @@
+"""Kill -9, and pausing, of members of a real three-node cluster under load."""
+
+from __future__ import annotations
+
+import signal
+import time
+from random import Random
+from typing import Final
+
+from raftkv.testing.campaigns.cluster import START_SECONDS_MAX, Cluster, cluster
+from raftkv.testing.campaigns.frame import Case, Facts, FindingError
+from raftkv.testing.campaigns.killpoints import FUNCTIONS, SIDES
+
+NAMES: tuple[str, ...] = ("n1", "n2", "n3")
+KILL_POINTS: Final = tuple(
+    f"{name}.{side}" for name in FUNCTIONS if name != "change" for side in SIDES
+)
+"""Where members of a cluster are killed by name; changes of membership are the ``members``'."""
+
+_OF_SENDER: Final = ("image-read",)
+_OF_RECEIVER: Final = ("image-piece", "image-install", "image-restore", "image-installed")
+_ROUNDS: Final = 3
+_PAUSES: Final = 3
+
+
+def draw_settings(random: Random) -> dict[str, float]:
+    """Quick elections; in every second case so short a log that snapshots are needed."""
+    settings: dict[str, float] = {
+        "tick_seconds": 0.03,
+        "heartbeat_ticks": 2,
+        "election_ticks": 15,
+        "close_seconds_max": 0.5,
+    }
+    if random.random() < 0.5:
+        settings |= short_log(random)
+    return settings
+
+
+def short_log(random: Random) -> dict[str, float]:
+    """Who is away for a moment needs a snapshot, of more than one piece."""
+    return {
+        "retention_entries": random.choice((5, 40)),
+        "snapshot_chunk_bytes_max": random.choice((4096, 65536)),
+    }
+
+
+def kill_members(case: Case) -> Facts:
+    """Three rounds: one to all members die at once, and come back after a while."""
+    random = case.random("cluster")
+    with cluster(case, NAMES, draw_settings(random)) as made:
+        made.work()
+        for _ in range(_ROUNDS):
+            time.sleep(random.uniform(0.1, 0.8))
+            many = random.choice((1, 1, 1, 2, 3))
+            victims = list(random.sample(NAMES, many))
+            leader = made.leader()
+            if leader is not None and leader not in victims and random.random() < 0.5:
+                victims[0] = leader  # the one that matters most
+            time.sleep(random.uniform(0.0, 0.05))
+            made.kill(victims)
+            time.sleep(random.choice((0.0, random.uniform(0.0, 1.5))))
+            made.start(victims)
+            made.await_serving(victims)
+        _judge(made)
+        return made.facts
+
+
+def kill_at_point(case: Case) -> Facts:
+    """One member dies at a named point, which the seed numbers, and comes back."""
+    random = case.random("points")
+    point = KILL_POINTS[case.seed % len(KILL_POINTS)]
+    name = point.partition(".")[0]
+    needs_image = name in _OF_SENDER or name in _OF_RECEIVER
+    settings = draw_settings(random) | (
+        short_log(random) if needs_image or name == "compact" else {}
+    )
+    with cluster(case, NAMES, settings) as made:
+        made.work()
+        armed = f"{point}:{1 if needs_image else random.randint(1, 20)}"
+        time.sleep(random.uniform(0.1, 0.3))
+        if name in _OF_SENDER:
+            victim = _let_sender_die(made, random, armed)
+        else:
+            victim = random.choice(NAMES)
+            made.kill([victim])
+            time.sleep(random.uniform(0.5, 1.0))  # so that the log goes on without it
+            made.start([victim], kill_at=armed)
+        if not made.bury(victim, START_SECONDS_MAX):
+            raise FindingError(f"member {victim} did not pass {armed}")
+        made.facts[f"at {point}"] += 1
+        time.sleep(random.uniform(0.0, 0.5))
+        made.start([victim])
+        made.await_serving([victim])
+        _judge(made)
+        return made.facts
+
+
+def _let_sender_die(made: Cluster, random: Random, armed: str) -> str:
+    """Whoever leads is armed; a member that missed much comes back. The one that is to die."""
+    missing = random.choice([name for name in NAMES if name != made.await_leader()])
+    made.kill([missing])
+    time.sleep(random.uniform(0.5, 1.0))
+    leader = made.await_leader()
+    made.running[leader].ask("arm", at=armed)
+    made.start([missing])
+    made.await_serving([missing])
+    return leader
+
+
+def pause_leader(case: Case) -> Facts:
+    """The leader stands still for one to three seconds amid reads, and goes on as if nothing was.
+
+    Its clients' reads must not show a state that others have meanwhile written past.
+    """
+    random = case.random("pause")
+    with cluster(case, NAMES, draw_settings(random)) as made:
+        made.work()
+        for _ in range(_PAUSES):
+            time.sleep(random.uniform(0.2, 0.6))
+            leader = made.await_leader()
+            made.running[leader].signal(signal.SIGSTOP)
+            time.sleep(random.uniform(1.0, 3.0))
+            made.running[leader].signal(signal.SIGCONT)
+            made.facts["pauses"] += 1
+        _judge(made)
+        return made.facts
+
+
+def _judge(made: Cluster) -> None:
+    time.sleep(0.2)  # let the clients of those who came back do something
+    made.await_leader()
+    made.rest()
+    made.converge()
+    made.check()
+    made.stop()

@@ -1,0 +1,259 @@
+"""One member as a process of its own, with clients in it; told what to do by lines of JSON.
+
+Started by :mod:`~raftkv.testing.campaigns.cluster`. Its clients work until they are told to rest;
+every call is noted before it leaves and once it is answered, in a file whose pages outlive us.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from random import Random
+from typing import cast
+
+import anyio
+
+import raftkv
+from raftkv.kv import KvMachine, rows
+from raftkv.kv.reader import read_key
+from raftkv.storage.base import Reader, Space
+from raftkv.testing.campaigns.history import Kind, Outcome
+from raftkv.testing.campaigns.killpoints import arm
+
+_CALL_SECONDS = 2.0
+_CLIENTS_ID = 1_000_000  # numbers of one client's calls
+
+Json = dict[str, object]
+
+
+class Diary:
+    """What our clients asked and were answered; see :func:`~.history.read_history`."""
+
+    def __init__(self, path: str) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def note(self, *words: object) -> None:
+        """One line, by one write: it is there entirely or torn at the end."""
+        os.write(self._file, json.dumps(words).encode() + b"\n")
+
+
+class Client:
+    """Calls one after another, as chance has it."""
+
+    def __init__(self, kv: raftkv.Kv, diary: Diary, name: str, number: int, keys: int) -> None:
+        self._kv = kv
+        self._diary = diary
+        self._name = f"{name}/{number}"
+        self._random = Random(self._name)
+        self._number = number * _CLIENTS_ID
+        self._keys = keys
+
+    async def work(self, is_resting: Callable[[], bool]) -> None:
+        """Until it is time to rest."""
+        random = self._random
+        while not is_resting():
+            self._number += 1
+            key = f"k{random.randrange(self._keys)}"
+            chance = random.random()
+            if chance < 0.45:
+                # Now and then a long one, which has a row of its own in the store.
+                padding = "." * (2000 if random.random() < 0.05 else 0)
+                value = f"{self._name}/{self._number}{padding}"
+                await self._call(Kind.PUT, key, value, self._put(key, value))
+            elif chance < 0.55:
+                await self._call(Kind.DELETE, key, None, self._delete(key))
+            elif chance < 0.80:
+                await self._call(Kind.RANGE, key, None, self._range(key, lease=chance < 0.6))
+            elif chance < 0.95:
+                await self._call(Kind.GET, key, None, self._get(key, lease=chance < 0.85))
+            else:
+                await self._call(Kind.STALE, key, None, self._range(key, serializable=True))
+            await anyio.sleep(random.random() * 0.004)
+
+    async def _call(
+        self, kind: Kind, key: str, value: str | None, call: Awaitable[tuple[int, int, str | None]]
+    ) -> None:
+        note, number = self._diary.note, self._number
+        note(number, kind.value, key, value, time.monotonic_ns())
+        try:
+            answer = await call
+        except raftkv.Error as error:
+            outcome = Outcome.UNKNOWN if error.may_have_happened else Outcome.FAILED
+            note(number, outcome.value, time.monotonic_ns(), 0, 0, None)
+            await anyio.sleep(0.02)
+        else:
+            note(number, Outcome.DONE.value, time.monotonic_ns(), *answer)
+
+    async def _put(self, key: str, value: str) -> tuple[int, int, str | None]:
+        done = await self._kv.put(key, value, timeout=_CALL_SECONDS)
+        return done.revision, 0, None
+
+    async def _delete(self, key: str) -> tuple[int, int, str | None]:
+        done = await self._kv.delete(key, timeout=_CALL_SECONDS)
+        return done.revision, done.deleted, None
+
+    async def _range(
+        self, key: str, *, lease: bool = False, serializable: bool = False
+    ) -> tuple[int, int, str | None]:
+        found = await self._kv.range(
+            key, key + "\0", lease=lease, serializable=serializable, timeout=_CALL_SECONDS
+        )
+        return found.revision, 0, found.items[0].value.decode() if found.items else None
+
+    async def _get(self, key: str, *, lease: bool) -> tuple[int, int, str | None]:
+        found = await self._kv.get(key, lease=lease, timeout=_CALL_SECONDS)
+        return (0, 0, None) if found is None else (found.mod_revision, 0, found.value.decode())
+
+
+class Member:
+    """An open node, its clients, and the answers to commands."""
+
+    def __init__(
+        self,
+        node: raftkv.Node[raftkv.KvResult],
+        machine: KvMachine,
+        diary: Diary,
+        given: Json,
+    ) -> None:
+        self._node = node
+        self._machine = machine
+        self._kv = raftkv.Kv(node, machine)
+        self._diary = diary
+        self._clients = cast("int", given["clients"])
+        self._keys = cast("int", given["keys"])
+        self._name = f"{node.name}.{node.status().boot}"
+        self._rounds = 0
+        self._is_resting = True
+        self._working = 0
+        self._idle = anyio.Event()
+
+    async def serve(self) -> None:
+        """Until told to stop, or our input ends."""
+        _reply({"serving": True})
+        async with anyio.create_task_group() as tasks:
+            async for command in _commands():
+                match command["do"]:
+                    case "work":
+                        self._is_resting = False
+                        self._idle = anyio.Event()
+                        self._rounds += 1
+                        for number in range(self._clients):
+                            tasks.start_soon(self._client, self._rounds * 1000 + number)
+                        _reply({})
+                    case "rest":
+                        self._is_resting = True
+                        if self._working:
+                            await self._idle.wait()
+                        _reply({})
+                    case "stop":
+                        self._is_resting = True
+                        break
+                    case other:
+                        tasks.start_soon(self._answer, str(other), command)
+
+    async def _client(self, number: int) -> None:
+        self._working += 1
+        try:
+            client = Client(self._kv, self._diary, self._name, number, self._keys)
+            await client.work(lambda: self._is_resting)
+        finally:
+            self._working -= 1
+            if not self._working:
+                self._idle.set()
+
+    async def _answer(self, do: str, command: Json) -> None:
+        try:
+            _reply(await self._do(do, command))
+        except raftkv.Error as error:
+            _reply({"error": f"{type(error).__name__}: {error}"})
+
+    async def _do(self, do: str, command: Json) -> Json:
+        node = self._node
+        if do == "catch up":
+            return {"applied": await node.read(timeout=cast("float", command["timeout"]))}
+        if do == "status":
+            status = node.status()
+            return {
+                "leader": status.leader_name,
+                "is_leader": status.is_leader,
+                "term": status.term,
+                "applied": status.applied,
+                "commit": status.commit,
+                "voters": list(status.membership.voters),
+                "learners": list(status.membership.learners),
+                "id": status.id,
+            }
+        if do == "arm":
+            arm(str(command["at"]))
+            return {}
+        if do == "hash":
+            return {"hash": self._machine.state_hash(), "applied": node.status().applied}
+        if do == "rows":
+            count = write_rows(self._machine.store, Path(str(command["path"])))
+            return {"revisions": count}
+        raise ValueError(f"unknown command {do!r}")
+
+
+def write_rows(reader: Reader, path: Path) -> int:
+    """What every revision wrote, from the rows and not from the node; how many there are.
+
+    A line of JSON for each: revision, key, value or null.
+    """
+    lines: list[str] = []
+    for row_key, row in reader.scan(Space.MACHINE, rows.EVENTS, rows.VALUES):
+        revision, _ = rows.split_events_key(row_key)
+        for event in rows.decode_events(row):
+            value: str | None = None
+            if event.kind == rows.PUT_EVENT:
+                found = read_key(reader, event.key, revision)
+                value = "no such row" if found is None else found.value.decode()
+            lines.append(json.dumps([revision, event.key.decode(), value]))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return len(lines)
+
+
+async def _commands() -> AsyncIterator[Json]:
+    rest = b""
+    while True:
+        await anyio.wait_readable(sys.stdin)
+        data = os.read(sys.stdin.fileno(), 65536)
+        if not data:
+            return
+        *lines, rest = (rest + data).split(b"\n")
+        for line in lines:
+            yield cast("Json", json.loads(line))
+
+
+def _reply(answer: Json) -> None:
+    os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
+
+
+async def run_member(given: Json) -> None:
+    """Open the node that the words describe, and serve."""
+    diary = Diary(str(given["history"]))
+    settings = raftkv.Settings(**cast("dict[str, int]", given["settings"]))
+    machine = KvMachine()
+    async with raftkv.open_node(
+        Path(str(given["directory"])),
+        name=str(given["name"]),
+        cluster=cast("dict[str, str]", given["cluster"]),
+        machine=machine,
+        insecure=True,
+        settings=settings,
+    ) as node:
+        await Member(node, machine, diary, given).serve()
+
+
+def main() -> None:
+    """One argument: everything about the member, as JSON."""
+    given = cast("Json", json.loads(sys.argv[1]))
+    arm(str(given.get("kill_at", "")))
+    anyio.run(run_member, given, backend=str(given.get("backend", "asyncio")))
+
+
+if __name__ == "__main__":
+    main()
