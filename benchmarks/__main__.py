@@ -8,10 +8,16 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import NoReturn
 
-from benchmarks import catchup, core, put
+from benchmarks import catchup, core, failover, handover, put
 from benchmarks.report import Report, print_reports
 
-BENCHMARKS = {"core": core, "put": put, "catchup": catchup}
+BENCHMARKS = {
+    "core": core,
+    "put": put,
+    "failover": failover,
+    "handover": handover,
+    "catchup": catchup,
+}
 
 
 def main() -> int:

@@ -3,7 +3,8 @@
 Three processes on loopback, every write synced. The store is filled first, then one member begins
 with an empty directory while the leader's process goes on putting. It has caught up when it has
 applied what the leader had committed a moment before. Phases are what both members' status shows,
-asked every few milliseconds, and what both log; memory is the kernel's peak of resident memory since the member began.
+asked every few milliseconds, and what both log; memory is the kernel's peak of resident memory
+since the member began.
 """
 
 from __future__ import annotations
@@ -190,10 +191,8 @@ class _Run:
         rows: list[dict[str, Cell]] = []
         for role, name in (("sender", self._leader), ("receiver", _LATE)):
             answer = self._system.children[name].ask({"do": "log", "since": phases.begun})
-            rows += [
-                {"who": role, "after_seconds": at - phases.begun, "logged": text}
-                for at, text in cast("list[tuple[float, str]]", answer["lines"])
-            ]
+            for at, text in cast("list[tuple[float, str]]", answer["lines"]):
+                rows.append({"who": role, "after_seconds": at - phases.begun, "logged": text})
         return sorted(rows, key=lambda row: cast("float", row["after_seconds"]))
 
 

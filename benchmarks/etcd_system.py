@@ -10,11 +10,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self, cast
 
-from benchmarks.processes import Answer, end_process, free_ports, start_quietly
+from benchmarks.processes import Answer, end_process, free_ports, kill_process, start_quietly
 from benchmarks.systems import NAMES, check_counts
 
 
@@ -23,9 +25,10 @@ class Etcd:
 
     name = "etcd"
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, options: Sequence[str] = ()) -> None:
         ports = free_ports(2 * len(NAMES))
-        self._clients = dict(zip(NAMES, ports[:3], strict=True))
+        self._options = options
+        self.ports = dict(zip(NAMES, ports[:3], strict=True))
         self._peers = dict(zip(NAMES, ports[3:], strict=True))
         self._directory = directory
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -37,19 +40,14 @@ class Etcd:
 
     def __enter__(self) -> Self:
         """Start it and wait for a leader."""
-        peers = {name: f"http://127.0.0.1:{port}" for name, port in self._peers.items()}
-        clients = {name: f"http://127.0.0.1:{port}" for name, port in self._clients.items()}
         self._directory.mkdir(parents=True, exist_ok=True)
-        for name in NAMES:
-            command = ["etcd", "--name", name, "--data-dir", str(self._directory / name)]
-            command += ["--listen-client-urls", clients[name]]
-            command += ["--advertise-client-urls", clients[name]]
-            command += ["--listen-peer-urls", peers[name]]
-            command += ["--initial-advertise-peer-urls", peers[name]]
-            cluster = ",".join(f"{one}={url}" for one, url in peers.items())
-            command += ["--initial-cluster", cluster, "--logger", "zap"]
-            self._processes[name] = start_quietly(command, self._directory / f"{name}.log")
-        self._leader()
+        try:
+            for name in NAMES:
+                self.start(name)
+            self.leader()
+        except BaseException:
+            self.end()
+            raise
         return self
 
     def __exit__(
@@ -59,33 +57,60 @@ class Etcd:
         trace: TracebackType | None,
     ) -> None:
         """End it."""
+        self.end()
+
+    def start(self, name: str) -> None:
+        """Start one member."""
+        peers = {one: f"http://127.0.0.1:{port}" for one, port in self._peers.items()}
+        client = f"http://127.0.0.1:{self.ports[name]}"
+        command = ["etcd", "--name", name, "--data-dir", str(self._directory / name)]
+        command += ["--listen-client-urls", client, "--advertise-client-urls", client]
+        command += ["--listen-peer-urls", peers[name]]
+        command += ["--initial-advertise-peer-urls", peers[name]]
+        cluster = ",".join(f"{one}={url}" for one, url in peers.items())
+        command += ["--initial-cluster", cluster, "--logger", "zap", *self._options]
+        self._processes[name] = start_quietly(command, self._directory / f"{name}.log")
+
+    def kill(self, name: str) -> float:
+        """SIGKILL one member; when that was, by the monotonic clock."""
+        return kill_process(self._processes.pop(name))
+
+    def end(self) -> None:
+        """End all members."""
         for process in self._processes.values():
             end_process(process)
+        self._processes.clear()
 
     def _call(self, name: str, path: str, body: Answer) -> Answer:
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self._clients[name]}/v3/{path}", json.dumps(body).encode()
+            f"http://127.0.0.1:{self.ports[name]}/v3/{path}", json.dumps(body).encode()
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
             return cast("Answer", json.loads(answer.read()))
 
-    def _leader(self) -> str:
+    def term(self) -> int:
+        """The term of a living member."""
+        status = self._call(next(iter(self._processes)), "maintenance/status", {})
+        return int(str(status["raftTerm"]))
+
+    def leader(self) -> str:
+        """The member that all living ones agree to be the leader, once they do."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
-            try:
-                for name in NAMES:
-                    status = self._call(name, "maintenance/status", {})
-                    header = cast("Answer", status["header"])
-                    if status.get("leader") == header["member_id"]:
+            with suppress(urllib.error.URLError, OSError):
+                found = {
+                    name: self._call(name, "maintenance/status", {}) for name in self._processes
+                }
+                leaders = {status.get("leader") for status in found.values()}
+                for name, status in found.items():
+                    if leaders == {cast("Answer", status["header"])["member_id"]}:
                         return name
-            except (urllib.error.URLError, OSError):
-                pass
-            time.sleep(0.05)
+            time.sleep(0.02)
         raise SystemExit("etcd: no leader within 60 s")
 
     def load(self, mode: str, run: int, clients: int, seconds: float) -> Answer:
         """Put through a client process connected to the leader."""
-        port = self._clients[self._leader()]
+        port = self.ports[self.leader()]
         arguments = ["127.0.0.1", str(port), str(run), str(clients), str(seconds)]
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.etcd_load", *arguments],

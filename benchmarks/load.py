@@ -153,6 +153,7 @@ class Writers:
         self._begun = array("d")
         self._ended = array("d")
         self.failed = 0
+        self.failures: dict[str, int] = {}
 
     @property
     def count(self) -> int:
@@ -183,8 +184,10 @@ class Writers:
                 else:
                     with anyio.fail_after(self._patience_seconds):
                         await self._put(key, value_of(turn))
-            except (TimeoutError, *self._errors):
+            except (TimeoutError, *self._errors) as error:
                 self.failed += 1
+                kind = type(error).__name__
+                self.failures[kind] = self.failures.get(kind, 0) + 1
                 await anyio.sleep(_AGAIN_SECONDS)
             else:
                 self._begun.append(begun)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import cast
 
@@ -16,28 +15,13 @@ import anyio
 from anyio.abc import TaskGroup
 
 import raftkv
+from benchmarks.commands import commands, reply
 from benchmarks.load import Writers, closed_loop, preload
 from benchmarks.processes import Answer
 
 ERRORS = (raftkv.UnavailableError, raftkv.OutcomeUnknownError)
 
 Node = raftkv.Node[raftkv.KvResult]
-
-
-async def _commands() -> AsyncIterator[Answer]:
-    rest = b""
-    while True:
-        await anyio.wait_readable(sys.stdin)
-        data = os.read(sys.stdin.fileno(), 65536)
-        if not data:
-            return
-        *lines, rest = (rest + data).split(b"\n")
-        for line in lines:
-            yield cast("Answer", json.loads(line))
-
-
-def _reply(answer: Answer) -> None:
-    print(json.dumps(answer), flush=True)
 
 
 class Diary(logging.Handler):
@@ -63,7 +47,7 @@ class Served:
 
     async def answer(self, command: Answer) -> Answer:
         """Do what a command says."""
-        commands: dict[object, Callable[[Answer], Awaitable[Answer]]] = {
+        known: dict[object, Callable[[Answer], Awaitable[Answer]]] = {
             "status": self._status,
             "load": self._load,
             "preload": self._preload,
@@ -76,7 +60,7 @@ class Served:
             "transfer": self._transfer,
             "log": self._log,
         }
-        return await commands[command["do"]](command)
+        return await known[command["do"]](command)
 
     async def _status(self, command: Answer) -> Answer:
         status = self._node.status()
@@ -155,12 +139,17 @@ class Served:
             "gap_ms": writers.longest_gap_seconds(since, time.monotonic()) * 1e3,
             "slowest_ms": writers.slowest_seconds(since) * 1e3,
             "failed": writers.failed,
+            "failures": writers.failures,
         }
 
     async def _transfer(self, command: Answer) -> Answer:
         begin = time.monotonic()
-        await self._node.transfer_leadership(cast("str", command["to"]), timeout=30)
-        return {"at": begin, "seconds": time.monotonic() - begin}
+        problem = None
+        try:
+            await self._node.transfer_leadership(cast("str", command["to"]), timeout=5)
+        except raftkv.DeadlineError as error:
+            problem = str(error)
+        return {"seconds": time.monotonic() - begin, "problem": problem}
 
     async def _log(self, command: Answer) -> Answer:
         since = cast("float", command["since"])
@@ -186,10 +175,10 @@ async def _serve(command: Answer) -> None:
     )
     async with opened as node, anyio.create_task_group() as tasks:
         served = Served(node, tasks, diary)
-        async for command in _commands():
+        async for command in commands():
             if command["do"] == "close":
                 break
-            _reply(await served.answer(command))
+            reply(await served.answer(command))
         tasks.cancel_scope.cancel()
 
 

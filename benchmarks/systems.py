@@ -116,9 +116,13 @@ class Raftkv:
         end_children(self.children.values())
         self.children.clear()
 
+    def ask(self, name: str, command: Answer) -> Answer:
+        """Have a member do something, and wait until it has."""
+        return self.children[name].ask(command)
+
     def status(self, name: str) -> Answer:
         """What a member tells about itself."""
-        return self.children[name].ask({"do": "status"})
+        return self.ask(name, {"do": "status"})
 
     def leader(self) -> str:
         """The member that all agree to be the leader, once they do."""
@@ -147,7 +151,7 @@ class Raftkv:
         leader = self.leader()
         name = leader if mode == "leader" else next(one for one in NAMES if one != leader)
         command: Answer = {"do": "load", "run": run, "clients": clients, "seconds": seconds}
-        return self.children[name].ask(command)
+        return self.ask(name, command)
 
     def pids(self) -> list[int]:
         """Its members' process ids."""
