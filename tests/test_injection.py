@@ -26,6 +26,7 @@ from tests.source import (
 
 _SYSTEM = "raftkv.runtime.system"  # clock, chance, threads, the backend's loop
 _ROCKS = "raftkv.storage.rocks"  # RocksDB
+_ROCKS_OPTIONS = "raftkv.storage.rocks_options"
 _FILES = "raftkv.storage.files"  # files and locks beside it
 _TCP = "raftkv.transport.tcp*"  # sockets, TLS, the asyncio fast path
 
@@ -51,7 +52,7 @@ DOORS: dict[str, tuple[str, ...]] = {
     "tempfile": (),
     "socket": (_TCP,),
     "ssl": (_TCP,),
-    "rocksdict": (_ROCKS,),
+    "rocksdict": (_ROCKS, _ROCKS_OPTIONS),
 }
 
 # Names of those modules that only compute or annotate.
@@ -108,7 +109,7 @@ ORPHANS = {
 
 # Reading or writing files without ``os``, which has a door of its own above.
 FILE_OWNERS = (
-    _ROCKS,  # RocksDB takes some options from a file only
+    _ROCKS_OPTIONS,  # RocksDB takes some options from a file only
     "raftkv.transport.tcp_tls",  # certificates
 )
 FILE_CALLS = {"open", "io.open"}

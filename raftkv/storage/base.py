@@ -11,7 +11,7 @@ one sync covers every batch written before it began.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from enum import Enum
 from typing import Protocol
 
@@ -27,6 +27,7 @@ class Space(Enum):
     META = "meta"  # identity, hard state, snapshot position, applied, membership
     MACHINE = "machine"  # an on-disk machine's rows
     IMAGE = "image"  # chunks of an in-memory machine's newest snapshot
+    STAGED = "staged"  # rows of an on-disk machine's image while it arrives, unseen by the machine
 
     # Members are looked up for every row: Enum's own hash is Python code and costs 0.3 us a time.
     __hash__ = object.__hash__
@@ -45,6 +46,17 @@ class Batch(Protocol):
 
     def delete_range(self, space: Space, start: bytes, stop: bytes) -> None:
         """Remove every key from ``start`` up to and excluding ``stop``."""
+        ...
+
+    def put_rows(self, space: Space, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Set each key to its value: as ``put`` for each, at half its cost."""
+        ...
+
+    def adopt_staged(self) -> None:
+        """Let the rows of ``staged`` become those of ``machine``, whose own are removed.
+
+        ``staged`` is empty then. Costs the same however many rows there are. Once per batch.
+        """
         ...
 
     @property
@@ -236,6 +248,34 @@ class LogStore(Protocol):
         ...
 
 
+@frozen(slots=True)
+class Piece:
+    """What one step of reading did: rows and bytes read, and whether that was all."""
+
+    rows: int
+    bytes: int
+    done: bool
+
+
+class Pieces(Protocol):
+    """Rows of a view, read for their own sake and in pieces. Any thread, one at a time."""
+
+    def step(self, bytes_max: int) -> Piece:
+        """Read on for about ``bytes_max`` bytes, at least one row, and block meanwhile.
+
+        Raises StorageCorruptError that names what is damaged, and so does every later call.
+        """
+        ...
+
+
+class HashedPieces(Pieces, Protocol):
+    """Rows that are read for their hash."""
+
+    def digest(self) -> bytes:
+        """A hash of the rows read so far: equal rows, equal hash, on every member and store."""
+        ...
+
+
 class Storage(Protocol):
     """One member's data directory, open: store, log, identity, and the witness beside them."""
 
@@ -260,6 +300,14 @@ class Storage(Protocol):
         ``promised`` is what the batches written before the call amount to: term, vote, and the last
         entry they hold. Answers the newest durable position. Blocks: ``wal`` worker only.
         """
+        ...
+
+    def scrub(self, view: View) -> Pieces:
+        """Reads every row of every space once; the log's records and chain are checked, too."""
+        ...
+
+    def machine_hash(self, view: View) -> HashedPieces:
+        """Reads the machine's rows once, for their hash."""
         ...
 
     def close(self) -> None:

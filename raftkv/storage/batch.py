@@ -6,13 +6,16 @@ same batch can be tried again after a stall.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, TypeAlias
 
+from raftkv.errors import UsageError
 from raftkv.storage.base import Batch, Space
 
 PUT: Final = 0
 DELETE: Final = 1
 DELETE_RANGE: Final = 2
+ADOPT: Final = 3
 
 Change: TypeAlias = tuple[int, Space, bytes, bytes]
 """Kind, space, key (or start), value (or stop, or nothing)."""
@@ -24,11 +27,12 @@ _OVERHEAD_BYTES: Final = 12
 class ChangeList(Batch):
     """Changes in the order they were made."""
 
-    __slots__ = ("changes", "size")
+    __slots__ = ("_adopts", "changes", "size")
 
     def __init__(self) -> None:
         self.changes: list[Change] = []
         self.size = 0
+        self._adopts = False
 
     def put(self, space: Space, key: bytes, value: bytes) -> None:
         """Set ``key`` to ``value``."""
@@ -45,6 +49,23 @@ class ChangeList(Batch):
         if start < stop:
             self.changes.append((DELETE_RANGE, space, start, stop))
             self.size += len(start) + len(stop) + _OVERHEAD_BYTES
+
+    def put_rows(self, space: Space, rows: Iterable[tuple[bytes, bytes]]) -> None:
+        """Set each key to its value."""
+        made = [(PUT, space, key, value) for key, value in rows]
+        self.changes += made
+        sizes = [len(key) + len(value) for _, _, key, value in made]
+        self.size += sum(sizes) + len(sizes) * _OVERHEAD_BYTES
+
+    def adopt_staged(self) -> None:
+        """Let the rows of ``staged`` become those of ``machine``, whose own are removed."""
+        if self._adopts:
+            raise UsageError("a batch adopts the staged rows once: write it first")
+        self._adopts = True
+        # What this batch did to the machine's rows so far goes with them.
+        self.changes = [one for one in self.changes if one[1] is not Space.MACHINE]
+        self.changes.append((ADOPT, Space.MACHINE, b"", b""))
+        self.size += _OVERHEAD_BYTES
 
     @property
     def size_bytes(self) -> int:

@@ -20,7 +20,7 @@ from weakref import WeakSet
 
 from raftkv.errors import ClosedError, Error, StorageError, StorageLockedError, UsageError
 from raftkv.storage.base import Batch, Identity, Reader, Space, Store, View
-from raftkv.storage.batch import DELETE, PUT, Change, ChangeList
+from raftkv.storage.batch import ADOPT, DELETE, PUT, Change, ChangeList
 from raftkv.storage.member import (
     BOOT_TOKEN_BYTES,
     MemberStorage,
@@ -245,6 +245,9 @@ class MemoryStore(_MemoryReader, Store):
 def _apply(rows: dict[Space, _Rows], changes: tuple[Change, ...]) -> None:
     for change in changes:
         space = change[1]
+        if change[0] == ADOPT:
+            rows[Space.MACHINE], rows[Space.STAGED] = rows[Space.STAGED], _Rows()
+            continue
         if rows[space].holders:
             rows[space] = rows[space].copy()
         rows[space].change(change)

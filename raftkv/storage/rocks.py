@@ -15,9 +15,6 @@ behaviour they rest on):
 - RocksDB is told to track its write-ahead logs, or it would open without an older one that is
   missing. rocksdict has no setter for that; a file of options, loaded at each opening, has.
 - Errors are texts; :func:`classify` alone reads them, and what it does not know is fatal.
-
-Bounds: memtables 64 MiB in all, block cache 32 MiB, live write-ahead logs 128 MiB (then the column
-families that hold the oldest are flushed), 512 open files, two background threads.
 """
 
 from __future__ import annotations
@@ -25,20 +22,14 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Callable, Generator, Iterator
-from enum import Enum
 from pathlib import Path
-from typing import Final, cast
+from typing import Final, TypeVar, cast
 from weakref import WeakSet
 
 from rocksdict import (
     AccessType,
-    BlockBasedOptions,
-    Cache,
     ColumnFamily,
     DbClosedError,
-    DBCompressionType,
-    DBRecoveryMode,
-    Options,
     Rdict,
     RdictIter,
     ReadOptions,
@@ -60,41 +51,17 @@ from raftkv.errors import (
     UsageError,
 )
 from raftkv.storage.base import Batch, Reader, Space, Store, View
-from raftkv.storage.batch import DELETE, PUT, ChangeList
+from raftkv.storage.batch import ADOPT, DELETE, PUT, ChangeList
 from raftkv.storage.member import Failpoint, again, no_failpoint
-from raftkv.storage.records import REBUILD
+from raftkv.storage.records import REBUILD, seal, unseal
+from raftkv.storage.rocks_options import Mode, column_families, database_options
 
 _make_immortal: Final = ctypes.pythonapi.Py_IncRef
-_MIB: Final = 1024 * 1024
-_MEMTABLE_BYTES: Final = {
-    Space.LOG: 16 * _MIB,
-    Space.META: 2 * _MIB,
-    Space.MACHINE: 16 * _MIB,
-    Space.IMAGE: 8 * _MIB,
-}
-_MEMTABLES_BYTES_MAX: Final = 64 * _MIB
-_WAL_BYTES_MAX: Final = 128 * _MIB
-_CACHE_BYTES: Final = 32 * _MIB
-_OPEN_FILES_MAX: Final = 512
+_EXCHANGED_KEY: Final = b"machine-exchanged"  # in the default family, which is no space
+_YES: Final = b"\x01"
+_NO: Final = b"\x00"
 
-
-# rocksdict cannot set this by a call; every other option is set by :func:`_database_options`.
-_OPTIONS_FILE: Final = """[Version]
-  rocksdb_version=9.8.4
-  options_file_version=1.1
-[DBOptions]
-  track_and_verify_wals_in_manifest=true
-[CFOptions "default"]
-"""
-
-
-class Mode(Enum):
-    """How to open."""
-
-    CREATE = "create"  # a new, empty store
-    NORMAL = "normal"  # every record in the write-ahead log must be whole
-    LOOK = "look"  # read only, changing no data: up to the first damaged record
-    CUT = "cut"  # drop everything from the first damaged record on
+T = TypeVar("T")
 
 
 def classify(error: Exception, doing: str, where: str) -> StorageError | ClosedError:
@@ -322,7 +289,7 @@ class RocksStore(_Reading, Store):
         access = AccessType.read_only(False) if mode is Mode.LOOK else AccessType.read_write()
         try:
             self._db = Rdict(
-                self._where, _database_options(path, mode), _column_families(), access_type=access
+                self._where, database_options(path, mode), column_families(), access_type=access
             )
         except Exception as error:
             raise classify(error, "opening", self._where) from error
@@ -331,6 +298,14 @@ class RocksStore(_Reading, Store):
         for space in Space:
             self._families[space] = self._db.get_column_family(space.value)
             self._handles[space] = self._db.get_column_family_handle(space.value)
+        # Which family has the machine's rows is data, as a batch that adopts the other changes it.
+        self._is_exchanged = False
+        try:
+            exchanged = self._db.get(_EXCHANGED_KEY)
+        except Exception as error:
+            raise classify(error, "opening", self._where) from error
+        if exchanged is not None and unseal(cast("bytes", exchanged), "exchange") == _YES:
+            self._exchange()
         self._write_options = WriteOptions()
         self._write_options.no_slowdown = True
         self._read_options = ReadOptions()
@@ -384,11 +359,15 @@ class RocksStore(_Reading, Store):
             return self._written
         changes = WriteBatch(raw_mode=True)
         handles = self._handles
+        adopts = False
         for kind, space, key, value in batch.changes:
             if kind == PUT:
                 changes.put(key, value, handles[space])
             elif kind == DELETE:
                 changes.delete(key, handles[space])
+            elif kind == ADOPT:
+                adopts = True
+                handles = self._adopt(changes, handles)
             else:
                 changes.delete_range(key, value, handles[space])
         try:
@@ -400,8 +379,26 @@ class RocksStore(_Reading, Store):
             if not isinstance(failure, StorageStallError):
                 failure = self._fail(failure)
             raise failure from error
+        if adopts:
+            self._exchange()
         self._written += 1
         return self._written
+
+    def _adopt(
+        self, changes: WriteBatch, handles: dict[Space, ColumnFamily]
+    ) -> dict[Space, ColumnFamily]:
+        """Let the two families change their roles in ``changes``; the handles from there on."""
+        last = next(self.scan(Space.MACHINE, reverse=True), None)
+        if last is not None:
+            changes.delete_range(b"", last[0] + b"\0", handles[Space.MACHINE])
+        record = seal(_NO if self._is_exchanged else _YES)
+        changes.put(_EXCHANGED_KEY, record)
+        return _exchanged(handles)
+
+    def _exchange(self) -> None:
+        self._handles = _exchanged(self._handles)
+        self._families = _exchanged(self._families)
+        self._is_exchanged = not self._is_exchanged
 
     def sync(self) -> int:
         """Wait until all that was written before the call is durable; answer the newest position.
@@ -486,62 +483,9 @@ class RocksStore(_Reading, Store):
             raise classify(failure, "closing", self._where) from failure
 
 
-def _database_options(path: Path, mode: Mode) -> Options:
-    # Written anew each time, beside the store: it is a way to say something, not data.
-    beside = path.with_name(path.name + "-options")
-    beside.mkdir(0o700, exist_ok=True)
-    (beside / "OPTIONS-000001").write_text(_OPTIONS_FILE)
-    options, _ = Options.load_latest(str(beside))
-    create = mode is Mode.CREATE
-    # Creating elsewhere would answer a lost CURRENT file with a new, empty database.
-    options.create_if_missing(create)
-    options.create_missing_column_families(create)
-    options.set_error_if_exists(create)
-    whole = mode in (Mode.CREATE, Mode.NORMAL)
-    options.set_wal_recovery_mode(
-        DBRecoveryMode.absolute_consistency() if whole else DBRecoveryMode.point_in_time()
-    )
-    options.set_paranoid_checks(True)
-    options.set_db_write_buffer_size(_MEMTABLES_BYTES_MAX)
-    options.set_max_total_wal_size(_WAL_BYTES_MAX)
-    options.set_max_background_jobs(2)
-    options.set_max_open_files(_OPEN_FILES_MAX)
-    options.set_allow_concurrent_memtable_write(False)  # there is one writer
-    options.set_manifest_preallocation_size(64 * 1024)
-    options.set_max_manifest_file_size(16 * _MIB)
-    options.set_bytes_per_sync(_MIB)
-    options.set_max_log_file_size(_MIB)  # RocksDB's own diary, not data
-    options.set_keep_log_file_num(4)
-    options.set_stats_dump_period_sec(0)
-    options.set_stats_persist_period_sec(0)
-    return options
-
-
-def _column_families() -> dict[str, Options]:
-    cache = Cache(_CACHE_BYTES)
-    families: dict[str, Options] = {}
-    for space in Space:
-        table = BlockBasedOptions()
-        table.set_block_cache(cache)
-        table.set_format_version(5)
-        table.set_block_size(16 * 1024)
-        options = Options(raw_mode=True)
-        if space is Space.MACHINE:
-            # A machine looks up each key it writes, and often finds none: in neither place.
-            table.set_bloom_filter(10, False)
-            options.set_memtable_prefix_bloom_ratio(0.02)
-            options.set_memtable_whole_key_filtering(True)
-        options.set_block_based_table_factory(table)
-        options.set_write_buffer_size(_MEMTABLE_BYTES[space])
-        options.set_max_write_buffer_number(4)
-        options.set_level_compaction_dynamic_level_bytes(True)
-        # The log is short-lived and often compressed or encrypted already; rows stay for long.
-        compress = space is Space.MACHINE
-        options.set_compression_type(
-            DBCompressionType.lz4() if compress else DBCompressionType.none()
-        )
-        families[space.value] = options
-    return families
+def _exchanged(by_space: dict[Space, T]) -> dict[Space, T]:
+    machine, staged = by_space[Space.MACHINE], by_space[Space.STAGED]
+    return {**by_space, Space.MACHINE: staged, Space.STAGED: machine}
 
 
 _open_stores: Final[WeakSet[RocksStore]] = WeakSet()

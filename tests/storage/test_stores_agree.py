@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,13 @@ values = st.binary(max_size=8) | st.sampled_from([b"", b"x" * 5000])
 Change = tuple[str, Space, bytes, bytes]
 changes = st.lists(
     st.tuples(
-        st.sampled_from(["put", "put", "put", "delete", "range"]), spaces, keys, values | keys
+        st.sampled_from(["put", "put", "put", "rows", "delete", "range", "adopt"]),
+        spaces,
+        keys,
+        values | keys,
     ),
     max_size=8,
-)
+).filter(lambda made: sum(one[0] == "adopt" for one in made) <= 1)
 bounds = st.none() | keys
 
 
@@ -41,8 +45,12 @@ def fill(batch: Batch, made: list[Change]) -> None:
     for kind, space, key, value in made:
         if kind == "put":
             batch.put(space, key, value)
+        elif kind == "rows":
+            batch.put_rows(space, [(key, value), (value, key)])
         elif kind == "delete":
             batch.delete(space, key)
+        elif kind == "adopt":
+            batch.adopt_staged()
         else:
             batch.delete_range(space, key, value)
 
@@ -82,8 +90,13 @@ class TwoStores(RuleBasedStateMachine):
             rows = self.rows[space]
             if kind == "put":
                 rows[key] = value
+            elif kind == "rows":
+                rows[key] = value
+                rows[value] = key
             elif kind == "delete":
                 rows.pop(key, None)
+            elif kind == "adopt":
+                self.rows[Space.MACHINE], self.rows[Space.STAGED] = self.rows[Space.STAGED], {}
             else:
                 for gone in [row for row in rows if key <= row < value]:
                     del rows[gone]
@@ -269,6 +282,41 @@ def test_more_than_there_is_cannot_be_kept_in_a_crash() -> None:
     store.close()
 
 
+def test_a_batch_adopts_the_staged_rows_once(tmp_path: Path) -> None:
+    stores: list[Store] = [MemoryStore(), RocksStore(tmp_path / "store", Mode.CREATE)]
+    for store in stores:
+        batch = store.batch()
+        batch.adopt_staged()
+        with pytest.raises(UsageError, match="once"):
+            batch.adopt_staged()
+        store.close()
+
+
+def test_a_view_keeps_the_rows_that_were_the_machines(tmp_path: Path) -> None:
+    stores: list[Store] = [MemoryStore(), RocksStore(tmp_path / "store", Mode.CREATE)]
+    for store in stores:
+        batch = store.batch()
+        batch.put_rows(Space.MACHINE, [(b"a", b"old"), (b"b", b"old")])
+        batch.put_rows(Space.STAGED, [(b"b", b"new")])
+        store.write(batch)
+        view, scan = store.view(), store.scan(Space.MACHINE)
+        assert next(scan) == (b"a", b"old")
+        batch = store.batch()
+        batch.adopt_staged()
+        batch.put(Space.MACHINE, b"c", b"newer")
+        batch.put(Space.STAGED, b"d", b"next")
+        store.write(batch)
+        assert list(store.scan(Space.MACHINE)) == [(b"b", b"new"), (b"c", b"newer")]
+        assert list(store.scan(Space.STAGED)) == [(b"d", b"next")]
+        assert store.get(Space.MACHINE, b"a") is None
+        assert list(view.scan(Space.MACHINE)) == [(b"a", b"old"), (b"b", b"old")]
+        assert view.get(Space.MACHINE, b"b") == b"old"
+        assert list(scan) == [(b"b", b"old")]
+        del scan
+        view.close()
+        store.close()
+
+
 def test_a_batch_of_a_stranger_is_refused(tmp_path: Path) -> None:
     class Stranger:
         size_bytes = 0
@@ -276,6 +324,8 @@ def test_a_batch_of_a_stranger_is_refused(tmp_path: Path) -> None:
         def put(self, space: Space, key: bytes, value: bytes) -> None: ...
         def delete(self, space: Space, key: bytes) -> None: ...
         def delete_range(self, space: Space, start: bytes, stop: bytes) -> None: ...
+        def put_rows(self, space: Space, rows: Iterable[tuple[bytes, bytes]]) -> None: ...
+        def adopt_staged(self) -> None: ...
 
     stores: list[Store] = [MemoryStore(), RocksStore(tmp_path / "store", Mode.CREATE)]
     for store in stores:
