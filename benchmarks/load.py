@@ -82,7 +82,11 @@ async def closed_loop(
     async with anyio.create_task_group() as tasks:
         for number in range(clients):
             tasks.start_soon(client, number)
-    elapsed = perf_counter() - begin
+    return result_of(latencies, clients, failed, perf_counter() - begin)
+
+
+def result_of(latencies: array[float], clients: int, failed: int, elapsed: float) -> Result:
+    """What a load saw, from the seconds that each success took."""
     ranked = sorted(latencies)
     return Result(
         clients,

@@ -1,9 +1,11 @@
-"""Puts of 256 bytes into three members with every write synced: raftkv, etcd, and the disk's floor.
+"""Puts of 256 bytes into three members: raftkv, etcd, PySyncObj, and the disk's own floor.
 
 Each system runs alone, three processes on loopback. raftkv's load runs inside a member's process,
 as an application's would: the leader's, or a follower's. etcd's runs in a client process of its
 own, as every etcd client does; its hand-made gRPC client is as cheap as Python gets and its CPU
-time is shown. All systems are verified after the load: members equal, nothing acknowledged
+time is shown. PySyncObj's load runs inside the leader's process, with its defaults and tuned; it
+has a journal on disk but never syncs it, which raftkv and etcd do before every acknowledgement.
+Only successes count. All systems are verified after the load: members equal, nothing acknowledged
 missing.
 """
 
@@ -11,20 +13,24 @@ from __future__ import annotations
 
 import tempfile
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
 from benchmarks.etcd_system import Etcd
 from benchmarks.processes import cpu_seconds, rss_mib
-from benchmarks.report import Cell, Report
+from benchmarks.pysyncobj_system import TUNED, PySyncObj
+from benchmarks.report import Cell, Report, Target
 from benchmarks.systems import Raftkv, System, disk_floor
+
+DEFAULTS, TUNED_NAME = "pysyncobj", "pysyncobj_tuned"
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Options of this benchmark."""
     parser.add_argument("--clients", default="1,10,100,1000", help="outstanding puts, by commas")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of each load")
-    parser.add_argument("--systems", default="disk,raftkv,etcd", help="which to measure")
+    parser.add_argument("--systems", default="disk,raftkv,etcd,pysyncobj", help="which to measure")
     parser.add_argument("--modes", default="leader,follower", help="where raftkv's load runs")
     parser.add_argument("--backend", default="asyncio", choices=("asyncio", "trio"))
     parser.add_argument("--dir", type=Path, help="where to put data (default: temporary)")
@@ -35,9 +41,16 @@ def measure(options: Namespace) -> Report:
     with tempfile.TemporaryDirectory(prefix="raftkv-bench-", dir=options.dir) as directory:
         rows = _measure(options, Path(directory))
     notes: dict[str, Cell] = {"value_bytes": 256, "members": 3, "seconds": options.seconds}
+    notes["synced"] = "raftkv and etcd: every write; PySyncObj: never"
     notes["etcd"] = "not installed: skipped" if not Etcd.is_installed() else "Debian etcd-server"
+    notes["pysyncobj"] = (
+        f"{DEFAULTS}: its defaults; {TUNED_NAME}: "
+        + " ".join(f"{name}={value:g}" for name, value in TUNED.items())
+        if PySyncObj.is_installed()
+        else "not installed: skipped"
+    )
     _add_ratios(rows)
-    return Report("put", rows, notes)
+    return Report("put", rows, notes, _targets(rows))
 
 
 def _measure(options: Namespace, directory: Path) -> list[dict[str, Cell]]:
@@ -52,6 +65,11 @@ def _measure(options: Namespace, directory: Path) -> list[dict[str, Cell]]:
     if "etcd" in wanted and Etcd.is_installed():
         with Etcd(directory / "etcd") as system:
             rows += _load_rows(system, ["client"], clients, options.seconds)
+    if "pysyncobj" in wanted and PySyncObj.is_installed():
+        nothing: Mapping[str, float] = {}
+        for name, conf in ((DEFAULTS, nothing), (TUNED_NAME, TUNED)):
+            with PySyncObj(name, directory / name, conf) as system:
+                rows += _load_rows(system, ["leader"], clients, options.seconds)
     return rows
 
 
@@ -109,12 +127,28 @@ def _load_rows(
 
 
 def _add_ratios(rows: list[dict[str, Cell]]) -> None:
-    """Set each raftkv row against etcd with as many clients, in the same run."""
-    etcd = {row["clients"]: row["per_second"] for row in rows if row["system"] == "etcd"}
-    for row in rows:
-        peer = etcd.get(row["clients"])
-        if row["system"] == "raftkv" and peer:
-            row["times_etcd"] = cast("float", row["per_second"]) / cast("float", peer)
+    """Set each raftkv row against its peers with as many clients, in the same run."""
+    for name in ("etcd", DEFAULTS, TUNED_NAME):
+        theirs = {row["clients"]: row["per_second"] for row in rows if row["system"] == name}
+        for row in rows:
+            peer = theirs.get(row["clients"])
+            # PySyncObj's load runs in its leader's process: only ours there is its like.
+            comparable = name == "etcd" or row["mode"] == "leader"
+            if row["system"] == "raftkv" and comparable and peer:
+                row[f"times_{name}"] = cast("float", row["per_second"]) / cast("float", peer)
+
+
+def _targets(rows: list[dict[str, Cell]]) -> list[Target]:
+    found = {
+        row["clients"]: cast("float | None", row.get(f"times_{TUNED_NAME}"))
+        for row in rows
+        if row["system"] == "raftkv" and row["mode"] == "leader"
+    }
+    what = "raftkv's rate in the leader, of tuned PySyncObj's, {} outstanding"
+    return [
+        Target(what.format(clients), found.get(clients), at_least=least)
+        for clients, least in ((1, 1.0), (1000, 0.5))
+    ]
 
 
 __all__ = ["add_arguments", "measure"]
