@@ -29,6 +29,7 @@ __all__ = [
     "NotLeaderError",
     "OutcomeUnknownError",
     "ProposalDroppedError",
+    "RemovedError",
     "RequestTooLargeError",
     "StorageCorruptError",
     "StorageError",
@@ -115,7 +116,14 @@ class TooManyRequestsError(UnavailableError):
 
 
 class MembershipError(Error):
-    """A membership change is invalid, unsafe or concurrent; ``reason`` names which."""
+    """A membership change, or joining, was refused; nothing happened. ``reason`` says why.
+
+    ``pending``: another change is under way. ``unhealthy``: too few of the voters that would remain
+    answer. ``behind``: the learner is not in sync. ``not-a-learner``: only learners become voters.
+    ``taken``: another member has the name or address. ``removed``: the id was a member before.
+    ``invalid``: no voter would remain, or there is no such member. ``unknown``, ``known``: who
+    wants to join was not added, or was seen before with another data directory.
+    """
 
     def __init__(self, message: str, reason: str = "") -> None:
         super().__init__(message)
@@ -162,6 +170,13 @@ class FutureRevisionError(Error):
 
 class NodeStoppedError(Error):
     """The node stopped for good, ``__cause__`` says why; reopen it once that is repaired."""
+
+
+class RemovedError(NodeStoppedError):
+    """This member was removed from the cluster; its id never returns. Add it anew to have it back.
+
+    Raised out of the context of an open node, and when its directory is opened again.
+    """
 
 
 class InvariantError(Error):

@@ -22,6 +22,7 @@ from raftkv.errors import (
     InvalidArgumentError,
     NodeStoppedError,
     OutcomeUnknownError,
+    RemovedError,
 )
 from raftkv.runtime.base import Promise
 
@@ -144,6 +145,11 @@ class InFlight:
         earliest = min(waiter.deadline_ns for waiter in waiters)
         heappush(self._deadlines, (earliest, first, count))
         return first
+
+    def reserve(self) -> int:
+        """A number for a request of another kind, which no command will have."""
+        self._next += 1
+        return self._next - 1
 
     def group(self, first: int, count: int) -> None:
         """Sequences from ``first`` on are one proposal, refused or taken as a whole."""
@@ -308,7 +314,7 @@ class Reads:
 
 def stopped(cause: BaseException | None, what: str) -> NodeStoppedError:
     """What callers hear of a node that ended."""
-    error = NodeStoppedError(what)
+    error = RemovedError(what) if isinstance(cause, RemovedError) else NodeStoppedError(what)
     error.__cause__ = cause
     return error
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from enum import IntEnum
-from typing import Protocol
+from typing import Final, Protocol
 
 from attrs import frozen
 
@@ -55,6 +55,11 @@ class Code(IntEnum):
     IDENTITY = 4  # unknown, or with another disk than it had
     CERTIFICATE = 5  # the certificate is not that member's
     REGRESSED = 6  # its disk is an old copy of itself: welcome once it says that it is recovering
+    REMOVED = 7  # it was a member, and never is again under that id
+
+
+QUESTION_BYTES_MAX: Final = 2048
+ANSWER_BYTES_MAX: Final = 64 * 1024
 
 
 @frozen(slots=True)
@@ -94,6 +99,13 @@ class Receiver(Protocol):
         """The peer, which we dialled, does not let us in; called at each attempt."""
         ...
 
+    def on_question(self, question: bytes) -> bytes:
+        """What to answer somebody who is no member yet. At most ``ANSWER_BYTES_MAX`` bytes.
+
+        Over TLS its certificate is good, but says nothing about who it is.
+        """
+        ...
+
 
 class Transport(Protocol):
     """Carries frames between members. ``serve`` is the only way in."""
@@ -114,6 +126,18 @@ class Transport(Protocol):
         """What to say in handshakes from now on; established connections stay.
 
         For what changes while being served: ids do not. Peers that refused us are tried again soon.
+        """
+        ...
+
+    def checked(self, address: str) -> str:
+        """The address in its one way of writing. Raises ConfigError for one that cannot be."""
+        ...
+
+    async def ask(self, address: str, question: bytes) -> bytes:
+        """What the member that listens at ``address`` answers to somebody who is none yet.
+
+        For joining; needs no ``serve``. Raises TransportError if no answer comes in time,
+        ConfigError for an address that cannot be.
         """
         ...
 

@@ -201,6 +201,20 @@ class MemoryTransport:
             serving.connects = True
             serving.ring()
 
+    def checked(self, address: str) -> str:
+        """The address as it is. Raises ConfigError for an empty one."""
+        if not address:
+            raise ConfigError("an address in the network must not be empty")
+        return address
+
+    async def ask(self, address: str, question: bytes) -> bytes:
+        """What the member at ``address`` answers to somebody who is none yet.
+
+        Raises TransportError if nobody is there.
+        """
+        await checkpoint()
+        return self._network.ask(address, question)
+
     def set_peers(self, addresses: Mapping[int, str]) -> None:
         """The members to connect to; connections to those that left, and from them, are broken."""
         before, self._peers = self._peers, dict(addresses)
@@ -339,6 +353,13 @@ class MemoryNetwork:
         dialer.post(now, partial(dialer.receiver.on_up, peer, acceptor.hello))
         acceptor.post(now, partial(acceptor.receiver.on_up, me, dialer.hello))
         return True
+
+    def ask(self, address: str, question: bytes) -> bytes:
+        """The answer of who is reachable there; cuts are between members, and do not matter."""
+        there = self._listening.get(address)
+        if there is None:
+            raise TransportError(f"cannot ask {address}: nobody is there")
+        return there.receiver.on_question(question)
 
     def arriving(self, sender: int, to: int, lane: Lane, frame: bytes) -> bytes | None:
         """What becomes of a frame: itself, a changed one, or None if it is lost."""

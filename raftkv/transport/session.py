@@ -22,11 +22,14 @@ from raftkv.transport.wire import (
     Greeting,
     Versions,
     decode_greeting,
+    decode_question,
     decode_refusal,
     decode_welcome,
+    encode_answer,
     encode_greeting,
     encode_refusal,
     encode_welcome,
+    is_question,
     is_refusal,
     negotiate,
 )
@@ -88,7 +91,8 @@ class Acceptor:
     """The side that is connected to and receives. ``greeting`` is set once the dialer is let in.
 
     ``judge`` decides about a dialer that is of our cluster and means us; ``refusal`` is set, and
-    the answer returned as any other, if the connection must be closed behind it.
+    the answer returned as any other, if the connection must be closed behind it. ``reply`` answers
+    who is no member yet and asks a question; ``is_asked`` is set then, and that is all there is.
     """
 
     __slots__ = (
@@ -96,8 +100,10 @@ class Acceptor:
         "_hello",
         "_judge",
         "_parser",
+        "_reply",
         "_versions",
         "greeting",
+        "is_asked",
         "refusal",
     )
 
@@ -107,8 +113,11 @@ class Acceptor:
         judge: Callable[[Greeting], Refusal | None],
         frame_bytes_max: int,
         versions: Versions = VERSIONS,
+        reply: Callable[[bytes], bytes] | None = None,
     ) -> None:
         self.greeting: Greeting | None = None
+        self.is_asked = False
+        self._reply = reply
         self.refusal: Refusal | None = None
         self._hello = hello
         self._judge = judge
@@ -137,14 +146,28 @@ class Acceptor:
             return b"", []
         if len(frames) > 1 or self._parser.is_mid_frame:
             raise WireError("goes on before it is answered")
+        if self._reply is not None and is_question(frames[0]):
+            return self._answer_question(frames[0], self._reply), []
         return self._answer(decode_greeting(frames[0])), []
+
+    def _answer_question(self, frame: Frame, reply: Callable[[bytes], bytes]) -> bytes:
+        versions, question = decode_question(frame)
+        version = negotiate(self._versions, versions)
+        if version is None:
+            self.refusal = self._no_version(versions)
+            return encode_refusal(self.refusal)
+        self.is_asked = True
+        return encode_answer(version, reply(question))
+
+    def _no_version(self, theirs: Versions) -> Refusal:
+        ours = _range(self._versions)
+        return Refusal(Code.VERSION, f"we speak protocol versions {ours}, not {_range(theirs)}")
 
     def _answer(self, greeting: Greeting) -> bytes:
         version = negotiate(self._versions, greeting.versions)
         me = self._hello
         if version is None:
-            ours, theirs = _range(self._versions), _range(greeting.versions)
-            refusal = Refusal(Code.VERSION, f"we speak protocol versions {ours}, not {theirs}")
+            refusal = self._no_version(greeting.versions)
         elif greeting.hello.cluster_id != me.cluster_id:
             theirs = f"{greeting.hello.cluster_id:x}"
             refusal = Refusal(Code.CLUSTER, f"cluster {theirs} is not ours, {me.cluster_id:x}")

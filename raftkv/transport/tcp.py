@@ -26,6 +26,7 @@ from raftkv.errors import (
 from raftkv.runtime.base import Runtime
 from raftkv.transport.base import Code, Hello, Lane, Receiver, Refusal
 from raftkv.transport.owner import owned_tasks
+from raftkv.transport.tcp_ask import ask
 from raftkv.transport.tcp_channel import Channel, Cipher, reason_of, tune
 from raftkv.transport.tcp_context import Context
 from raftkv.transport.tcp_inlet import Inlet
@@ -123,6 +124,31 @@ class TcpTransport:
         """What to say in handshakes from now on."""
         if self._serving is not None:
             self._serving.announce(hello)
+
+    def checked(self, address: str) -> str:
+        """The address in its one way of writing.
+
+        Raises ConfigError for one that cannot be, or that is beyond loopback without TLS.
+        """
+        parsed = parse_address(address)
+        self._check_secure(parsed, address)
+        return str(parsed)
+
+    async def ask(self, address: str, question: bytes) -> bytes:
+        """What the member that listens at ``address`` answers to somebody who is none yet.
+
+        Raises TransportError if no answer comes in time, ConfigError for an address that cannot be.
+        """
+        parsed = parse_address(address)
+        self._check_secure(parsed, address)
+        return await ask(
+            parsed,
+            question,
+            runtime=self._runtime,
+            cipher=None if self.contexts is None else self.contexts.dialling(parsed.host),
+            limits=self.limits,
+            loopback_only=self.loopback_only,
+        )
 
     def set_peers(self, addresses: Mapping[int, str]) -> None:
         """The members to connect to; connections to those that left, and from them, are closed.

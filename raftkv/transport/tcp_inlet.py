@@ -47,6 +47,7 @@ class Inlet:
             context.hello,
             lambda greeting: gate.judge(greeting, cipher),
             context.limits.frame_bytes_max,
+            reply=context.receiver.on_question,
         )
 
     @property
@@ -87,6 +88,9 @@ class Inlet:
             self._channel.write(answer)
         if acceptor.refusal is not None:
             self.close(f"refused: {acceptor.refusal.sentence}")
+            return
+        if acceptor.is_asked:
+            self.close("its question is answered", logging.INFO)
             return
         greeting = acceptor.greeting
         if greeting is None:

@@ -15,10 +15,10 @@ from raftkv.transport.base import Lane
 from raftkv.transport.session import Dialer
 from raftkv.transport.tcp_channel import Channel, Cipher, reason_of, tune
 from raftkv.transport.tcp_context import Context
-from raftkv.transport.tcp_settings import Address
+from raftkv.transport.tcp_settings import Address, Limits
 from raftkv.transport.wire import FRAME_OVERHEAD_BYTES, Greeting, frame_header
 
-__all__ = ["Hub", "Outlet"]
+__all__ = ["Hub", "Outlet", "dial"]
 
 _log = logging.getLogger("raftkv.transport")
 
@@ -190,28 +190,12 @@ class Outlet:
 
     async def _dial(self) -> socket.socket | None:
         """A connected socket, or None with the reason left behind."""
+        context = self._context
         try:
-            found = await _resolve(self.address)
+            return await dial(self.address, context.limits, context.loopback_only)
         except OSError as error:
-            self._end_reason = f"its name cannot be resolved: {reason_of(error)}"
+            self._end_reason = reason_of(error)
             return None
-        for family, address in found[:_ADDRESSES_MAX]:
-            if self._context.loopback_only and not Address(address[0], address[1]).is_loopback:
-                self._end_reason = f"its name stands for {address[0]}, which is not loopback"
-                continue
-            sock = socket.socket(family, socket.SOCK_STREAM)
-            try:
-                tune(sock, self._context.limits)
-                await _connect(sock, address)
-            except OSError as error:
-                sock.close()
-                self._end_reason = reason_of(error)
-            except BaseException:  # cancelled: by the deadline or by our owner
-                sock.close()
-                raise
-            else:
-                return sock
-        return None
 
     def _drop_connection(self, *, tell: bool) -> None:
         channel, self._channel = self._channel, None
@@ -281,6 +265,32 @@ class Outlet:
         self._end_reason = reason
         self._ended.set()
         self._drop_connection(tell=True)
+
+
+async def dial(address: Address, limits: Limits, loopback_only: bool) -> socket.socket:
+    """A connected socket. Raises OSError, with the reason of the last address that was tried."""
+    try:
+        found = await _resolve(address)
+    except OSError as error:
+        raise OSError(f"its name cannot be resolved: {reason_of(error)}") from error
+    refusal = OSError("its name stands for nothing")
+    for family, where in found[:_ADDRESSES_MAX]:
+        if loopback_only and not Address(where[0], where[1]).is_loopback:
+            refusal = OSError(f"its name stands for {where[0]}, which is not loopback")
+            continue
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            tune(sock, limits)
+            await _connect(sock, where)
+        except OSError as error:
+            sock.close()
+            refusal = error
+        except BaseException:  # cancelled: by a deadline or by our owner
+            sock.close()
+            raise
+        else:
+            return sock
+    raise refusal
 
 
 async def _resolve(

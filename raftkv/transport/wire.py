@@ -12,6 +12,9 @@ acceptor sends nothing: every member sends on connections that it dialled itself
 and REFUSAL are the same in all versions of the protocol, so that versions can be negotiated; a
 later version may append to HELLO and WELCOME, which earlier ones ignore.
 
+Who is no member yet sends QUESTION instead, hears ANSWER (at most 64 KiB) or REFUSAL, and is done.
+What the two contain is the business of the nodes.
+
 A peer that breaks the rules is a :class:`~raftkv.errors.WireError`; the connection is closed then.
 No memory is allocated for a length that was not compared with the limit of the phase.
 """
@@ -24,10 +27,18 @@ from zlib import crc32
 
 from attrs import frozen
 
-from raftkv.errors import WireError
-from raftkv.transport.base import Code, Hello, Lane, Refusal
+from raftkv.errors import InvariantError, WireError
+from raftkv.transport.base import (
+    ANSWER_BYTES_MAX,
+    QUESTION_BYTES_MAX,
+    Code,
+    Hello,
+    Lane,
+    Refusal,
+)
 
 __all__ = [
+    "ANSWER_BYTES_MAX",
     "FRAME_OVERHEAD_BYTES",
     "HANDSHAKE_BYTES_MAX",
     "VERSIONS",
@@ -37,14 +48,19 @@ __all__ = [
     "Greeting",
     "Refusal",
     "Versions",
+    "decode_answer",
     "decode_greeting",
+    "decode_question",
     "decode_refusal",
     "decode_welcome",
+    "encode_answer",
     "encode_frame",
     "encode_greeting",
+    "encode_question",
     "encode_refusal",
     "encode_welcome",
     "frame_header",
+    "is_question",
     "is_refusal",
     "negotiate",
 ]
@@ -72,6 +88,10 @@ _RECOVERING: Final = 1
 _TYPE_HELLO: Final = 16
 _TYPE_WELCOME: Final = 17
 _TYPE_REFUSAL: Final = 18
+_TYPE_QUESTION: Final = 19
+_TYPE_ANSWER: Final = 20
+_QUESTION: Final = struct.Struct("<8sHH")  # magic, first and last version; the question follows
+_ANSWER: Final = struct.Struct("<8sH")  # magic, version; the answer follows
 
 
 class Versions(NamedTuple):
@@ -247,6 +267,38 @@ def decode_refusal(frame: Frame) -> Refusal:
         raise WireError(f"a REFUSAL of {len(payload)} bytes with a sentence of {size}")
     sentence = payload[_REFUSAL.size :].decode(errors="replace")
     return Refusal(code, _printable(sentence))
+
+
+def encode_question(question: bytes) -> bytes:
+    """The QUESTION frame of who is no member yet."""
+    if len(question) > QUESTION_BYTES_MAX:
+        raise InvariantError(f"a question of {len(question)} bytes")
+    return encode_frame(_TYPE_QUESTION, _QUESTION.pack(MAGIC, *VERSIONS) + question)
+
+
+def is_question(frame: Frame) -> bool:
+    """Whether the frame is a QUESTION."""
+    return frame.type == _TYPE_QUESTION
+
+
+def decode_question(frame: Frame) -> tuple[Versions, bytes]:
+    """The versions that the asker speaks, and what it asks. Raises WireError."""
+    payload = _opened(frame, _TYPE_QUESTION, _QUESTION, "QUESTION")
+    _, first, last = _QUESTION.unpack_from(payload)
+    if first > last:
+        raise WireError(f"speaks versions {first} to {last}, which are none")
+    return Versions(first, last), payload[_QUESTION.size :]
+
+
+def encode_answer(version: int, answer: bytes) -> bytes:
+    """The ANSWER frame."""
+    return encode_frame(_TYPE_ANSWER, _ANSWER.pack(MAGIC, version) + answer)
+
+
+def decode_answer(frame: Frame) -> bytes:
+    """What is answered. Raises WireError."""
+    payload = _opened(frame, _TYPE_ANSWER, _ANSWER, "ANSWER")
+    return payload[_ANSWER.size :]
 
 
 def negotiate(ours: Versions, theirs: Versions) -> int | None:

@@ -26,6 +26,7 @@ class Recorder:
         self.downs: list[int] = []
         self.asked: list[Hello] = []
         self.refused: list[tuple[int, Refusal]] = []
+        self.questions: list[bytes] = []
         self.refusal: Callable[[Hello], str | None] = lambda _: None
         self.code = Code.IDENTITY
         self.on_each: Callable[[int, Lane, bytes], None] | None = None
@@ -54,6 +55,11 @@ class Recorder:
     def on_refused(self, peer: int, refusal: Refusal) -> None:
         self.refused.append((peer, refusal))
         self._ring()
+
+    def on_question(self, question: bytes) -> bytes:
+        self.questions.append(question)
+        self._ring()
+        return b"answer to " + question
 
     def _ring(self) -> None:
         self._changed.set()

@@ -1,0 +1,118 @@
+"""How somebody who was added learns who it is: it asks members, before it writes anything.
+
+The question names the asker, the answer tells the cluster's id, the asker's id and all members, or
+why it may not join. Both are small CBOR maps, carried by the transport's question and answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from attrs import frozen
+
+from raftkv.encoding import dumps, loads
+from raftkv.errors import MembershipError, TransportError, UnavailableError, WireError
+from raftkv.node.roster import Member, Roster, decode_roster, encode_roster
+from raftkv.runtime.base import Clock
+
+_ROUNDS: Final = 20
+_PAUSE_NS: Final = 50_000_000
+_REASONS: Final = {
+    "unknown": (
+        "has no member named {name!r}: add it first, on a running member, with node.members.add()"
+    ),
+    "known": (
+        "knows {name!r} with a data directory that it had before: an empty one cannot take its"
+        " place, so remove that member and add it anew"
+    ),
+}
+
+
+@frozen(slots=True)
+class Admission:
+    """Who we are, and in which cluster."""
+
+    cluster_id: int
+    me: Member
+    roster: Roster
+
+
+def encode_question(name: str) -> bytes:
+    """What somebody with an empty directory asks."""
+    return dumps({"join": name})
+
+
+def answer_question(
+    question: bytes, cluster_id: int, roster: Roster, has_disk: Callable[[int], bool]
+) -> bytes:
+    """What a member answers. ``has_disk`` tells whether a member was ever seen with a directory."""
+    try:
+        value = loads(question)
+        name = value.get("join") if type(value) is dict else None
+    except WireError:
+        name = None
+    member = roster.member(name) if type(name) is str else None
+    refused = "unknown" if member is None else "known" if has_disk(member.id) else ""
+    return dumps(
+        {
+            "cluster": cluster_id,
+            "member": 0 if member is None else member.id,
+            "refused": refused,
+            "roster": b"" if refused else encode_roster(roster),
+        }
+    )
+
+
+async def ask_to_join(
+    ask: Callable[[str, bytes], Awaitable[bytes]],
+    addresses: Sequence[str],
+    name: str,
+    clock: Clock,
+) -> Admission:
+    """Ask one member after the other until one knows us.
+
+    A member may have missed that we were added, so we ask again for a second. Raises
+    MembershipError if those who answer do not let us join, UnavailableError if nobody answers.
+    """
+    refusal: MembershipError | None = None
+    silent: dict[str, str] = {}
+    for _ in range(_ROUNDS):
+        refusal = None
+        for address in addresses:
+            try:
+                found = _read_answer(await ask(address, encode_question(name)), name, address)
+            except TransportError as error:
+                silent[address] = str(error)
+                continue
+            if isinstance(found, Admission):
+                return found
+            refusal = found
+            if found.reason == "known":
+                raise found
+        if refusal is None:
+            break
+        await clock.sleep_until(clock.monotonic_ns() + _PAUSE_NS)
+    if refusal is not None:
+        raise refusal
+    raise UnavailableError(
+        "no member named in join= answers, so nothing was written: " + "; ".join(silent.values())
+    )
+
+
+def _read_answer(answer: bytes, name: str, address: str) -> Admission | MembershipError:
+    value = loads(answer)
+    if type(value) is not dict:
+        raise WireError(f"{address} gives an answer that is none")
+    cluster, member, refused = value.get("cluster"), value.get("member"), value.get("refused")
+    if type(refused) is str and refused:
+        sentence = _REASONS.get(refused, "does not let {name!r} join").format(name=name)
+        return MembershipError(f"the member at {address} {sentence}", refused)
+    roster = value.get("roster")
+    if type(cluster) is not int or type(member) is not int or type(roster) is not bytes:
+        raise WireError(f"{address} gives an answer that is none")
+    found = decode_roster(roster)
+    me = found.member(member)
+    if me is None:
+        raise WireError(f"{address} gives an answer without ourselves")
+    return Admission(cluster, me, found)
