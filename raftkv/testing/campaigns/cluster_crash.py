@@ -51,18 +51,39 @@ def kill_members(case: Case) -> Facts:
         made.work()
         for _ in range(_ROUNDS):
             time.sleep(random.uniform(0.1, 0.8))
-            many = random.choice((1, 1, 1, 2, 3))
-            victims = list(random.sample(NAMES, many))
-            leader = made.leader()
-            if leader is not None and leader not in victims and random.random() < 0.5:
-                victims[0] = leader  # the one that matters most
-            time.sleep(random.uniform(0.0, 0.05))
-            made.kill(victims)
+            victims = (
+                _kill_some(made, random) if random.random() < 0.7 else _kill_alone(made, random)
+            )
             time.sleep(random.choice((0.0, random.uniform(0.0, 1.5))))
             made.start(victims)
             made.await_serving(victims)
         _judge(made)
         return made.facts
+
+
+def _kill_some(made: Cluster, random: Random) -> list[str]:
+    """One to three at the same instant, the leader often among them."""
+    victims = list(random.sample(NAMES, random.choice((1, 1, 1, 2, 3))))
+    leader = made.leader()
+    if leader is not None and leader not in victims and random.random() < 0.5:
+        victims[0] = leader  # the one that matters most
+    time.sleep(random.uniform(0.0, 0.05))
+    made.kill(victims)
+    return victims
+
+
+def _kill_alone(made: Cluster, random: Random) -> list[str]:
+    """The leader, after a moment in which nobody else could have heard of anything it said."""
+    leader = made.await_leader()
+    others = [name for name in NAMES if name != leader]
+    for name in others:
+        made.running[name].signal(signal.SIGSTOP)
+    time.sleep(random.uniform(0.05, 0.3))
+    made.kill([leader])
+    for name in others:
+        made.running[name].signal(signal.SIGCONT)
+    made.facts["kills of one alone"] += 1
+    return [leader]
 
 
 def kill_at_point(case: Case) -> Facts:
