@@ -194,8 +194,12 @@ class Writers:
                 self.failures[kind] = self.failures.get(kind, 0) + 1
                 await anyio.sleep(_AGAIN_SECONDS)
             else:
-                self._begun.append(begun)
-                self._ended.append(monotonic())
+                self.note(begun, monotonic())
+
+    def note(self, begun: float, ended: float) -> None:
+        """A put was acknowledged."""
+        self._begun.append(begun)
+        self._ended.append(ended)
 
     def first_since(self, since: float) -> float | None:
         """When the first put that began at ``since`` or later was acknowledged; None if none."""
@@ -211,6 +215,8 @@ class Writers:
         """The longest time without acknowledgement that reaches into ``since`` .. ``until``."""
         longest, after = 0.0, until
         for ended in reversed(self._ended):
+            if ended > until:
+                continue
             longest = max(longest, after - ended)
             after = ended
             if ended < since:
