@@ -41,7 +41,13 @@ class Process:
         self._rest = b""
         with log.open("ab") as output:
             self._process = subprocess.Popen(
-                [*before, sys.executable, "-m", _MODULE, json.dumps(given)],
+                [
+                    *before,
+                    sys.executable,
+                    "-m",
+                    str(given.get("module", _MODULE)),
+                    json.dumps(given),
+                ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=output,
@@ -81,6 +87,11 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, to the member itself."""
         self._process.send_signal(number)
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
 
     @property
     def is_alive(self) -> bool:
@@ -233,6 +244,25 @@ class Cluster:
             time.sleep(_POLL_SECONDS)
         raise FindingError(f"no leader within {seconds:.0f} s")
 
+    def await_all_led(self, seconds: float) -> None:
+        """Wait until all running members know the same leader, who is one of them."""
+        limit = time.monotonic() + seconds
+        while True:
+            told = {name: process.ask("status") for name, process in self.running.items()}
+            leaders = {str(one["leader"]) for one in told.values()}
+            if len(leaders) == 1 and leaders < self.running.keys():
+                return
+            if time.monotonic() > limit:
+                raise FindingError(
+                    f"{seconds:.0f} s after all was well members are not led: {told}"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def term(self) -> int:
+        """The highest term that a running member is in."""
+        told = [process.ask("status") for process in self.running.values()]
+        return max(cast("int", one["term"]) for one in told)
+
     def converge(self, seconds: float = CONVERGENCE_SECONDS_MAX) -> None:
         """Wait until all running members have caught up and hold the same content.
 
@@ -280,7 +310,13 @@ def cluster(
     """A cluster of members on this machine's loopback, started and led; none is left behind."""
     ports = free_ports(len(names))
     addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
-    made = Cluster(case, addresses, settings)
+    with started(Cluster(case, addresses, settings), names) as made:
+        yield made
+
+
+@contextmanager
+def started(made: Cluster, names: Sequence[str]) -> Generator[Cluster]:
+    """Start members and wait for a leader; none is left behind, whatever happens."""
     try:
         made.start(names)
         made.await_serving(names)

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from raftkv.testing.campaigns.crash import CRASH
 from raftkv.testing.campaigns.frame import Campaign
+from raftkv.testing.campaigns.members import MEMBERS
 
-CAMPAIGNS: tuple[Campaign, ...] = (CRASH,)
+CAMPAIGNS: tuple[Campaign, ...] = (CRASH, MEMBERS)
