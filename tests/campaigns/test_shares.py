@@ -33,6 +33,8 @@ SHARES = (
     # Kills that hit nothing prove nothing: some must fall amid a write or a flush.
     Share("crash", "store", 15, (("kills", 12), ("kills inside", 4))),
     Share("crash", "store-failpoints", 12, (("kills", 12),)),
+    Share("power", "store", 4, (("cuts", 20), ("cuts amid a write or sync", 5))),
+    Share("power", "cluster", 1, (("cuts", 3), ("acknowledged writes", 50))),
 )
 
 

@@ -4,10 +4,15 @@ A power cut is the ioctl ``EXT4_IOC_SHUTDOWN`` without a flush of the journal: f
 nothing more reaches the disk, and what only the page cache knew is gone once it is mounted anew.
 Processes that write must be stopped (SIGSTOP, and seen to be) before: a cut that races with a
 writer can lose what the writer had just been told is safe.
+
+The process that mounts moves into a mount namespace of its own first. Nobody else then holds a copy
+of the mount, which would keep the dead file system alive; and whatever becomes of the process, with
+its last child the kernel takes the mounts away and frees the loop devices.
 """
 
 from __future__ import annotations
 
+import ctypes
 import fcntl
 import os
 import shutil
@@ -23,6 +28,8 @@ _SHUTDOWN: Final = 0x8004587D  # _IOR('X', 125, u32)
 _NO_LOG_FLUSH: Final = Struct("<I").pack(2)
 _PROGRAMS: Final = ("mkfs.ext4", "mount", "umount")
 _UNMOUNT_SECONDS_MAX: Final = 20.0
+_CLONE_NEWNS: Final = 0x00020000
+_PRIVATE: Final = (1 << 14) | (1 << 18)  # MS_REC, MS_PRIVATE
 
 
 class DiskError(Exception):
@@ -53,6 +60,21 @@ def _run(name: str, *arguments: str) -> None:
     done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise DiskError(f"{name} {' '.join(arguments)}: {done.stderr.strip()}")
+
+
+class _Namespace:
+    """Which processes are in a mount namespace of their own already."""
+
+    pid = 0
+
+
+def _enter_own_namespace() -> None:
+    if os.getpid() == _Namespace.pid:
+        return
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(_CLONE_NEWNS) or libc.mount(b"none", b"/", None, _PRIVATE, None):
+        raise DiskError(f"no mount namespace of our own: {os.strerror(ctypes.get_errno())}")
+    _Namespace.pid = os.getpid()
 
 
 class Disk:
@@ -115,7 +137,11 @@ class Disk:
 
 @contextmanager
 def mounted_disks(directory: Path, count: int, size_mib: int) -> Generator[tuple[Disk, ...]]:
-    """So many disks, mounted below ``directory`` and taken away again whatever happens."""
+    """So many disks, mounted below ``directory`` and taken away again whatever happens.
+
+    This process and its children see them, nobody else does.
+    """
+    _enter_own_namespace()
     disks = tuple(
         Disk(directory / f"disk-{number}.img", directory / f"disk-{number}", size_mib)
         for number in range(1, count + 1)

@@ -92,6 +92,7 @@ def _live(work: Callable[[], Told], log: Path, writing: int) -> None:
         os.dup2(output, 2)
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        answer: Told
         try:
             answer = work()
         except FindingError as error:

@@ -68,13 +68,13 @@ def kill_at_failpoint(case: Case) -> Facts:
     name = STORE_FAILPOINTS[case.seed % len(STORE_FAILPOINTS)]
     directory = _Directory(case, "failpoints")
     if not name.startswith("make."):
-        directory.live(_Death("in write", 1_000_000, batches=random.randint(1, 6)))
+        directory.live(Death("in write", 1_000_000, batches=random.randint(1, 6)))
     for _ in range(_LIVES_MAX):
         if name.startswith("cut."):
             # Big batches tear often: the life after meets the failpoint, if there is a tail.
-            directory.live(_Death("in write", 4_000_000, batches=random.randint(1, 6)))
+            directory.live(Death("in write", 4_000_000, batches=random.randint(1, 6)))
         once = name.startswith(_ONCE)
-        directory.live(_Death(name, 3_000, count=1 if once else random.randint(1, 8)))
+        directory.live(Death(name, 3_000, count=1 if once else random.randint(1, 8)))
         if directory.facts[f"at {name}"]:
             break
     else:
@@ -83,7 +83,7 @@ def kill_at_failpoint(case: Case) -> Facts:
     return directory.facts
 
 
-class _Death:
+class Death:
     """How a life is to end: at a failpoint, in a flush, or by a kill from outside in a write."""
 
     def __init__(
@@ -96,17 +96,17 @@ class _Death:
         self.spin_seconds = spin_seconds
 
 
-def _draw_death(random: Random) -> _Death:
+def _draw_death(random: Random) -> Death:
     size = random.choice((300, 300, 3_000, 100_000, 1_000_000, 4_000_000))
     way = random.choice(("failpoint", "in flush", "in write", "in write"))
     if way == "failpoint":
         name = random.choice(STORE_FAILPOINTS)
-        return _Death(name, size, count=1 if name.startswith(_ONCE) else random.randint(1, 12))
+        return Death(name, size, count=1 if name.startswith(_ONCE) else random.randint(1, 12))
     if way == "in flush":
         spin_seconds = random.uniform(1e-6, 4e-4 + size * 5e-10)
-        return _Death(way, size, count=random.randint(1, 12), spin_seconds=spin_seconds)
+        return Death(way, size, count=random.randint(1, 12), spin_seconds=spin_seconds)
     spin_seconds = random.uniform(0, 2e-5 + size * 6e-10)
-    return _Death(way, size, batches=random.randint(1, 12), spin_seconds=spin_seconds)
+    return Death(way, size, batches=random.randint(1, 12), spin_seconds=spin_seconds)
 
 
 class _Directory:
@@ -118,7 +118,7 @@ class _Directory:
         self.shared = mmap.mmap(-1, 16)  # phase, batches begun, cuts made: seen from outside
         self.facts: Counter[str] = Counter()
 
-    def live(self, death: _Death) -> None:
+    def live(self, death: Death) -> None:
         """One life, until it is killed or has written enough."""
         self.facts["lives"] += 1
         self.shared[:3] = bytes(3)
@@ -139,24 +139,11 @@ class _Directory:
         if os.waitpid(pid, 0)[1]:
             raise FindingError("the life that only looks failed: see life.log")
 
-    def _fork(self, death: _Death | None) -> int:
-        life = _Life(self.root, f"{self.seed}/{self.facts['lives']}", self.shared, death)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        pid = os.fork()
-        if pid:
-            return pid
-        code = 3
-        try:
-            life.run()
-            code = 0
-        except BaseException:  # whatever it is, it must be told, and not run the parent's code
-            with self.root.with_name("life.log").open("a", encoding="utf-8") as log:
-                traceback.print_exc(file=log)
-        finally:
-            os._exit(code)
+    def _fork(self, death: Death | None) -> int:
+        life = Life(self.root, f"{self.seed}/{self.facts['lives']}", self.shared, death)
+        return life.fork(self.root.with_name("life.log"))
 
-    def _kill_amid_writing(self, pid: int, death: _Death) -> int:
+    def _kill_amid_writing(self, pid: int, death: Death) -> int:
         while self.shared[1] < death.batches:
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
@@ -166,15 +153,40 @@ class _Directory:
         return os.waitpid(pid, 0)[1]
 
 
-class _Life:
+class Life:
     """One opening of the directory, with the death that awaits it."""
 
-    def __init__(self, root: Path, seed: str, shared: mmap.mmap, death: _Death | None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        seed: str,
+        shared: mmap.mmap,
+        death: Death | None,
+        diary: Path | None = None,
+    ) -> None:
         self.root = root
+        self.diary = root.with_suffix(".diary") if diary is None else diary
         self.random = Random(seed)
         self.shared = shared
         self.death = death
         self.left = death.count if death else 0
+
+    def fork(self, log: Path) -> int:
+        """Live in a child, which ends with status 0 if all is well; its process id."""
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid:
+            return pid
+        code = 3
+        try:
+            self.run()
+            code = 0
+        except BaseException:  # whatever it is, it must be told, and not run the parent's code
+            with log.open("a", encoding="utf-8") as told:
+                traceback.print_exc(file=told)
+        finally:
+            os._exit(code)
 
     def failpoint(self, name: str) -> None:
         """Note the phase; die if this is the moment."""
@@ -204,7 +216,7 @@ class _Life:
 
     def run(self) -> None:
         """Open, check, write on."""
-        diary = _Diary(self.root.with_suffix(".diary"))
+        diary = _Diary(self.diary)
         storage = open_rocks(
             self.root,
             cluster_id=CLUSTER,
