@@ -310,6 +310,23 @@ class Storage(Protocol):
         """Reads the machine's rows once, for their hash."""
         ...
 
+    def check_witness(self) -> str | None:
+        """Read the witness again; what was wrong with it, which is mended, or None.
+
+        Blocks: ``wal`` worker only. Raises StorageFailedError if the disk refuses.
+        """
+        ...
+
+    def condemn(self, damage: Damage, *, keep_rows: bool = False) -> None:
+        """Have the next opening begin this store anew, marked with at least this damage.
+
+        For damage that is found while the node runs: a read that fails, rows that differ from those
+        of the other members. Durable when it returns; the store goes on, so stop serving it.
+        ``keep_rows``: what the next opening can read with its checksums is kept. Without it the
+        rows, which may be readable and yet wrong, are dropped. Blocks; any thread.
+        """
+        ...
+
     def close(self) -> None:
         """Close store and witness. Idempotent."""
         ...

@@ -3,9 +3,12 @@
 ::
 
     <data-dir>/LOCK               held while open (flock); empty
-    <data-dir>/member/store/      RocksDB
+    <data-dir>/member/store/      RocksDB; store.* beside it: see :mod:`raftkv.storage.place`
     <data-dir>/member/store-options/  rewritten at each opening: what only a file can tell RocksDB
     <data-dir>/member/witness     what was last promised (two slots)
+    <data-dir>/member/ballast     room to give back when the disk is full
+    <data-dir>/member/condemned   only after damage was found at run time: the next opening rebuilds
+    <data-dir>/member/failed      only after a failed write or sync: why
     <data-dir>/member.new/        only while a member is being made; renamed to ``member`` when
     complete
 
@@ -15,49 +18,69 @@ into place, so a crash leaves an empty directory or a complete one.
 **A torn tail.** When RocksDB refuses its write-ahead log, which is common after an ordinary crash
 amid a large write, the store is read up to the damage without being changed and held against the
 witness. If it has everything that was promised, the rest never was: it is cut off, and the opening
-goes on. Otherwise StorageCorruptError names what is missing, and the directory stays as it was.
+goes on. Everything else is damage: see :mod:`raftkv.storage.opening`.
+
+**After a failed write or sync** the kernel may show pages that it could not put on the disk, for as
+long as they are cached. So this process never opens that directory again. Another may: RocksDB
+reads its write-ahead logs back and writes what they hold into new tables, synced, before the
+opening returns, so what is served then is on the disk. The file ``failed`` is for humans, and
+removed by then.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from errno import EDQUOT, ENOSPC
 from pathlib import Path
 from typing import Final
 
 from raftkv.errors import (
     IdentityError,
-    InvariantError,
     StorageCorruptError,
     StorageFailedError,
     StorageFullError,
     StorageLockedError,
 )
 from raftkv.runtime.base import Rng
+from raftkv.storage.ballast import BALLAST_BYTES, Ballast
 from raftkv.storage.base import Identity
 from raftkv.storage.files import Files, Lock, OsFiles
-from raftkv.storage.log import StoredLog
-from raftkv.storage.member import (
-    BOOT_TOKEN_BYTES,
-    Failpoint,
-    MemberStorage,
-    check_owner,
-    examine,
-    first_identity,
-    next_boot,
-    no_failpoint,
-)
-from raftkv.storage.records import REBUILD, corrupt
-from raftkv.storage.rocks import Mode, RocksStore
+from raftkv.storage.member import Failpoint, MemberStorage, Notes, no_failpoint
+from raftkv.storage.opening import BOOT_TOKEN_BYTES, Opening, first_identity, open_member
+from raftkv.storage.place import STORE, RocksPlace
+from raftkv.storage.records import corrupt
+from raftkv.storage.rocks import RocksStore
+from raftkv.storage.rocks_options import Mode
 from raftkv.storage.witness import FileWitness, Witness
 
 _LOCK: Final = "LOCK"
 _MEMBER: Final = "member"
 _NEW: Final = "member.new"
-_STORE: Final = "store"
 _WITNESS: Final = "witness"
+_BALLAST: Final = "ballast"
+_FAILED: Final = "failed"
 _UUID_BYTES: Final = 16
+
+
+class FileNotes(Notes):
+    """Notes as files in a directory."""
+
+    def __init__(self, directory: Path, files: Files) -> None:
+        self._directory = directory
+        self._files = files
+
+    def get(self, name: str) -> bytes | None:
+        """The note; None if there is none."""
+        return self._files.read(self._directory / name)
+
+    def put(self, name: str, note: bytes) -> None:
+        """Put or replace it."""
+        self._files.write(self._directory / name, note)
+
+    def remove(self, name: str) -> None:
+        """Remove it; no error if there is none."""
+        self._files.remove(self._directory / name)
 
 
 def open_rocks(
@@ -66,6 +89,8 @@ def open_rocks(
     cluster_id: int,
     member_id: int,
     rng: Rng,
+    can_recover: bool = False,
+    ballast_bytes: int = BALLAST_BYTES,
     files: Files | None = None,
     failpoint: Failpoint = no_failpoint,
 ) -> MemberStorage:
@@ -74,13 +99,15 @@ def open_rocks(
     Everything is read back and checked, held against the witness, and the boot counter raised
     durably before this returns. Blocks for as long as that takes.
 
-    ``rng`` gives a new directory its disk uuid, and each opening its token. ``failpoint`` is for
-    tests.
+    ``can_recover`` says that there are other members who can give back what is lost, and that the
+    caller heeds ``Recovered.damage``: a damaged directory is then opened with what is intact.
+    ``ballast_bytes`` are kept in reserve for a full disk; 0: none. ``rng`` gives a new directory
+    its disk uuid, and each opening its token. ``failpoint`` is for tests.
 
     Raises StorageLockedError if it is open elsewhere, IdentityError if it belongs to another
     cluster or member, StorageFormatError if a newer raftkv wrote it, StorageCorruptError if it is
-    damaged or has lost what this member promised, StorageFullError or StorageFailedError if the
-    disk refuses.
+    damaged or has lost what this member promised and cannot recover, StorageFullError or
+    StorageFailedError if the disk refuses, or did so before in this process.
     """
     root = Path(data_dir)
     files = OsFiles() if files is None else files
@@ -96,8 +123,16 @@ def open_rocks(
         try:
             if not files.exists(root / _MEMBER):
                 _make_member(root, expected, rng, files, failpoint)
-            token = rng.token(BOOT_TOKEN_BYTES)
-            return _open_member(root / _MEMBER, expected, token, files, failpoint, lock)
+            ballast = Ballast(root / _MEMBER / _BALLAST, ballast_bytes, files)
+            directory = _Directory(root / _MEMBER, files, lock, ballast)
+            try:
+                storage = directory.open(expected, rng, can_recover, failpoint)
+            except (StorageFullError, OSError) as error:
+                if not _is_full(error) or not ballast.drop():
+                    raise
+                storage = directory.open(expected, rng, can_recover, failpoint)
+            ballast.restore()
+            return storage
         except BaseException:
             lock.release()
             raise
@@ -119,7 +154,7 @@ def _make_member(
     )
     witness = FileWitness(files.open_slots(new / _WITNESS, create=True), str(new / _WITNESS))
     try:
-        store = RocksStore(new / _STORE, Mode.CREATE)
+        store = RocksStore(new / STORE, Mode.CREATE)
         try:
             failpoint("make.store")
             first_identity(store, witness, identity)
@@ -127,95 +162,91 @@ def _make_member(
             store.close()
     finally:
         witness.close()
-    files.sync_directory(new / _STORE)
+    files.sync_directory(new / STORE)
     files.sync_directory(new)
     failpoint("make.before")
     files.rename(new, root / _MEMBER)
     failpoint("make.after")
 
 
-def _open_member(
-    member: Path,
-    expected: Identity,
-    token: bytes,
-    files: Files,
-    failpoint: Failpoint,
-    lock: Lock,
-) -> MemberStorage:
-    if not files.exists(member / _WITNESS):
-        corrupt(
-            f"{member / _WITNESS} is missing, so nothing tells whether the store beside it is"
-            " complete"
-        )
-    witness = FileWitness(files.open_slots(member / _WITNESS, create=False), str(member / _WITNESS))
-    try:
-        mark = witness.recall()
-        if mark is None:
-            corrupt(f"{member / _WITNESS} is empty, so nothing tells what was promised")
-        check_owner(mark.record.identity, expected, str(member))
-        if not files.exists(member / _STORE):
-            corrupt(f"{member / _STORE} is missing")
-        store = _open_store(member, expected, witness, failpoint)
+class _Directory:
+    """A member's directory, locked."""
+
+    def __init__(self, member: Path, files: Files, lock: Lock, ballast: Ballast) -> None:
+        self._member = member
+        self._files = files
+        self._lock = lock
+        self._ballast = ballast
+        self._notes = FileNotes(member, files)
+        self._disk_uuid = b""
+
+    def open(
+        self, expected: Identity, rng: Rng, can_recover: bool, failpoint: Failpoint
+    ) -> MemberStorage:
+        """Open the member in it."""
+        place = RocksPlace(self._member, self._files, failpoint)
+        if can_recover:
+            place.finish()
+            place.sweep()
+        path = self._member / _WITNESS
+        if not can_recover and not self._files.exists(path):
+            corrupt(f"{path} is missing, so nothing tells whether the store beside it is complete")
+        witness = FileWitness(self._files.open_slots(path, create=can_recover), str(path))
         try:
-            return next_boot(
-                store,
-                witness,
-                expected,
-                str(member),
-                token=token,
-                failpoint=failpoint,
-                release=lock.release,
+            self._refuse_after_failure(witness)
+            storage = open_member(
+                Opening(
+                    place=place,
+                    witness=witness,
+                    notes=self._notes,
+                    expected=expected,
+                    can_recover=can_recover,
+                    new_token=lambda: rng.token(BOOT_TOKEN_BYTES),
+                    failpoint=failpoint,
+                    on_failure=self._failed,
+                    release=self._lock.release,
+                )
             )
         except BaseException:
-            store.close()
+            witness.close()
             raise
-    except BaseException:
-        witness.close()
-        raise
+        self._disk_uuid = storage.identity.disk_uuid
+        self._notes.remove(_FAILED)
+        return storage
 
-
-def _open_store(
-    member: Path, expected: Identity, witness: Witness, failpoint: Failpoint
-) -> RocksStore:
-    path = member / _STORE
-    try:
-        return RocksStore(path, failpoint=failpoint)
-    except StorageCorruptError as refusal:
-        _cut_torn_tail(member, expected, witness, failpoint, refusal)
-    return RocksStore(path, failpoint=failpoint)
-
-
-def _cut_torn_tail(
-    member: Path,
-    expected: Identity,
-    witness: Witness,
-    failpoint: Failpoint,
-    refusal: StorageCorruptError,
-) -> None:
-    """Cut the write-ahead log where it is damaged, if everything promised lies before.
-
-    Looking does not change the directory; only once the look has been held against the witness is
-    the same recovery done for good, and its result compared with the look.
-    """
-    path = member / _STORE
-    try:
-        store = RocksStore(path, Mode.LOOK)
+    def _refuse_after_failure(self, witness: Witness) -> None:
+        """Raise StorageFailedError if a write or sync here has failed in this process."""
+        disk_uuid, reason = _failed_here.get(self._files.place(self._member), (b"", ""))
+        if not reason:
+            return
         try:
-            seen = examine(store, StoredLog(store), witness, expected, str(member))
-        finally:
-            store.close()
-    except StorageCorruptError as error:
-        raise StorageCorruptError(f"{error} (RocksDB says: {refusal})") from refusal
-    failpoint("cut.before")
-    store = RocksStore(path, Mode.CUT)
-    try:
-        kept = examine(store, StoredLog(store), witness, expected, str(member))
-        if kept != seen:
-            raise InvariantError(f"{path} was cut at another place than was looked at; {REBUILD}")
-        store.sync()
-    finally:
-        store.close()
-    failpoint("cut.after")
+            mark = witness.recall()
+        except StorageCorruptError:
+            mark = None
+        # An inode may have been given to another directory since.
+        if mark is None or mark.record.identity.disk_uuid == disk_uuid:
+            raise StorageFailedError(
+                f"a write or sync of {self._member} has failed in this process, which may not see"
+                " what is on the disk as long as the kernel keeps those pages: open the node in a"
+                f" new process ({reason})"
+            )
+
+    def _failed(self, failure: StorageFailedError) -> None:
+        """Remember a failed write or sync, here and for whoever looks into the directory."""
+        if isinstance(failure, StorageFullError):
+            self._ballast.drop()
+        # What fails here was worth no more than a try.
+        with suppress(OSError):
+            place = self._files.place(self._member)
+            _failed_here.setdefault(place, (self._disk_uuid, str(failure)))
+            self._notes.put(_FAILED, str(failure).encode())
+
+
+_failed_here: Final[dict[tuple[int, int], tuple[bytes, str]]] = {}
+
+
+def _is_full(error: StorageFullError | OSError) -> bool:
+    return isinstance(error, StorageFullError) or error.errno in (ENOSPC, EDQUOT)
 
 
 @contextmanager
@@ -224,7 +255,7 @@ def _named(root: Path) -> Generator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (ENOSPC, EDQUOT):
+        if _is_full(error):
             raise StorageFullError(
                 f"the disk of {root} is full ({error}); free space, then open the node again"
             ) from error

@@ -54,6 +54,34 @@ class Files(Protocol):
         """Remove ``path`` and all below it; no error if there is nothing."""
         ...
 
+    def read(self, path: Path) -> bytes | None:
+        """All of a small file; None if there is none."""
+        ...
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Put a small file in place, whole or not at all, durably."""
+        ...
+
+    def remove(self, path: Path) -> None:
+        """Remove the file ``path`` durably; no error if there is none."""
+        ...
+
+    def allocate(self, path: Path, size_bytes: int) -> None:
+        """Make a file of that size that has its room on the disk already; nothing if it fails."""
+        ...
+
+    def size(self, path: Path) -> int:
+        """Bytes of the file at ``path``, or of all files below it; 0 if there is nothing."""
+        ...
+
+    def free_bytes(self, path: Path) -> int:
+        """How much the disk of ``path`` can still take from us."""
+        ...
+
+    def place(self, path: Path) -> tuple[int, int]:
+        """What tells this directory from every other, by whatever name: device and inode."""
+        ...
+
     def lock(self, path: Path) -> Lock | None:
         """Take the lock file ``path``; None if somebody has it, in this process or another."""
         ...
@@ -100,6 +128,66 @@ class OsFiles(Files):
         """Remove ``path`` and all below it; no error if there is nothing."""
         if os.path.lexists(path):
             shutil.rmtree(path)
+
+    def read(self, path: Path) -> bytes | None:
+        """All of a small file; None if there is none."""
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Put a small file in place, whole or not at all, durably."""
+        beside = path.with_name(path.name + ".new")
+        descriptor = os.open(
+            beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            if os.write(descriptor, data) != len(data):
+                raise OSError("short write")
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        self.rename(beside, path)
+
+    def remove(self, path: Path) -> None:
+        """Remove the file ``path`` durably; no error if there is none."""
+        if os.path.lexists(path):
+            os.unlink(path)
+            self.sync_directory(path.parent)
+
+    def allocate(self, path: Path, size_bytes: int) -> None:
+        """Make a file of that size that has its room on the disk already; nothing if it fails."""
+        descriptor = os.open(
+            path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        try:
+            os.posix_fallocate(descriptor, 0, size_bytes)
+        except BaseException:
+            os.unlink(path)
+            raise
+        finally:
+            os.close(descriptor)
+
+    def size(self, path: Path) -> int:
+        """Bytes of the file at ``path``, or of all files below it; 0 if there is nothing."""
+        if not os.path.isdir(path):
+            return os.lstat(path).st_size if os.path.lexists(path) else 0
+        return sum(
+            os.lstat(os.path.join(above, name)).st_size
+            for above, _, names in os.walk(path)
+            for name in names
+        )
+
+    def free_bytes(self, path: Path) -> int:
+        """How much the disk of ``path`` can still take from us."""
+        found = os.statvfs(path)
+        return found.f_bavail * found.f_frsize
+
+    def place(self, path: Path) -> tuple[int, int]:
+        """What tells this directory from every other, by whatever name: device and inode."""
+        found = os.stat(path)
+        return found.st_dev, found.st_ino
 
     def lock(self, path: Path) -> Lock | None:
         """Take the lock file ``path``; None if somebody has it, in this process or another."""

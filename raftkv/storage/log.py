@@ -55,6 +55,7 @@ class StoredLog(LogStore):
         self._read: Final = LogReader(store, group)
         self._keys: Final = self._read.keys
         self._known = False
+        self._was_marked = False
         self._hard_state = HardState()
         self._base_index = 0
         self._last_index = 0
@@ -83,11 +84,15 @@ class StoredLog(LogStore):
         self._cuts = cuts
         self._tails = {(entries[-1].chain if entries else snapshot.chain): cuts}
         damage, promised = read.damage()
+        self._was_marked = self._was_marked or damage is not None
         return Recovered(hard_state, snapshot, entries, applied, damage, promised)
 
-    def read_damage(self) -> tuple[Damage | None, WitnessRecord | None]:
-        """The mark of damage as it is written now, and what has to be there again. Any thread."""
-        return self._read.damage()
+    def visible_loss(self) -> Loss | None:
+        """The loss of the mark as it is written now. Any thread; costs nothing if never marked."""
+        if not self._was_marked:
+            return None
+        damage, _ = self._read.damage()
+        return None if damage is None else damage.loss
 
     @property
     def cuts(self) -> int:
@@ -164,6 +169,7 @@ class StoredLog(LogStore):
         if damage is None:
             batch.delete(Space.META, self._keys.damage)
         else:
+            self._was_marked = True
             kept = promised if damage.loss is Loss.LOG else None
             batch.put(Space.META, self._keys.damage, seal(encode_damage(damage, kept)))
 

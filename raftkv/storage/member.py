@@ -1,38 +1,27 @@
 """One member's storage: store, log, identity and witness together, in memory or on disk.
 
-What happens at an opening, whatever the store: the log is read back and checked, the store is held
-against the witness, and the boot counter is raised durably in both, the store first. A crash
-between the two leaves the store ahead, which is harmless.
+How it is opened is told in :mod:`raftkv.storage.opening`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from struct import Struct
-from struct import error as StructError
 from typing import Final, Protocol, TypeVar
 
-from attrs import evolve
-
-from raftkv.errors import (
-    Error,
-    IdentityError,
-    StorageCorruptError,
-    StorageError,
-    StorageFailedError,
-)
-from raftkv.storage.base import Identity, Recovered, Space, Storage, Store, WitnessRecord
+from raftkv.errors import Error, StorageCorruptError, StorageError, StorageFailedError
+from raftkv.storage.base import Damage, Identity, Loss, Storage, Store, View, WitnessRecord
 from raftkv.storage.log import StoredLog
-from raftkv.storage.records import REBUILD, corrupt, seal, unseal
-from raftkv.storage.witness import Witness, WitnessMark, what_is_missing
+from raftkv.storage.records import decode_damage, encode_damage, seal, unseal
+from raftkv.storage.scrub import RowsHash, Scrub
+from raftkv.storage.witness import Witness, WitnessMark
 
 # At most this many syncs between two durable witness records; see the witness module for the
 # reasons.
 WITNESS_SYNCS_MAX: Final = 64
 
-_IDENTITY_KEY: Final = b"identity"
-_IDENTITY: Final = Struct("<QQ16sQ16s")  # cluster, member, disk uuid, boot, boot token
-BOOT_TOKEN_BYTES: Final = 16
+CONDEMNED: Final = "condemned"
+_KEEP_ROWS: Final = b"\x01"
+_DROP_ROWS: Final = b"\x00"
 
 AnyError = TypeVar("AnyError", bound=Error | None)
 
@@ -49,8 +38,48 @@ def again(error: AnyError) -> AnyError:
     return error if error is None else type(error)(*error.args)
 
 
+class Notes(Protocol):
+    """Small notes beside the store, each durable once put; errors are OSError."""
+
+    def get(self, name: str) -> bytes | None:
+        """The note; None if there is none."""
+        ...
+
+    def put(self, name: str, note: bytes) -> None:
+        """Put or replace it."""
+        ...
+
+    def remove(self, name: str) -> None:
+        """Remove it; no error if there is none."""
+        ...
+
+
+class MemoryNotes(Notes):
+    """Notes in memory."""
+
+    def __init__(self) -> None:
+        self.notes: dict[str, bytes] = {}
+
+    def get(self, name: str) -> bytes | None:
+        """The note; None if there is none."""
+        return self.notes.get(name)
+
+    def put(self, name: str, note: bytes) -> None:
+        """Put or replace it."""
+        self.notes[name] = note
+
+    def remove(self, name: str) -> None:
+        """Remove it; no error if there is none."""
+        self.notes.pop(name, None)
+
+
 class FailStopStore(Store, Protocol):
     """A store that can be told that something beside it failed."""
+
+    @property
+    def refusal(self) -> Error | None:
+        """Why nothing is served any more; None while all is well."""
+        ...
 
     def poison(self, error: StorageError) -> None:
         """Refuse every later call with ``error``, reads included."""
@@ -66,17 +95,22 @@ class MemberStorage(Storage):
         log: StoredLog,
         identity: Identity,
         witness: Witness,
+        notes: Notes,
         *,
         failpoint: Failpoint = no_failpoint,
+        on_failure: Callable[[StorageFailedError], None] = lambda _failure: None,
         release: Callable[[], None] = lambda: None,
     ) -> None:
         self._store = store
         self._log = log
         self._identity = identity
         self._witness = witness
+        self._notes = notes
         self._failpoint = failpoint
+        self._on_failure = on_failure
         self._release = release
-        self._durable: tuple[int, int] | None = None
+        self._mark: WitnessMark | None = None
+        self._durable: tuple[int, int, Loss | None] | None = None
         self._syncs = 0
 
     @property
@@ -100,144 +134,111 @@ class MemberStorage(Storage):
         Answers the newest position that is durable. ``promised`` describes batches written before
         the call. Blocks: ``wal`` worker only. Raises StorageFailedError, which poisons the store.
         """
-        mark = WitnessMark(promised, self._log.cuts_at(promised.last_chain))
+        # The mark of damage that is visible now is durable after the sync.
+        loss = self._log.visible_loss()
+        mark = WitnessMark(promised, self._log.cuts_at(promised.last_chain), loss)
         position = self._store.sync()
         self._failpoint("witness.before")
         self._remember(mark)
         self._failpoint("witness.after")
         return position
 
+    def scrub(self, view: View) -> Scrub:
+        """Reads every row of every space once; the log's records and chain are checked, too."""
+        return Scrub(view)
+
+    def machine_hash(self, view: View) -> RowsHash:
+        """Reads the machine's rows once, for their hash."""
+        return RowsHash(view)
+
+    def check_witness(self) -> str | None:
+        """Read the witness again; what was wrong with it, which is mended, or None.
+
+        Blocks: ``wal`` worker only. Raises StorageFailedError if it cannot be read or written.
+        """
+        mark = self._mark
+        if mark is None:
+            return None
+        try:
+            complaint = self._witness_complaint(mark)
+        except OSError as error:
+            raise self._poisoned("read", error) from error
+        if complaint is not None:
+            for _ in range(2):  # both of its halves
+                self._remember(mark, durable=True)
+        return complaint
+
+    def _witness_complaint(self, mark: WitnessMark) -> str | None:
+        try:
+            if self._witness.recall() != mark:
+                return "the witness remembers something else than was written last"
+        except StorageError as error:
+            return str(error)
+        return None if self._witness.is_sure else "one half of the witness is damaged"
+
+    def condemn(self, damage: Damage, *, keep_rows: bool = False) -> None:
+        """Have the next opening begin this store anew, marked with at least this damage.
+
+        Durable when it returns. The store goes on: the caller stops serving it. Blocks. Raises
+        StorageFailedError.
+        """
+        kept = _KEEP_ROWS if keep_rows else _DROP_ROWS
+        try:
+            self._notes.put(CONDEMNED, seal(kept + encode_damage(damage, None)))
+        except OSError as error:
+            raise StorageFailedError(
+                f"the damage could not be noted ({error}): {damage.what}"
+            ) from error
+
     def close(self) -> None:
         """Close store and witness, and let go of the directory. Idempotent."""
+        failure = self._store.refusal
         try:
             self._store.close()
         except StorageError:
-            self._let_go()  # RocksDB's complaint about a failed disk must not keep the lock
+            self._let_go(failure)  # RocksDB's complaint about a failed disk must not keep the lock
             raise
-        self._let_go()
+        self._let_go(failure)
 
-    def _let_go(self) -> None:
+    def _let_go(self, failure: Error | None) -> None:
         self._witness.close()
-        self._release()
+        try:
+            if isinstance(failure, StorageFailedError):
+                self._on_failure(failure)
+        finally:
+            self._release()
 
-    def _remember(self, mark: WitnessMark) -> None:
-        promise = (mark.record.term, mark.record.vote)
+    def _remember(self, mark: WitnessMark, *, durable: bool = False) -> None:
+        promise = (mark.record.term, mark.record.vote, mark.loss)
         self._syncs += 1
-        durable = promise != self._durable or self._syncs >= WITNESS_SYNCS_MAX
+        durable = durable or promise != self._durable or self._syncs >= WITNESS_SYNCS_MAX
         try:
             self._witness.remember(mark, durable=durable)
         except OSError as error:
-            failure = StorageFailedError(
-                f"the witness could not be written ({error});"
-                " repair the disk and open the node again"
-            )
-            self._store.poison(failure)
-            raise failure from error
+            raise self._poisoned("written", error) from error
+        self._mark = mark
         if durable:
             self._durable = promise
             self._syncs = 0
 
+    def _poisoned(self, doing: str, error: OSError) -> StorageFailedError:
+        failure = StorageFailedError(
+            f"the witness could not be {doing} ({error}); repair the disk and open the node again"
+        )
+        self._store.poison(failure)
+        return failure
 
-def first_identity(store: Store, witness: Witness, identity: Identity) -> None:
-    """Make an empty store and its witness those of a member, before its first opening."""
-    write_identity(store, identity)
-    empty = WitnessMark(WitnessRecord(identity, 0, 0, 0, 0, 0), 0)
-    witness.remember(empty, durable=True)
 
+def read_condemnation(notes: Notes) -> tuple[Damage, bool] | None:
+    """What ``condemn`` left, and whether the rows may be kept; one that is unreadable is absolute.
 
-def next_boot(
-    store: FailStopStore,
-    witness: Witness,
-    expected: Identity,
-    where: str,
-    *,
-    token: bytes,
-    failpoint: Failpoint = no_failpoint,
-    release: Callable[[], None] = lambda: None,
-) -> MemberStorage:
-    """Check a store against its witness and begin its next boot, known by ``token`` from then on.
-
-    Raises IdentityError if it is another member's than ``expected`` (whose uuid and boot do not
-    matter), StorageCorruptError if it is damaged or behind its witness.
+    Raises OSError.
     """
-    log = StoredLog(store)
-    before, recovered = examine(store, log, witness, expected, where)
-    identity = evolve(before, boot=before.boot + 1, boot_token=token)
-    write_identity(store, identity)
-    failpoint("boot.between")
-    storage = MemberStorage(store, log, identity, witness, failpoint=failpoint, release=release)
-    storage.sync(_everything(identity, recovered))
-    return storage
-
-
-def examine(
-    store: Store, log: StoredLog, witness: Witness, expected: Identity, where: str
-) -> tuple[Identity, Recovered]:
-    """What the store holds, if it holds all that its witness remembers of it."""
-    identity = read_identity(store, where)
-    check_owner(identity, expected, where)
-    recovered = log.recover()
-    mark = witness.recall()
-    if mark is None:
-        raise StorageCorruptError(
-            f"the witness of {where} is missing, so nothing tells whether the store is complete;"
-            f" {REBUILD}"
-        )
-    check_owner(mark.record.identity, expected, f"the witness of {where}")
-    if mark.record.identity.disk_uuid != identity.disk_uuid:
-        corrupt(f"the store and the witness of {where} were made by different disks")
-    missing = what_is_missing(mark, identity, recovered, log.cuts)
-    if missing is not None:
-        corrupt(f"{where} has lost what this member promised to others: {missing}")
-    return identity, recovered
-
-
-def read_identity(store: Store, where: str) -> Identity:
-    """Whose store it is. Raises StorageCorruptError if it does not say."""
-    record = store.get(Space.META, _IDENTITY_KEY)
-    if record is None:
-        corrupt(f"the store of {where} does not say whose it is")
+    note = notes.get(CONDEMNED)
+    if note is None:
+        return None
     try:
-        return Identity(*_IDENTITY.unpack(unseal(record, "identity")))
-    except StructError:
-        corrupt("the identity record has a wrong length")
-
-
-def write_identity(store: Store, identity: Identity) -> None:
-    """Say durably whose store it is, and in which boot."""
-    body = _IDENTITY.pack(
-        identity.cluster_id,
-        identity.member_id,
-        identity.disk_uuid,
-        identity.boot,
-        identity.boot_token,
-    )
-    batch = store.batch()
-    batch.put(Space.META, _IDENTITY_KEY, seal(body))
-    store.write(batch)
-    store.sync()
-
-
-def check_owner(identity: Identity, expected: Identity, where: str) -> None:
-    """Raise IdentityError unless cluster and member are the expected ones."""
-    if identity.cluster_id != expected.cluster_id:
-        raise IdentityError(
-            f"{where} belongs to cluster {identity.cluster_id:x}, not to {expected.cluster_id:x}:"
-            " give this node a directory of its own, or the cluster the directory was made for"
-        )
-    if identity.member_id != expected.member_id:
-        raise IdentityError(
-            f"{where} belongs to member {identity.member_id:x}, not to {expected.member_id:x}:"
-            " give each member a directory of its own"
-        )
-
-
-def _everything(identity: Identity, recovered: Recovered) -> WitnessRecord:
-    """The promise that covers all that was read back: it is durable by now."""
-    hard_state, snapshot, entries = recovered.hard_state, recovered.snapshot, recovered.entries
-    if entries:
-        last = entries[-1]
-        end = (last.index, last.term, last.chain)
-    else:
-        end = (snapshot.index, snapshot.term, snapshot.chain)
-    return WitnessRecord(identity, hard_state.term, hard_state.vote, *end)
+        body = unseal(note, "condemnation")
+        return decode_damage(body[1:])[0], body[:1] == _KEEP_ROWS
+    except StorageCorruptError as error:
+        return Damage(Loss.ALL, f"it was found to be damaged while it ran ({error})"), False

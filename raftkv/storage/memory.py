@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 from itertools import count
 from typing import Final
@@ -21,12 +21,14 @@ from weakref import WeakSet
 from raftkv.errors import ClosedError, Error, StorageError, StorageLockedError, UsageError
 from raftkv.storage.base import Batch, Identity, Reader, Space, Store, View
 from raftkv.storage.batch import ADOPT, DELETE, PUT, Change, ChangeList
-from raftkv.storage.member import (
+from raftkv.storage.member import MemberStorage, MemoryNotes, again
+from raftkv.storage.opening import (
     BOOT_TOKEN_BYTES,
-    MemberStorage,
-    again,
+    Examination,
+    Opening,
+    Place,
     first_identity,
-    next_boot,
+    open_member,
 )
 from raftkv.storage.witness import MemoryWitness
 
@@ -89,12 +91,14 @@ def _empty() -> dict[Space, _Rows]:
 
 
 class MemoryDisk:
-    """What outlives a MemoryStore: the rows that are durable, and the member's witness."""
+    """What outlives a MemoryStore: the durable rows, the member's witness and notes beside it."""
 
     def __init__(self, disk_uuid: bytes | None = None) -> None:
         self.rows = _empty()
         self.witness = MemoryWitness()
+        self.notes = MemoryNotes()
         self.disk_uuid = disk_uuid
+        self.is_new = True
         self.is_open = False
 
 
@@ -161,6 +165,11 @@ class MemoryStore(_MemoryReader, Store):
     def _check(self) -> None:
         if self._refusal is not None:
             raise type(self._refusal)(*self._refusal.args)
+
+    @property
+    def refusal(self) -> Error | None:
+        """Why nothing is served any more, ready to be raised; None while all is well."""
+        return again(self._refusal)
 
     def poison(self, error: StorageError) -> None:
         """Refuse every later call with ``error``, reads included; the first reason stays."""
@@ -258,29 +267,87 @@ _DISK_UUID: Final = b"raftkv memory"
 _openings: Final = count(1)
 
 
+class MemoryPlace(Place):
+    """The Place port on a MemoryDisk."""
+
+    def __init__(self, disk: MemoryDisk) -> None:
+        self._disk = disk
+        self._new = MemoryDisk()
+
+    @property
+    def where(self) -> str:
+        """For a human."""
+        return "the memory disk"
+
+    @property
+    def aside(self) -> str:
+        """What becomes of a store that is replaced."""
+        return "and the old one is gone"
+
+    @property
+    def has_room(self) -> bool:
+        """Memory is not counted."""
+        return True
+
+    def open(self, check: Callable[[Store], Examination]) -> tuple[MemoryStore, Examination]:
+        """Open the store for good if it passes ``check``."""
+        store = MemoryStore(self._disk)
+        try:
+            return store, check(store)
+        except BaseException:
+            store.close()
+            raise
+
+    def look(self) -> MemoryStore:
+        """Open it for reading."""
+        return MemoryStore(self._disk)
+
+    def begin(self) -> MemoryStore:
+        """A new, empty store beside it."""
+        self._new = MemoryDisk()
+        return MemoryStore(self._new)
+
+    def replace(self) -> None:
+        """Let the new store take the place."""
+        self._disk.rows = self._new.rows
+
+
 def open_memory(
-    cluster_id: int, member_id: int, *, disk: MemoryDisk | None = None
+    cluster_id: int,
+    member_id: int,
+    *,
+    disk: MemoryDisk | None = None,
+    can_recover: bool = False,
 ) -> MemberStorage:
     """One member's storage in memory.
 
     Without ``disk`` it is a new one whose content dies with the storage; give the same MemoryDisk
     again to open what an earlier opening left. The disk's uuid is a function of the ids unless the
-    disk was made with another, so that simulations repeat.
+    disk was made with another, so that simulations repeat. ``can_recover`` as in ``open_rocks``.
 
     Raises IdentityError if the disk belongs to another cluster or member, StorageCorruptError if it
-    lost what its witness remembers, StorageLockedError while another storage has it open.
+    lost what its witness remembers and cannot recover, StorageLockedError while another storage has
+    it open.
     """
     disk = MemoryDisk() if disk is None else disk
     if disk.disk_uuid is None:
         ids = cluster_id.to_bytes(8, "little") + member_id.to_bytes(8, "little")
         disk.disk_uuid = blake2b(ids, digest_size=16, person=_DISK_UUID).digest()
     fresh = Identity(cluster_id, member_id, disk.disk_uuid, 0)
-    store = MemoryStore(disk)
-    try:
-        if disk.witness.recall() is None:
+    if disk.is_new:
+        store = MemoryStore(disk)
+        try:
             first_identity(store, disk.witness, fresh)
-        token = next(_openings).to_bytes(BOOT_TOKEN_BYTES, "little")
-        return next_boot(store, disk.witness, fresh, "the memory disk", token=token)
-    except BaseException:
-        store.close()
-        raise
+        finally:
+            store.close()
+        disk.is_new = False
+    return open_member(
+        Opening(
+            place=MemoryPlace(disk),
+            witness=disk.witness,
+            notes=disk.notes,
+            expected=fresh,
+            can_recover=can_recover,
+            new_token=lambda: next(_openings).to_bytes(BOOT_TOKEN_BYTES, "little"),
+        )
+    )

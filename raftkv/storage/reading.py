@@ -117,20 +117,25 @@ class LogReader:
         body = self._meta(self.keys.damage, "mark of damage")
         return (None, None) if body is None else decode_damage(body)
 
-    def entries(self, snapshot: Snapshot) -> Iterator[Entry]:
-        """Every entry after the snapshot: no gap, terms ascending, each chain value proven."""
+    def entries(self, snapshot: Snapshot, *, is_inside: bool = False) -> Iterator[Entry]:
+        """Every entry after the snapshot: no gap, terms ascending, each chain value proven.
+
+        A snapshot that ``is_inside`` the log may have entries before it, which are not looked at.
+        """
         checker = LogChecker(snapshot, self._group)
         start, stop = GROUP.pack(self._group), GROUP.pack(self._group + 1)
+        if is_inside:
+            start = LOG_KEY.pack(self._group, snapshot.index + 1)
         for key, value in self._reader.scan(Space.LOG, start, stop):
             yield checker.check(key, value)
 
     def intact_entries(
-        self, snapshot: Snapshot
+        self, snapshot: Snapshot, *, is_inside: bool = False
     ) -> tuple[tuple[Entry, ...], StorageCorruptError | None]:
         """The entries before the first damage, and the damage."""
         entries: list[Entry] = []
         try:
-            for entry in self.entries(snapshot):
+            for entry in self.entries(snapshot, is_inside=is_inside):
                 entries.append(entry)  # noqa: PERF402 (what came before an error is wanted)
         except StorageCorruptError as error:
             return tuple(entries), error

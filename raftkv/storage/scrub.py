@@ -19,26 +19,14 @@ from hashlib import blake2b
 from struct import Struct
 from typing import Final
 
-from attrs import frozen
-
 from raftkv.errors import StorageCorruptError
-from raftkv.storage.base import Reader, Space, View
-from raftkv.storage.member import again
+from raftkv.storage.base import HashedPieces, Piece, Pieces, Reader, Space, View
 from raftkv.storage.reading import LogChecker, LogReader
 
 PIECE_BYTES_MAX: Final = 1024 * 1024
 _LENGTHS: Final = Struct("<II")
 _HASH_BYTES: Final = 32
 _PERSON: Final = b"raftkv rows"
-
-
-@frozen(slots=True)
-class Piece:
-    """What one step did: rows and bytes read, and whether there is more."""
-
-    rows: int
-    bytes: int
-    done: bool
 
 
 class _Pieces:
@@ -54,7 +42,7 @@ class _Pieces:
         Raises StorageCorruptError that names what is damaged, and so does every later call.
         """
         if self._damage is not None:
-            raise again(self._damage)
+            raise _again(self._damage)
         count = size = 0
         try:
             for key, value in self._rows:
@@ -63,12 +51,12 @@ class _Pieces:
                 if size >= bytes_max:
                     return Piece(count, size, False)
         except StorageCorruptError as damage:
-            self._damage = again(damage)
+            self._damage = _again(damage)
             raise
         return Piece(count, size, True)
 
 
-class Scrub(_Pieces):
+class Scrub(_Pieces, Pieces):
     """All rows of all spaces of a view, read once; the log's records and chain checked as well."""
 
     def __init__(self, view: View) -> None:
@@ -84,7 +72,7 @@ def _checked(view: View) -> Iterator[tuple[bytes, bytes]]:
             yield key, value
 
 
-class RowsHash(_Pieces):
+class RowsHash(_Pieces, HashedPieces):
     """A hash over the rows of a space, the same for the same rows on every member and store.
 
     It is BLAKE2b (256 bits) over each row in byte order: both lengths (4 bytes each,
@@ -112,3 +100,8 @@ class RowsHash(_Pieces):
             update(key)
             update(value)
             yield key, value
+
+
+def _again(damage: StorageCorruptError) -> StorageCorruptError:
+    """The same to be raised anew: one that is raised twice keeps the first stack alive."""
+    return StorageCorruptError(*damage.args)

@@ -23,31 +23,37 @@ torn write leaves the other slot valid.
 from __future__ import annotations
 
 from struct import Struct
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 from zlib import crc32
 
 from attrs import frozen
 
 from raftkv.errors import StorageCorruptError, StorageFormatError
-from raftkv.storage.base import Identity, Recovered, WitnessRecord
+from raftkv.storage.base import Identity, Loss, Recovered, WitnessRecord
 from raftkv.storage.records import FORMAT, REBUILD
 
 SLOT_BYTES: Final = 512
 WITNESS_BYTES: Final = 2 * SLOT_BYTES
 _MAGIC: Final = b"raftkv-w"
 # magic, format, generation, cluster, member, disk uuid, boot, boot token, term, vote, last
-# index/term/chain, cuts
-_SLOT: Final = Struct("<8sBQQQ16sQ16sQQQQQQ")
+# index/term/chain, cuts, loss
+_SLOT: Final = Struct("<8sBQQQ16sQ16sQQQQQQB")
+_LOSSES: Final = (None, Loss.LOG, Loss.ALL)  # the order is on disk
 _CRC: Final = Struct("<I")
 _BODY_BYTES: Final = SLOT_BYTES - _CRC.size
 
 
 @frozen(slots=True)
 class WitnessMark:
-    """What a witness remembers: the promise, and how often the log's end had been replaced then."""
+    """What a witness remembers: the promise, and how often the log's end had been replaced then.
+
+    ``loss`` tells whether the store was marked as damaged then: what a damaged member gives to its
+    witness is no proof of what it promised before.
+    """
 
     record: WitnessRecord
     cuts: int
+    loss: Loss | None = None
 
 
 class Witness(Protocol):
@@ -65,6 +71,11 @@ class Witness(Protocol):
         """
         ...
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether what ``recall`` answered is surely the newest mark that was ever given."""
+        ...
+
     def close(self) -> None:
         """Release it. Idempotent."""
         ...
@@ -75,6 +86,7 @@ class MemoryWitness(Witness):
 
     def __init__(self) -> None:
         self.mark: WitnessMark | None = None
+        self.sure = True
 
     def remember(self, mark: WitnessMark, *, durable: bool) -> None:
         """Replace the mark."""
@@ -83,6 +95,11 @@ class MemoryWitness(Witness):
     def recall(self) -> WitnessMark | None:
         """The newest mark; None if there never was one."""
         return self.mark
+
+    @property
+    def is_sure(self) -> bool:
+        """What tests make of it."""
+        return self.sure
 
     def close(self) -> None:
         """Nothing to release."""
@@ -115,6 +132,7 @@ class FileWitness(Witness):
         self._file = file
         self._where = where
         self._generation = 0
+        self._is_sure = False
 
     def remember(self, mark: WitnessMark, *, durable: bool) -> None:
         """Write the mark into the older slot; wait for the disk if ``durable``. Raises OSError."""
@@ -140,7 +158,15 @@ class FileWitness(Witness):
                 f" store beside it is complete; {REBUILD}"
             )
         self._generation, mark = max(readable, key=_generation_of)
+        # Generations alternate between the slots: one that is damaged may have been the newer.
+        never_written = self._generation == 1 and not content.startswith(_MAGIC)
+        self._is_sure = len(readable) == 2 or (never_written and not any(content[:SLOT_BYTES]))
         return mark
+
+    @property
+    def is_sure(self) -> bool:
+        """Whether neither slot was damaged when ``recall`` read them."""
+        return self._is_sure
 
     def close(self) -> None:
         """Close the file. Idempotent."""
@@ -165,6 +191,7 @@ def encode_slot(mark: WitnessMark, generation: int) -> bytes:
         record.last_term,
         record.last_chain,
         mark.cuts,
+        _LOSSES.index(mark.loss),
     ).ljust(_BODY_BYTES, b"\0")
     return body + _CRC.pack(crc32(body))
 
@@ -181,9 +208,13 @@ def decode_slot(slot: bytes, where: str) -> tuple[int, WitnessMark] | None:
             f"{where} is of storage format {body[len(_MAGIC)]}, this raftkv reads format"
             f" {FORMAT[0]}: open it with the raftkv version that wrote it"
         )
-    _, _, generation, cluster, member, uuid, boot, token, *promise, cuts = _SLOT.unpack_from(body)
+    _, _, generation, cluster, member, uuid, boot, token, *promise, cuts, loss = _SLOT.unpack_from(
+        body
+    )
     identity = Identity(cluster, member, uuid, boot, token)
-    return generation, WitnessMark(WitnessRecord(identity, *promise), cuts)
+    return generation, WitnessMark(
+        WitnessRecord(identity, *promise), cuts, _LOSSES[cast("int", loss)]
+    )
 
 
 def _generation_of(slot: tuple[int, WitnessMark]) -> int:

@@ -6,11 +6,17 @@ import os
 from errno import EIO, ENOSPC
 from pathlib import Path
 
+from raftkv.storage import directory
 from raftkv.storage.directory import open_rocks
 from raftkv.storage.files import OsFiles
 from raftkv.storage.member import MemberStorage
 from raftkv.storage.witness import SlotFile
 from tests.storage.member_model import CLUSTER, MEMBER, FixedRng, Writer
+
+
+def as_a_new_process() -> None:
+    """Forget which directories failed here, as only another process may."""
+    directory._failed_here.clear()  # pyright: ignore[reportPrivateUsage] - nobody else may
 
 
 class Scripted:
@@ -33,6 +39,8 @@ def opened(
     member: int = MEMBER,
     failpoint: Scripted | None = None,
     files: OsFiles | None = None,
+    can_recover: bool = False,
+    ballast_bytes: int = 0,
 ) -> MemberStorage:
     return open_rocks(
         root,
@@ -41,6 +49,8 @@ def opened(
         rng=FixedRng(),
         failpoint=failpoint or Scripted(),
         files=files,
+        can_recover=can_recover,
+        ballast_bytes=ballast_bytes,
     )
 
 

@@ -273,7 +273,7 @@ def test_an_emptied_or_cut_witness_is_refused(crashed: Crashed) -> None:
     os.truncate(crashed.witness, SLOT_BYTES - 1)
     assert "both slots of the witness" in crashed.complaint()
     os.truncate(crashed.witness, 0)
-    assert "witness is empty" in crashed.complaint()
+    assert "is empty, so nothing tells what was promised" in crashed.complaint()
 
 
 def test_a_witness_without_its_store_is_refused(crashed: Crashed) -> None:

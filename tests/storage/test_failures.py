@@ -31,7 +31,7 @@ from raftkv.storage.memory import MemoryDisk, open_memory
 from raftkv.storage.rocks import Mode, RocksStore, classify
 from raftkv.storage.witness import FileWitness
 from tests.storage.member_model import CLUSTER, MEMBER, Writer, everything
-from tests.storage.opening import Scripted, WatchedFiles, one_turn, opened
+from tests.storage.opening import Scripted, WatchedFiles, as_a_new_process, one_turn, opened
 
 ROOT = Path(__file__).parents[2]
 
@@ -85,7 +85,14 @@ def test_a_failed_write_or_sync_ends_the_store_for_good(
             read()
     view.close()
     storage.close()
+    with pytest.raises(
+        StorageFailedError, match=r"in this process.*open the node in a new process"
+    ):
+        opened(tmp_path)
+    assert (tmp_path / "member" / "failed").read_text() == str(failure.value)
+    as_a_new_process()
     again = opened(tmp_path)
+    assert not (tmp_path / "member" / "failed").exists()
     assert again.log.recover() in (state, writer.state())
     again.close()
 
@@ -164,6 +171,7 @@ def test_a_failed_witness_ends_the_store_for_good(tmp_path: Path, failing: str) 
     files.failing = ""
     everything_is_refused(storage, writer, StorageFailedError)
     storage.close()
+    as_a_new_process()
     opened(tmp_path).close()
 
 
