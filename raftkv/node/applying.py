@@ -7,7 +7,7 @@ doubled, and what is committed meanwhile waits within the bounds of the settings
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
 from raftkv.core import (
     Applied,
@@ -27,6 +27,8 @@ from raftkv.node.status import EventHub, MembershipChanged
 from raftkv.node.waiters import Reads
 from raftkv.runtime.base import Clock, Waker
 from raftkv.storage.base import AppliedMark
+
+_LITTLE_COMMANDS: Final = 4
 
 
 class Holder(Protocol):
@@ -74,6 +76,14 @@ class Applying:
     def has_work(self) -> bool:
         """Whether there is anything to apply, or an image to go on with."""
         return self._applier.has_work or self._images.is_taking
+
+    @property
+    def has_little(self) -> bool:
+        """Whether there is something to apply, and all of it takes a fraction of a sync's time."""
+        applier = self._applier
+        return (
+            applier.has_work and applier.commands <= _LITTLE_COMMANDS and not self._images.is_taking
+        )
 
     async def turn(self) -> None:
         """Slices until all is applied or the time is up; then the loop gets its turn first."""

@@ -358,7 +358,9 @@ class Loop:
             outgoing = self._outgoing
             if outgoing.has_some and (outgoing.is_urgent or not self._may_linger):
                 outgoing.send()
-            if disk.has_promises or self._installing is not None:
+            # A little to apply shares its batch with what was promised: one write for both.
+            waits = disk.has_promises and not self._applying.has_little
+            if waits or self._installing is not None:
                 await disk.write()
             if not disk.has_durable:
                 break
