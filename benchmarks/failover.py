@@ -5,7 +5,8 @@ Three processes on loopback, every write synced, heartbeats every 100 ms and an 
 before it tries again. Measured is the time from the kill to the first acknowledgement, at either
 survivor, of a put that began after the kill. Then the member is started again, and the next run
 begins when all follow the leader. ``elections`` counts the terms it took: more than one means that
-votes were split or that a member was not ready to vote.
+votes were split. ``broken`` is when the first survivor saw its connection end, ``elected`` when the
+first one knew a new leader.
 """
 
 from __future__ import annotations
@@ -78,9 +79,27 @@ class System(Protocol):
         """Have the writer at a member do something."""
         ...
 
+    def marks(self, killed: float) -> dict[str, Cell]:
+        """What happened when after the kill, as far as the survivors tell."""
+        ...
+
 
 class RaftkvWriters(Raftkv):
     """raftkv with writers inside its members' processes."""
+
+    def marks(self, killed: float) -> dict[str, Cell]:
+        """When the first survivor saw its connection break, and when it knew a new leader."""
+        lines: list[tuple[float, str]] = []
+        for name in self.children:
+            answer = self.ask(name, {"do": "log", "since": killed})
+            lines += cast("list[tuple[float, str]]", answer["lines"])
+        found: dict[str, Cell] = {"broken_ms": None, "elected_ms": None}
+        for at, text in sorted(lines, reverse=True):
+            if text.startswith("connection to") and "lost" in text:
+                found["broken_ms"] = (at - killed) * 1e3
+            elif text.startswith("the leader of term") and not text.endswith("not known"):
+                found["elected_ms"] = (at - killed) * 1e3
+        return found
 
     def term(self) -> int:
         """The term of a living member."""
@@ -91,6 +110,10 @@ class EtcdWriters(Etcd):
     """etcd with a client process that has a connection to each member."""
 
     _client: Child | None = None
+
+    def marks(self, killed: float) -> dict[str, Cell]:
+        """Nothing beside the time itself."""
+        return {}
 
     def settle(self) -> str:
         """Wait until all members follow one leader; the leader."""
@@ -120,7 +143,7 @@ def measure(options: Namespace) -> Report:
         for system in _systems(options, Path(directory)):
             with system:
                 runs = [_run(system, number) for number in range(options.runs)]
-            seconds = [cast("float", run["seconds"]) for run in runs]
+            seconds = [cast("float", run["written_ms"]) / 1e3 for run in runs]
             row = {"system": system.name, **percentiles_ms(seconds)}
             rows.append(row)
             details += [{"system": system.name, **run} for run in runs]
@@ -175,10 +198,17 @@ def _run(system: System, number: int) -> dict[str, Cell]:
     survivors = [name for name in NAMES if name != leader]
     first = _first(system, survivors, killed)
     elections = system.term() - term
+    marks = system.marks(killed)
     for name in survivors:
         system.ask(name, {"do": "rest"})
     system.start(leader)
-    return {"run": number, "killed": leader, "seconds": first - killed, "elections": elections}
+    return {
+        "run": number,
+        "killed": leader,
+        **marks,
+        "written_ms": (first - killed) * 1e3,
+        "elections": elections,
+    }
 
 
 def _first(system: System, survivors: list[str], killed: float) -> float:
