@@ -173,7 +173,7 @@ class NodeStoppedError(Error):
 
 
 class RemovedError(NodeStoppedError):
-    """This member was removed from the cluster; its id never returns. Add it anew to have it back.
+    """The member was removed from the cluster; its id never returns. Add it anew to have it back.
 
     Raised out of the context of an open node, and when its directory is opened again.
     """

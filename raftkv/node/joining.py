@@ -30,7 +30,7 @@ _REASONS: Final = {
 
 
 @frozen(slots=True)
-class Admission:
+class Invitation:
     """Who we are, and in which cluster."""
 
     cluster_id: int
@@ -38,9 +38,9 @@ class Admission:
     roster: Roster
 
 
-def encode_question(name: str) -> bytes:
-    """What somebody with an empty directory asks."""
-    return dumps({"join": name})
+def encode_question(name: str, *, is_new: bool) -> bytes:
+    """What somebody asks whose directory does not tell; ``is_new``: it is empty."""
+    return dumps({"join": name, "new": is_new})
 
 
 def answer_question(
@@ -49,11 +49,14 @@ def answer_question(
     """What a member answers. ``has_disk`` tells whether a member was ever seen with a directory."""
     try:
         value = loads(question)
-        name = value.get("join") if type(value) is dict else None
+        asked = value if type(value) is dict else {}
     except WireError:
-        name = None
+        asked = {}
+    name, is_new = asked.get("join"), asked.get("new") is not False
     member = roster.member(name) if type(name) is str else None
-    refused = "unknown" if member is None else "known" if has_disk(member.id) else ""
+    refused = "" if member is not None else "unknown"
+    if member is not None and is_new and has_disk(member.id):
+        refused = "known"
     return dumps(
         {
             "cluster": cluster_id,
@@ -69,23 +72,26 @@ async def ask_to_join(
     addresses: Sequence[str],
     name: str,
     clock: Clock,
-) -> Admission:
+    *,
+    is_new: bool,
+) -> Invitation:
     """Ask one member after the other until one knows us.
 
     A member may have missed that we were added, so we ask again for a second. Raises
     MembershipError if those who answer do not let us join, UnavailableError if nobody answers.
     """
+    question = encode_question(name, is_new=is_new)
     refusal: MembershipError | None = None
     silent: dict[str, str] = {}
     for _ in range(_ROUNDS):
         refusal = None
         for address in addresses:
             try:
-                found = _read_answer(await ask(address, encode_question(name)), name, address)
+                found = _read_answer(await ask(address, question), name, address)
             except TransportError as error:
                 silent[address] = str(error)
                 continue
-            if isinstance(found, Admission):
+            if isinstance(found, Invitation):
                 return found
             refusal = found
             if found.reason == "known":
@@ -100,7 +106,7 @@ async def ask_to_join(
     )
 
 
-def _read_answer(answer: bytes, name: str, address: str) -> Admission | MembershipError:
+def _read_answer(answer: bytes, name: str, address: str) -> Invitation | MembershipError:
     value = loads(answer)
     if type(value) is not dict:
         raise WireError(f"{address} gives an answer that is none")
@@ -115,4 +121,4 @@ def _read_answer(answer: bytes, name: str, address: str) -> Admission | Membersh
     me = found.member(member)
     if me is None:
         raise WireError(f"{address} gives an answer without ourselves")
-    return Admission(cluster, me, found)
+    return Invitation(cluster, me, found)

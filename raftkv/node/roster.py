@@ -75,7 +75,7 @@ class Roster:
 
 
 @frozen(slots=True)
-class Note:
+class ChangeNote:
     """What a change carries beside ids: who waits for it, and the records that it sets.
 
     ``origin`` is (member, boot, request) of the member that proposed it, or zeros.
@@ -96,29 +96,29 @@ def decode_roster(data: bytes) -> Roster:
     return Roster(_members(value.get("members")), _number(value.get("index")))
 
 
-def encode_note(note: Note) -> bytes:
+def encode_change_note(note: ChangeNote) -> bytes:
     """The context of a change."""
     return dumps({"origin": note.origin, "records": [_plain(one) for one in note.records]})
 
 
-def decode_note(context: bytes) -> Note:
-    """What ``encode_note`` made; an empty one of no bytes. Raises WireError."""
+def decode_change_note(context: bytes) -> ChangeNote:
+    """What ``encode_change_note`` made; an empty one of no bytes. Raises WireError."""
     if not context:
-        return Note()
+        return ChangeNote()
     value = _map(loads(context))
     origin = value.get("origin")
     if type(origin) is not list or len(origin) != 3:
         raise WireError("a change without origin")
     member, boot, request = [_number(part) for part in origin]
-    return Note((member, boot, request), _members(value.get("records")))
+    return ChangeNote((member, boot, request), _members(value.get("records")))
 
 
-def records_of(change: MembershipChange) -> Note:
+def records_of(change: MembershipChange) -> ChangeNote:
     """The note of a committed change. What cannot be read sets nothing, on every member alike."""
     try:
-        return decode_note(change.context)
+        return decode_change_note(change.context)
     except WireError:
-        return Note()
+        return ChangeNote()
 
 
 def _plain(member: Member) -> PlainInput:
