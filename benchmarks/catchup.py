@@ -1,7 +1,9 @@
 """An empty member is brought up to a full store, with puts going on: keys/s, put rate, memory.
 
-Three processes on loopback, every write synced. The store is filled first, then one member begins
-with an empty directory while the leader's process goes on putting. It has caught up when it has
+Three processes on loopback, every write synced. The store is filled first; then one member is
+closed, its directory emptied, and it is removed and added again while the leader's process goes on
+putting. (With ``--way late`` it is a first member that was never started until then.) The time
+counts from the moment it serves, after Python's own start. It has caught up when it has
 applied what the leader had committed a moment before. Phases are what both members' status shows,
 asked every few milliseconds, and what both log; memory is the kernel's peak of resident memory
 since the member began.
@@ -39,12 +41,13 @@ from benchmarks.systems import NAMES, Raftkv
 
 _POLL_SECONDS = 0.02
 _KEY_LOG_BYTES = 300  # of one put of the preload, in the log
-_LATE = NAMES[-1]
+_EMPTY = NAMES[-1]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Options of this benchmark."""
     parser.add_argument("--keys", type=int, default=1_000_000, help="keys in the store")
+    parser.add_argument("--way", default="added", choices=("added", "late"), help="who is empty")
     parser.add_argument("--clients", type=int, default=10, help="outstanding puts meanwhile")
     parser.add_argument(
         "--before-seconds", type=float, default=5.0, help="length of the load to compare with"
@@ -60,12 +63,15 @@ def measure(options: Namespace) -> Report:
     # Less than the keys need: the member that comes finds no log from the beginning.
     retention = min(64 * 2**20, keys * _KEY_LOG_BYTES // 8)
     settings = {"retention_bytes": retention}
+    names = NAMES if options.way == "added" else NAMES[:2]
     with (
         tempfile.TemporaryDirectory(prefix="raftkv-bench-", dir=options.dir) as directory,
-        Raftkv(Path(directory), "asyncio", settings=settings, names=NAMES[:2]) as system,
+        Raftkv(Path(directory), "asyncio", settings=settings, names=names) as system,
     ):
-        leader = system.children[system.leader()]
-        filled = cast("float", leader.ask({"do": "preload", "keys": keys})["seconds"])
+        preload: Answer = {"do": "preload", "keys": keys}
+        filled = cast("float", system.ask(system.leader(), preload)["seconds"])
+        if options.way == "added":
+            _add_anew(system)
         run = _Run(system, system.leader(), options)
         phases = run.catch_up()
         _verify(system, keys)
@@ -76,6 +82,7 @@ def measure(options: Namespace) -> Report:
         "value_bytes": 256,
         "outstanding_puts": options.clients,
         "retention_bytes": retention,
+        "empty_member": "removed, added again" if options.way == "added" else "a first one, late",
         "spied_on": "yes" if options.spy else "no",
     }
     return Report("catchup", [row], notes, _targets(row), details)
@@ -89,6 +96,16 @@ def _targets(row: dict[str, Cell]) -> list[Target]:
         Target("RSS of the sender, MiB", figures.get("sender_rss_peak_mib"), at_most=300),
         Target("RSS of the receiver, MiB", figures.get("receiver_rss_peak_mib"), at_most=300),
     ]
+
+
+def _add_anew(system: Raftkv) -> None:
+    """Close one member, empty its directory, and have it removed and added again."""
+    system.settle()
+    system.children.pop(_EMPTY).end()
+    shutil.rmtree(system.directory / _EMPTY)
+    leader = system.leader()
+    system.ask(leader, {"do": "remove", "name": _EMPTY})
+    system.ask(leader, {"do": "add", "name": _EMPTY, "address": system.cluster[_EMPTY]})
 
 
 def _verify(system: Raftkv, keys: int) -> None:
@@ -107,6 +124,7 @@ class Phases:
     snapshot_begun: float = 0.0
     installed: float = 0.0
     caught_up: float = 0.0
+    voting: float = 0.0
 
 
 class _Run:
@@ -132,7 +150,7 @@ class _Run:
         figures["sender_rss_before_mib"] = rss_mib(self._sender.pid)
         cpu = cpu_seconds(self._sender.pid)
         phases = Phases(time.monotonic())
-        receiver = self._system.start(_LATE)
+        receiver = self._system.start(_EMPTY, joins=options.way == "added")
         receiver.ask({"do": "status"})
         phases.serving = time.monotonic()
         second = self._puts()
@@ -143,6 +161,11 @@ class _Run:
         figures["receiver_cpu_seconds"] = cpu_seconds(receiver.pid)
         figures["sender_rss_peak_mib"] = rss_peak_mib(self._sender.pid)
         figures["receiver_rss_peak_mib"] = rss_peak_mib(receiver.pid)
+        while self._sender.ask({"do": "status"})["voters"] != len(NAMES):
+            if time.monotonic() > phases.begun + options.limit_seconds:
+                raise SystemExit("the member has not become a voter in time")
+            time.sleep(_POLL_SECONDS)
+        phases.voting = time.monotonic()
         done = self._sender.ask({"do": "rest"})
         figures["puts_per_second_before"] = before
         figures["puts_per_second_meanwhile"] = meanwhile
@@ -159,7 +182,7 @@ class _Run:
             sender = self._sender.ask({"do": "status"})
             target = cast("int", sender["commit"])
             peers = cast("dict[str, Answer]", sender["peers"])
-            if not phases.snapshot_begun and peers[_LATE]["state"] == "SNAPSHOT":
+            if not phases.snapshot_begun and peers[_EMPTY]["state"] == "SNAPSHOT":
                 phases.snapshot_begun = time.monotonic()
             applied = cast("int", receiver.ask({"do": "status"})["applied"])
             if applied and not phases.installed:
@@ -183,13 +206,14 @@ class _Run:
             "until_snapshot_seconds": begun - phases.serving,
             "until_installed_seconds": phases.installed - begun,
             "log_seconds": phases.caught_up - phases.installed,
+            "until_voter_seconds": phases.voting - phases.caught_up,
             **self._figures,
         }
 
     def diary(self, phases: Phases) -> list[dict[str, Cell]]:
         """What both members logged meanwhile."""
         rows: list[dict[str, Cell]] = []
-        for role, name in (("sender", self._leader), ("receiver", _LATE)):
+        for role, name in (("sender", self._leader), ("receiver", _EMPTY)):
             answer = self._system.children[name].ask({"do": "log", "since": phases.begun})
             for at, text in cast("list[tuple[float, str]]", answer["lines"]):
                 rows.append({"who": role, "after_seconds": at - phases.begun, "logged": text})

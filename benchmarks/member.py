@@ -8,7 +8,6 @@ import sys
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import cast
 
 import anyio
@@ -59,6 +58,8 @@ class Served:
             "gap": self._gap,
             "transfer": self._transfer,
             "log": self._log,
+            "remove": self._remove,
+            "add": self._add,
         }
         return await known[command["do"]](command)
 
@@ -73,6 +74,7 @@ class Served:
             "applied": status.applied,
             "first_index": status.first_index,
             "last_index": status.last_index,
+            "voters": len(status.membership.voters),
             "sync_p50_ms": status.disk.sync_seconds_p50 * 1e3,
             "syncs": status.disk.syncs,
             "peers": {
@@ -151,6 +153,15 @@ class Served:
             problem = str(error)
         return {"seconds": time.monotonic() - begin, "problem": problem}
 
+    async def _remove(self, command: Answer) -> Answer:
+        await self._node.members.remove(cast("str", command["name"]), timeout=30)
+        return {}
+
+    async def _add(self, command: Answer) -> Answer:
+        name, address = cast("str", command["name"]), cast("str", command["address"])
+        await self._node.members.add(name, address, timeout=30)
+        return {}
+
     async def _log(self, command: Answer) -> Answer:
         since = cast("float", command["since"])
         return {"lines": [line for line in self._diary.lines if line[0] >= since]}
@@ -166,13 +177,14 @@ async def _serve(command: Answer) -> None:
     logger = logging.getLogger("raftkv")
     logger.addHandler(diary)
     logger.setLevel(logging.INFO)
-    settings = cast("dict[str, float]", command["settings"])
-    opened = raftkv.open_node(
-        Path(cast("str", command["directory"])),
-        name=cast("str", command["name"]),
-        cluster=cast("dict[str, str]", command["cluster"]),
-        settings=raftkv.Settings(**settings),  # pyright: ignore[reportArgumentType] - by name
-    )
+    directory, name = cast("str", command["directory"]), cast("str", command["name"])
+    cluster = cast("dict[str, str]", command["cluster"])
+    given = cast("dict[str, float]", command["settings"])
+    settings = raftkv.Settings(**given)  # pyright: ignore[reportArgumentType] - by name
+    if command["joins"]:
+        opened = raftkv.open_node(directory, name=name, join=cluster, settings=settings)
+    else:
+        opened = raftkv.open_node(directory, name=name, cluster=cluster, settings=settings)
     async with opened as node, anyio.create_task_group() as tasks:
         served = Served(node, tasks, diary)
         async for command in commands():
@@ -183,7 +195,7 @@ async def _serve(command: Answer) -> None:
 
 
 def main() -> None:
-    """Arguments: what to open as JSON (name, directory, cluster, settings), and the backend."""
+    """Arguments: what to open as JSON, and the backend."""
     command, backend = sys.argv[1:]
     anyio.run(_serve, json.loads(command), backend=backend)
 

@@ -96,12 +96,13 @@ class Raftkv:
         """End it."""
         self.end()
 
-    def start(self, name: str, *, directory: Path | None = None) -> Child:
-        """Start one member."""
+    def start(self, name: str, *, joins: bool = False) -> Child:
+        """Start one member; ``joins``: one that was added to a running cluster."""
         what = {
             "name": name,
-            "directory": str(directory or self.directory / name),
-            "cluster": self.cluster,
+            "directory": str(self.directory / name),
+            "cluster": {one: at for one, at in self.cluster.items() if not joins or one != name},
+            "joins": joins,
             "settings": self._settings,
         }
         child = self.children[name] = Child("benchmarks.member", json.dumps(what), self._backend)
