@@ -16,9 +16,16 @@ from attrs import frozen
 
 from raftkv.core.membership import decode_change
 from raftkv.core.types import Entry, EntryKind, Membership, MembershipChange
-from raftkv.errors import InvariantError, MachineError, MembershipError, StorageError
+from raftkv.errors import (
+    InvariantError,
+    MachineError,
+    MembershipError,
+    StorageError,
+    WireError,
+)
 from raftkv.machine import Command, DurableStateMachine, StateMachine
-from raftkv.node.commands import Origin, decode_commands, origin_of
+from raftkv.node.commands import NO_ORIGIN, Origin, decode_commands, origin_of
+from raftkv.node.notes import Note, decode_note, is_note
 from raftkv.node.waiters import InFlight
 from raftkv.storage.base import AppliedMark, Batch, LogStore
 
@@ -29,10 +36,11 @@ AnyMachine = StateMachine[object] | DurableStateMachine[object]
 
 @frozen(slots=True)
 class _Committed:
-    """An entry on its way to the machine, and whose commands it carries."""
+    """An entry on its way to the machine, and whose commands it carries, if it does."""
 
     entry: Entry
     origin: Origin
+    is_for_machine: bool
 
 
 class Applier:
@@ -68,9 +76,9 @@ class Applier:
     def add(self, entries: tuple[Entry, ...]) -> None:
         """Committed entries, in order."""
         for entry in entries:
-            is_normal = entry.kind is EntryKind.NORMAL
-            origin = origin_of(entry.data if is_normal else b"")
-            self._queue.append(_Committed(entry, origin))
+            is_for_machine = entry.kind is EntryKind.NORMAL and not is_note(entry.data)
+            origin = origin_of(entry.data) if is_for_machine else NO_ORIGIN
+            self._queue.append(_Committed(entry, origin, is_for_machine))
             self.commands += origin.count
             self.size_bytes += entry.size_bytes
 
@@ -93,10 +101,28 @@ class Applier:
         self.size_bytes -= entry.size_bytes
         self._advance(entry, membership, batch)
 
-    def apply_slice(self, batch: Batch) -> None:
-        """Apply the next entries up to a change. Write the batch, then call :meth:`release`.
+    def next_note(self) -> Note | None:
+        """The note whose turn it is; None if something else comes first.
 
-        Raises MachineError if the machine does, StorageError if the store does.
+        All before it is applied and written: heed it, then say so with :meth:`noted`.
+        """
+        entry = self._queue[0].entry
+        if entry.kind is not EntryKind.NORMAL or not is_note(entry.data):
+            return None
+        try:
+            return decode_note(entry.data)
+        except WireError as error:
+            raise InvariantError(f"the note in entry {entry.index} cannot be read") from error
+
+    def noted(self, batch: Batch) -> None:
+        """The note at the head of the queue has taken effect."""
+        self.changed(self.mark.membership, batch)
+
+    def apply_slice(self, batch: Batch) -> None:
+        """Apply the next entries up to a change or a note.
+
+        Write the batch, then call :meth:`release`. Raises MachineError if the machine does,
+        StorageError if the store does.
         """
         commands: list[Command] = []
         places: list[tuple[Origin, int]] = []
@@ -104,7 +130,7 @@ class Applier:
         entry: Entry | None = None
         while self._queue:
             head = self._queue[0]
-            if head.entry.kind is not EntryKind.NORMAL:
+            if not head.is_for_machine:
                 break
             length = head.entry.size_bytes
             if entry is not None and (

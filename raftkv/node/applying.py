@@ -24,6 +24,7 @@ from raftkv.node.images import Images, snapshot_of
 from raftkv.node.retention import History, excess, forget_memberships, membership_at
 from raftkv.node.settings import Settings
 from raftkv.node.status import EventHub, MembershipChanged
+from raftkv.node.upkeep import Upkeep
 from raftkv.node.waiters import Reads
 from raftkv.runtime.base import Clock, Waker
 from raftkv.storage.base import AppliedMark
@@ -59,6 +60,7 @@ class Applying:
         reads: Reads,
         events: EventHub,
         memberships: History,
+        upkeep: Upkeep,
     ) -> None:
         self._core = core
         self._settings = settings
@@ -71,11 +73,12 @@ class Applying:
         self._reads = reads
         self._events = events
         self._memberships = memberships
+        self._upkeep = upkeep
 
     @property
     def has_work(self) -> bool:
-        """Whether there is anything to apply, or an image to go on with."""
-        return self._applier.has_work or self._images.is_taking
+        """Whether there is anything to apply, or an image or a hash to go on with."""
+        return self._applier.has_work or self._images.is_taking or self._upkeep.hashes.is_taking
 
     @property
     def has_little(self) -> bool:
@@ -89,13 +92,15 @@ class Applying:
         """Slices until all is applied or the time is up; then the loop gets its turn first."""
         until = self._clock.monotonic_ns() + self._apply_ns
         before = self._applier.mark.index
-        while self._images.is_taking or self._applier.has_work:
+        while self.has_work:
             if self._images.is_taking:
                 taken = self._images.advance(self._disk.batch)
                 await self._disk.write()
                 if taken:
                     self._core.step(SnapshotTaken(snapshot_of(self._images.taken)))
                     self._compact_if_long()
+            elif self._upkeep.hashes.is_taking:
+                self._upkeep.hashes.advance()
             else:
                 self._apply_next()
                 await self._disk.write()
@@ -121,13 +126,18 @@ class Applying:
         """An image takes the machine's place, in the open batch."""
         mark = AppliedMark(snapshot.index, snapshot.term, snapshot.chain, snapshot.membership)
         self._applier.reset(mark)
+        self._upkeep.replaced(mark)
         self._memberships[:] = [(snapshot.index, snapshot.membership)]
 
     def _apply_next(self) -> None:
         applier, batch = self._applier, self._disk.batch
         change = applier.next_change()
         if change is None:
-            applier.apply_slice(batch)
+            note = applier.next_note()
+            if note is None:
+                applier.apply_slice(batch)
+            else:
+                self._upkeep.heed(note, applier)
             return
         self._core.step(ApplyChange(change))
         membership = self._core.state.membership

@@ -21,6 +21,7 @@ from attrs import frozen
 from raftkv.core import EntryKind, ForwardProposal, decode_change
 from raftkv.errors import InvariantError, MembershipError, WireError
 from raftkv.machine import Command
+from raftkv.node.notes import is_note
 
 _FORMAT: Final = 1
 _HEADER: Final = Struct("<BQQQI")
@@ -75,6 +76,10 @@ def check_forwarded(message: ForwardProposal) -> None:
     """
     for payload in message.payloads:
         if payload.kind is EntryKind.NORMAL:
+            if is_note(payload.data):
+                raise WireError(
+                    f"a proposal from member {message.sender} is a note, which only leaders write"
+                )
             _check_commands(payload.data, message.sender)
             continue
         try:

@@ -68,7 +68,10 @@ class Disk:
         self._syncing: list[Promise] | None = None
         self._durable: list[Promise] = []
         self._failure: BaseException | None = None
-        self._wanted = False
+        # Whom to tell of a sync that no Ready asks for: of the open batch, of written ones, now.
+        self._done_unwritten: list[Callable[[], None]] = []
+        self._done_unsynced: list[Callable[[], None]] = []
+        self._done_syncing: list[Callable[[], None]] = []
         self.on_durable: Callable[[list[PeerMessage]], None] = _keep
         """Sends what a sync releases, at once: who waits for it need not wait for our next turn."""
         self.is_awaited: Callable[[], bool] = _always
@@ -149,9 +152,9 @@ class Disk:
         """Forget entries up to and including the point, in the open batch."""
         self._log.compact(self.batch, point)
 
-    def sync_soon(self) -> None:
-        """Have the open batch synced although nobody waits for that."""
-        self._wanted = True
+    def sync_soon(self, done: Callable[[], None]) -> None:
+        """Have the open batch synced although no Ready waits for that, then call ``done``."""
+        self._done_unwritten.append(done)
 
     async def write(self) -> None:
         """Write the open batch, if there is one, and have it synced if anything waits for that.
@@ -165,9 +168,11 @@ class Disk:
                 await self._write(batch)
                 # Only now: a sync that ends while the store stalls must not vouch for this batch.
                 self._written = (self._term, self._vote, self._last)
-        if self._unwritten or self._wanted:
+        if self._unwritten or self._done_unwritten:
             self._unsynced += self._unwritten
             self._unwritten.clear()
+            self._done_unsynced += self._done_unwritten
+            self._done_unwritten.clear()
             self._sync()
 
     def take_durable(self) -> list[Promise]:
@@ -196,11 +201,10 @@ class Disk:
                 await self._clock.sleep_until(now + _RETRY_NS)
 
     def _sync(self) -> None:
-        if self._syncing is not None or not (self._unsynced or self._wanted):
+        if self._syncing is not None or not (self._unsynced or self._done_unsynced):
             return
-        self._wanted = False
-        self._syncing = self._unsynced
-        self._unsynced = []
+        self._syncing, self._unsynced = self._unsynced, []
+        self._done_syncing, self._done_unsynced = self._done_unsynced, []
         term, vote, last = self._written
         promised = WitnessRecord(self._storage.identity, term, vote, *last)
         storage, now_ns = self._storage, self._clock.monotonic_ns
@@ -228,6 +232,9 @@ class Disk:
             self.on_durable(messages)
         if covered:
             self._durable.append(Promise(covered[-1].number, (), is_urgent=False))
+        told, self._done_syncing = self._done_syncing, []
+        for done in told:
+            done()
         self._sync()
         # A follower has answered by now: that its log's end is durable can wait for the next turn,
         # whatever brings that, unless something committed waits to be applied.

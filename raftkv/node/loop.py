@@ -48,7 +48,7 @@ from raftkv.core import (
 from raftkv.errors import InvariantError, WireError
 from raftkv.node.applier import Applier
 from raftkv.node.applying import Applying
-from raftkv.node.bulk import SNAPSHOTS, BulkFrames
+from raftkv.node.bulk import REPAIR, SNAPSHOTS, STATE_HASHES, BulkFrames
 from raftkv.node.commands import check_forwarded, encode_commands
 from raftkv.node.disk import Disk
 from raftkv.node.images import Images
@@ -58,7 +58,8 @@ from raftkv.node.refusals import error_of, is_passing
 from raftkv.node.retention import History
 from raftkv.node.settings import Settings
 from raftkv.node.snapshots import Arrived, Receiver, Sender
-from raftkv.node.status import Alarm, EventHub, LeaderChanged, RoleChanged
+from raftkv.node.status import EventHub, LeaderChanged, RoleChanged
+from raftkv.node.upkeep import Upkeep
 from raftkv.node.waiters import InFlight, Queue, Reads
 from raftkv.runtime.base import Clock, Waker
 from raftkv.transport.base import Lane, Transport
@@ -89,6 +90,7 @@ class Parts:
     in_flight: InFlight
     reads: Reads
     events: EventHub
+    upkeep: Upkeep
 
 
 class Loop:
@@ -109,6 +111,8 @@ class Loop:
         self._in_flight = parts.in_flight
         self._reads = parts.reads
         self._events = parts.events
+        self._upkeep = parts.upkeep
+        self._upkeep.give = self.give
         self._outgoing = Outgoing(parts.transport, self._not_sent)
         self._disk.on_durable = self._outgoing.release
         self._disk.is_awaited = lambda: self.state.commit >= self.state.unstable
@@ -123,10 +127,13 @@ class Loop:
             parts.reads,
             parts.events,
             memberships,
+            parts.upkeep,
         )
         self.bulk = BulkFrames()
         """Frames of the bulk lane; others than snapshots' register here before the first turn."""
         self.bulk.register(SNAPSHOTS, self._on_snapshot_frame)
+        self.bulk.register(REPAIR, self._on_repair_frame)
+        self.bulk.register(STATE_HASHES, self._upkeep.hashes.on_frame)
         self._tick_ns = parts.settings.tick_ns
         self._ticked_ns = parts.clock.boottime_ns()
         self._frames: deque[tuple[int, Lane, bytes]] = deque()
@@ -195,8 +202,7 @@ class Loop:
     async def _turn(self) -> None:
         self._may_linger = not self._outgoing.has_some
         self._feed_ticks()
-        if self._peers.must_sync:
-            self._save_peers()  # before anything that came from those who have just come in
+        self._upkeep.turn()  # before anything that came from those who have just come in
         await self._feed_frames()
         self._feed_durable()
         while self._inputs:
@@ -219,7 +225,8 @@ class Loop:
             return
         self._ticked_ns += due * self._tick_ns
         # More than an election timeout's worth teaches the core nothing new: every lease is over.
-        for _ in range(min(due, self._settings.election_ticks + 1)):
+        ticks = self._upkeep.admission.pass_time(due, self.state.membership)
+        for _ in range(min(ticks, self._settings.election_ticks + 1)):
             self.state = step(self.state, Tick())
         self._holding = False
         now = self._clock.monotonic_ns()
@@ -235,20 +242,14 @@ class Loop:
         self._reads.sweep(now, now - patience, reason)
         self._sender.sweep(now)
         self.note_acknowledged()
-        if self._peers.has_unsaved:
-            self._save_peers()
+        self._upkeep.tick(self.state)
 
     def note_acknowledged(self) -> None:
         """Let what others have said to hold, and cannot lose any more, be remembered of them."""
         state = self.state
         if state.role is Role.LEADER:
             for progress in state.progress:
-                self._peers.acknowledged(progress.id, min(progress.match, state.commit))
-
-    def _save_peers(self) -> None:
-        if self._peers.must_sync:
-            self._disk.sync_soon()
-        self._peers.save(self._disk.batch)
+                self._peers.disks.acknowledged(progress.id, min(progress.match, state.commit))
 
     async def _feed_frames(self) -> None:
         frames = self._frames
@@ -256,7 +257,8 @@ class Loop:
             peer, lane, frame = frames.popleft()
             self._frames_bytes -= len(frame)
             if lane is Lane.RAFT:
-                self._receive(peer, frame)
+                if self._upkeep.admission.is_open:  # else it is lost, which Raft repairs
+                    self._receive(peer, frame)
             else:
                 await self.bulk.handle(peer, frame)
         if frames:
@@ -397,8 +399,7 @@ class Loop:
                 f"entry {alarm.index} from member {alarm.peer} does not continue our log: memory or"
                 " disk damage on either side"
             )
-            _log.error("%s", what)
-            self._events.put(Alarm(what))
+            self._events.alarm(what)
 
     def _post(self, message: PeerMessage) -> None:
         if isinstance(message, InstallSnapshot):
@@ -425,6 +426,11 @@ class Loop:
         self._holding = False
         if self.on_change is not None:
             self.on_change()
+
+    # --- the bulk lane ----------------------------------------------------------------------------
+
+    def _on_repair_frame(self, peer: int, frame: bytes) -> None:
+        self._upkeep.on_frame(peer, frame, self.state.membership)
 
     # --- images that arrive -----------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ class _Gate:
         self._hands.loop.on_frame(peer, lane, frame)
 
     def on_up(self, peer: int, hello: Hello) -> None:
-        self._hands.peers.up(peer, hello)
+        self._hands.upkeep.on_up(peer, hello)
         self._hands.waker.set()
 
     def on_down(self, peer: int) -> None:
@@ -214,6 +214,7 @@ class Node(Generic[R_co]):
             unapplied_commands=hands.applier.commands,
             loop=LoopStatus(max(self._lags) / 1e9, self._lag_max / 1e9),
             disk=disk_status(hands.disk.syncs, hands.disk.sync_ns),
+            alarms=tuple(self._events.alarms),
         )
 
     def events(self) -> Events:
@@ -338,6 +339,7 @@ class Node(Generic[R_co]):
                         self._serving.set()
                         spawner.spawn("driver", hands.loop.run)
                         spawner.spawn("ticker", self._tick)
+                        spawner.spawn("scrubber", hands.scrubber.run)
                         hands.waker.set()
                         await self._stop.wait()
                         await self._hand_over(hands)

@@ -65,6 +65,13 @@ class Settings:
     promotion_lag_max: int = 500
     """A learner is made a voter only if it lacks at most so many entries of the leader's log."""
 
+    scrub_bytes_per_second: float = 5.0 * _MIB
+    """At most so much is read in the background, to verify what is stored and to compare states."""
+    scrub_pause_seconds: float = 3600.0
+    """Between two passes of the scrubber over everything that is stored."""
+    state_hash_seconds: float = 300.0
+    """So often the leader has all members compare their states; see raftkv.node.hashes."""
+
     stall_seconds_max: float = 10.0
     """A store that stalls for longer has failed, and the node stops."""
     close_seconds_max: float = 1.0

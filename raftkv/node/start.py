@@ -23,12 +23,16 @@ from raftkv.errors import ConfigError
 from raftkv.machine import DurableStateMachine
 from raftkv.node.applier import AnyMachine, Applier
 from raftkv.node.disk import Disk
+from raftkv.node.disks import Disks
+from raftkv.node.hashes import StateHashes
 from raftkv.node.images import Images, snapshot_of
 from raftkv.node.loop import Loop, Parts
 from raftkv.node.peers import Member, Peers
+from raftkv.node.scrub import Reading, Scrubber
 from raftkv.node.settings import Settings
 from raftkv.node.snapshots import Receiver, Sender
 from raftkv.node.status import EventHub
+from raftkv.node.upkeep import Upkeep
 from raftkv.node.waiters import InFlight, Queue, Reads
 from raftkv.runtime.base import Runtime, Spawner, Waker, Worker
 from raftkv.storage.base import Recovered, Space, Storage
@@ -152,6 +156,30 @@ class Hands:
     in_flight: InFlight
     reads: Reads
     events: EventHub
+    upkeep: Upkeep
+    scrubber: Scrubber
+
+
+def _state_hashes(
+    setup: Setup,
+    recovered: Recovered,
+    events: EventHub,
+    spawner: Spawner,
+    reading: Reading,
+    peers: Peers,
+) -> StateHashes:
+    hashes = StateHashes(
+        setup.me.id,
+        setup.storage,
+        None if isinstance(setup.machine, DurableStateMachine) else setup.machine,
+        setup.transport,
+        spawner,
+        reading,
+        quiet_until=recovered.snapshot.index + len(recovered.entries),
+    )
+    hashes.on_alarm = events.alarm
+    hashes.name_of = peers.name_of
+    return hashes
 
 
 def assemble(
@@ -186,7 +214,10 @@ def assemble(
         piece_bytes_max=settings.snapshot_chunk_bytes_max,
         answer_ns_max=round(settings.snapshot_seconds_max * 1e9),
     )
-    peers = Peers(setup.me, setup.members, identity.cluster_id, storage.store)
+    peers = Peers(setup.me, setup.members, identity.cluster_id, Disks(storage.store, identity))
+    reading = Reading(snapshot, runtime.clock, settings.scrub_bytes_per_second)
+    hashes = _state_hashes(setup, recovered, events, spawner, reading, peers)
+    upkeep = Upkeep(identity, settings, runtime.clock, disk, peers, setup.transport, hashes)
     parts = Parts(
         settings=settings,
         clock=runtime.clock,
@@ -202,6 +233,7 @@ def assemble(
         in_flight=in_flight,
         reads=Reads(me, boot),
         events=events,
+        upkeep=upkeep,
     )
     loop = Loop(_first_state(setup, recovered, images), parts, memberships_of(recovered))
     sender.on_ended = loop.on_snapshot_sent
@@ -215,4 +247,6 @@ def assemble(
         in_flight=in_flight,
         reads=parts.reads,
         events=events,
+        upkeep=upkeep,
+        scrubber=Scrubber(storage, reading, runtime.clock, settings.scrub_pause_seconds),
     )

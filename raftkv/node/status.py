@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from attrs import frozen
 
 from raftkv.core.progress import ProgressState
 from raftkv.core.types import Membership, Role
 from raftkv.runtime.base import Waker
+
+_log = logging.getLogger("raftkv.node")
+
+_ALARMS_KEPT: Final = 16
 
 # --- status -----------------------------------------------------------------------------------
 
@@ -72,6 +78,8 @@ class Status:
     unapplied_commands: int
     loop: LoopStatus
     disk: DiskStatus
+    alarms: tuple[str, ...] = ()
+    """What was alarmed since the node started: the newest, oldest first."""
 
     @property
     def is_leader(self) -> bool:
@@ -194,6 +202,8 @@ class EventHub:
         self._events_max = events_max
         self._listeners: list[Events] = []
         self._ended = False
+        self.alarms: deque[str] = deque(maxlen=_ALARMS_KEPT)
+        """What was alarmed, for those who did not listen."""
 
     def listen(self) -> Events:
         """A new listener, who hears what happens from now on."""
@@ -209,8 +219,15 @@ class EventHub:
         if events in self._listeners:
             self._listeners.remove(events)
 
+    def alarm(self, what: str) -> None:
+        """Something that a person should look at."""
+        _log.error("%s", what)
+        self.put(Alarm(what))
+
     def put(self, event: Event) -> None:
         """Something happened."""
+        if isinstance(event, Alarm):
+            self.alarms.append(event.what)
         for listener in self._listeners:
             listener.put(event)
 

@@ -11,6 +11,7 @@ from anyio.abc import TaskGroup
 from raftkv.errors import NodeStoppedError
 from raftkv.machine import Command
 from raftkv.node.applier import AnyMachine
+from raftkv.node.disks import Disks
 from raftkv.node.node import Node, running
 from raftkv.node.peers import Member
 from raftkv.node.settings import Settings
@@ -124,6 +125,7 @@ class Cluster:
         self.disks = {member.id: MemoryDisk() for member in self.members}
         self.nodes: dict[int, Node[object]] = {}
         self.machines: dict[int, AnyMachine] = {}
+        self.storages: dict[int, Storage] = {}
         self.failures: dict[int, BaseException] = {}
         self.wrap: Callable[[int, Storage], Storage] = lambda _number, storage: storage
         self._tasks = tasks
@@ -133,12 +135,13 @@ class Cluster:
     def setup(self, number: int) -> Setup:
         member = self.members[number - 1]
         machine = self.machines[number] = self.make_machine()
+        storage = self.storages[number] = self.wrap(
+            number, open_memory(CLUSTER_ID, member.id, disk=self.disks[member.id])
+        )
         return Setup(
             me=member,
             members=self.members,
-            storage=self.wrap(
-                number, open_memory(CLUSTER_ID, member.id, disk=self.disks[member.id])
-            ),
+            storage=storage,
             transport=self.network.endpoint(member.address),
             machine=machine,
             settings=self.settings,
@@ -179,6 +182,16 @@ class Cluster:
                     await node.read()
                     return node
             await self.tick()
+
+    async def settled(self) -> None:
+        """Until all are connected, and the log tells of every boot: it grows by commands alone."""
+
+        def knows_all(number: int) -> bool:
+            storage = self.storages[number]
+            disks = Disks(storage.store, storage.identity)
+            return disks.count >= len(self.members) and not list(disks.unlogged())
+
+        await self.until(lambda: all(knows_all(number) for number in self.nodes))
 
     async def tick(self) -> None:
         clock = self.runtime.clock

@@ -58,6 +58,7 @@ async def test_each_of_many_callers_gets_the_answer_to_its_own_command(kind: str
 async def test_commands_that_come_together_share_an_entry() -> None:
     async with cluster() as made:
         leader = await made.leader()
+        await made.settled()
         before = leader.status().last_index
         async with anyio.create_task_group() as callers:
             for count in range(400):

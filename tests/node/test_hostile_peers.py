@@ -21,6 +21,7 @@ from raftkv.core.types import Change, ChangeKind, MembershipChange
 from raftkv.errors import WireError
 from raftkv.node.commands import check_forwarded, encode_commands
 from raftkv.node.node import Node
+from raftkv.node.notes import HashHere, encode_note
 from raftkv.transport.base import Lane
 from raftkv.transport.codec import encode_messages
 from tests.node.rig import Cluster, cluster
@@ -114,7 +115,8 @@ def test_what_honest_members_pass_on_is_accepted() -> None:
     [
         (EntryKind.NORMAL, b""),  # only a new leader's own is empty
         (EntryKind.NORMAL, b"short"),
-        (EntryKind.NORMAL, b"\x02" + _HONEST[1:]),  # another format
+        (EntryKind.NORMAL, b"\x03" + _HONEST[1:]),  # another format
+        (EntryKind.NORMAL, encode_note(HashHere())),  # only leaders write notes
         (EntryKind.NORMAL, encode_commands(3, 1, 1, [b"another's"])),
         (EntryKind.NORMAL, encode_commands(2, 1, 1, [])),
         (EntryKind.NORMAL, _HONEST[:-1]),

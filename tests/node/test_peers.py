@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from raftkv.node.peers import Member, Peers
-from raftkv.storage.base import Store
-from raftkv.storage.memory import open_memory
-from raftkv.transport.base import Hello
+import pytest
+from attrs import evolve
 
+from raftkv.errors import WireError
+from raftkv.node.disks import Disks
+from raftkv.node.notes import Booted
+from raftkv.node.peers import Member, Peers
+from raftkv.storage.base import Identity, Store
+from raftkv.storage.memory import open_memory
+from raftkv.transport.base import Code, Hello
+
+ME = Identity(5, 1, b"m" * 16, 1, b"m" * 16)
 MEMBERS = tuple(Member(number, f"n{number}", f"n{number}:1") for number in (1, 2, 3))
 
 
 def _peers(store: Store) -> Peers:
-    return Peers(MEMBERS[0], MEMBERS, 5, store)
+    return Peers(MEMBERS[0], MEMBERS, 5, Disks(store, ME))
 
 
 def _hello(
@@ -33,9 +40,9 @@ def _sentence(peers: Peers, hello: Hello) -> str:
 def _saved(peers: Peers, store: Store) -> Peers:
     """What is known after a restart."""
     batch = store.batch()
-    peers.save(batch)
-    assert not peers.has_unsaved
-    assert not peers.must_sync
+    peers.disks.save(batch)
+    assert not peers.disks.has_unsaved
+    assert not peers.disks.must_sync
     store.write(batch)
     return _peers(store)
 
@@ -63,8 +70,8 @@ def test_another_disk_or_an_earlier_start_is_refused_also_after_our_restart() ->
     peers = _peers(storage.store)
     peers.up(2, _hello())
     assert peers.is_up(2)
-    assert peers.has_unsaved
-    assert peers.must_sync
+    assert peers.disks.has_unsaved
+    assert peers.disks.must_sync
     for known in (peers, _saved(peers, storage.store)):
         assert known.refusal(_hello()) is None
         assert known.refusal(_hello(boot=4)) is None
@@ -82,21 +89,21 @@ def test_another_copy_opened_equally_often_is_refused_also_after_our_restart() -
     for known in (peers, _saved(peers, storage.store)):
         refusal = _sentence(known, _hello(token=b"u" * 16))
         assert "another start 3" in refusal
-        assert "remove the member, then add it anew" in refusal
+        assert "may come in to recover" in refusal
         assert known.refusal(_hello(boot=4, token=b"u" * 16)) is None
 
 
 def test_a_new_start_whose_log_ends_before_what_it_acknowledged_is_refused() -> None:
     storage = open_memory(5, 1)
-    peers = _peers(storage.store)
-    peers.acknowledged(2, 7)  # nobody whom we have seen
-    assert not peers.has_unsaved
+    peers = _saved(_peers(storage.store), storage.store)
+    peers.disks.acknowledged(2, 7)  # nobody whom we have seen
+    assert not peers.disks.has_unsaved
     peers.up(2, _hello(last_index=5))
     peers = _saved(peers, storage.store)
-    peers.acknowledged(2, 9)
-    assert peers.has_unsaved
-    assert not peers.must_sync
-    peers.acknowledged(2, 8)  # less than is known
+    peers.disks.acknowledged(2, 9)
+    assert peers.disks.has_unsaved
+    assert not peers.disks.must_sync
+    peers.disks.acknowledged(2, 8)  # less than is known
     for known in (peers, _saved(peers, storage.store)):
         assert known.refusal(_hello(last_index=5)) is None  # a connection of the same start
         refusal = _sentence(known, _hello(boot=4, last_index=8))
@@ -104,3 +111,118 @@ def test_a_new_start_whose_log_ends_before_what_it_acknowledged_is_refused() -> 
         assert known.refusal(_hello(boot=4, last_index=9)) is None
         known.up(2, _hello(boot=4, last_index=9))
         assert "entry 9" in _sentence(known, _hello(boot=5, last_index=8))
+
+
+def test_who_went_back_in_time_is_told_so_and_let_in_to_recover_but_not_with_another_disk() -> None:
+    storage = open_memory(5, 1)
+    peers = _peers(storage.store)
+    peers.up(2, _hello(boot=7))
+    for known in (peers, _saved(peers, storage.store)):
+        for late in (_hello(boot=5, token=b"u" * 16), _hello(boot=7, token=b"u" * 16)):
+            refusal = known.refusal(late)
+            assert refusal is not None
+            assert refusal.code == Code.REGRESSED
+            assert known.refusal(evolve(late, recovering=True)) is None
+        other = known.refusal(_hello(boot=8, disk=b"e" * 16))
+        assert other is not None
+        assert other.code == Code.IDENTITY
+        assert "remove the member, then add it anew" in other.sentence
+        assert known.refusal(_hello(boot=8, disk=b"e" * 16)) == other
+        assert known.refusal(evolve(_hello(disk=b"e" * 16), recovering=True)) == other
+
+
+def test_an_old_copy_that_recovered_is_known_and_what_came_between_is_not_its_future() -> None:
+    storage = open_memory(5, 1)
+    peers = _peers(storage.store)
+    peers.up(2, _hello(boot=7))
+    copy = _hello(boot=5, token=b"u" * 16)
+    peers.up(2, evolve(copy, recovering=True))
+    for known in (peers, _saved(peers, storage.store)):
+        assert known.refusal(copy) is None  # it is whole again, and says so
+        for boot in (6, 7):  # the original's, or the copy's next: nobody can tell
+            refusal = known.refusal(_hello(boot=boot))
+            assert refusal is not None
+            assert refusal.code == Code.REGRESSED
+        assert known.refusal(_hello(boot=8)) is None
+
+
+def test_a_boot_is_durable_once_its_save_is() -> None:
+    storage = open_memory(5, 1)
+    disks = _peers(storage.store).disks
+    disks.met(_hello())
+    batch = storage.store.batch()
+    saved = disks.save(batch)
+    disks.met(_hello(member=3))
+    assert not disks.is_durable(_hello())
+    disks.saved(saved)
+    assert disks.is_durable(_hello())
+    assert not disks.is_durable(_hello(member=3))
+    assert not disks.is_durable(_hello(boot=4))
+    storage.store.write(batch)
+    assert Disks(storage.store, ME).is_durable(_hello())
+
+
+def test_what_one_member_knows_of_disks_another_learns_if_it_is_newer() -> None:
+    one, two = (_peers(open_memory(5, 1).store).disks for _ in range(2))
+    one.met(_hello(boot=7))
+    two.met(_hello(boot=6))
+    met = _hello(boot=6)
+    assert not two.is_outdated(met)
+    two.hear(one.told())
+    assert two.is_outdated(met)
+    refusal = two.refusal(_hello(boot=6))
+    assert refusal is not None
+    assert refusal.code == Code.REGRESSED
+    assert one.told() == two.told()
+    assert not two.is_regressed
+    one.hear(_peers(open_memory(5, 1).store).disks.told())  # who knows less teaches nothing
+    assert one.told() == two.told()
+    with pytest.raises(WireError, match="table of disks"):
+        two.hear(b"half a row")
+
+
+def test_a_copy_that_was_let_in_to_recover_does_not_hide_the_highest_boot_from_others() -> None:
+    one, two = (_peers(open_memory(5, 1).store).disks for _ in range(2))
+    one.met(_hello(boot=7))
+    one.met(evolve(_hello(boot=5), recovering=True))
+    two.met(_hello(boot=5))
+    two.hear(one.told())
+    assert two.refusal(_hello(boot=5)) is None
+    refusal = two.refusal(_hello(boot=6))
+    assert refusal is not None
+    assert refusal.code == Code.REGRESSED
+
+
+@pytest.mark.parametrize(
+    ("boot", "token", "regressed"),
+    [(1, b"m", False), (2, b"m", True), (1, b"x", True)],
+)
+def test_a_member_hears_that_its_own_disk_is_an_old_copy(
+    boot: int, token: bytes, regressed: bool
+) -> None:
+    other = Disks(open_memory(5, 2).store, Identity(5, 2, b"d" * 16, 3))
+    other.met(_hello(member=1, disk=b"m" * 16, boot=boot, token=token * 16))
+    by_table, by_log = (Disks(open_memory(5, 1).store, ME) for _ in range(2))
+    by_table.hear(other.told())
+    assert by_table.is_regressed == regressed
+    by_log.logged(Booted(1, b"m" * 16, boot, token * 16))
+    assert by_log.is_regressed == regressed
+
+
+def test_the_log_tells_every_boot_once() -> None:
+    storage = open_memory(5, 1)
+    disks = _peers(storage.store).disks
+    disks.met(_hello(boot=7))
+    notes = list(disks.unlogged())
+    assert notes == [Booted(1, b"m" * 16, 1, b"m" * 16), Booted(2, b"d" * 16, 7, b"t" * 16)]
+    for note in notes:
+        disks.logged(note)
+    assert list(disks.unlogged()) == []
+    batch = storage.store.batch()
+    disks.save(batch)
+    storage.store.write(batch)
+    assert list(Disks(storage.store, ME).unlogged()) == []
+    disks.met(_hello(boot=8))
+    assert [note.boot for note in disks.unlogged()] == [8]
+    disks.met(evolve(_hello(boot=5), recovering=True))
+    assert list(disks.unlogged()) == []
