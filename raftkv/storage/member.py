@@ -240,5 +240,5 @@ def read_condemnation(notes: Notes) -> tuple[Damage, bool] | None:
     try:
         body = unseal(note, "condemnation")
         return decode_damage(body[1:])[0], body[:1] == _KEEP_ROWS
-    except StorageCorruptError as error:
-        return Damage(Loss.ALL, f"it was found to be damaged while it ran ({error})"), False
+    except StorageCorruptError:
+        return Damage(Loss.ALL, "it was found to be damaged, but the note of how is, too"), False

@@ -217,7 +217,7 @@ def _examine(store: Store, opening: Opening, testimony: Testimony) -> Examinatio
 def _is_news(found: Examination, mark: WitnessMark) -> bool:
     """Whether the store was marked in a boot that the witness was never told of."""
     is_marked = found.recovered.damage is not None
-    return is_marked and mark.loss is None and found.identity.boot > mark.record.identity.boot
+    return is_marked and found.identity.boot > mark.record.identity.boot
 
 
 def _read_back(store: Store, opening: Opening) -> Examination:

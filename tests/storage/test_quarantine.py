@@ -1,0 +1,731 @@
+"""A damaged directory of a member with peers: opened with what is intact, marked, never believed.
+
+The oracle is a list of entries. Whatever was done to the files, an opening may find the very same
+data; or it is marked as damaged, and then what it has is a part of the truth: each entry the one
+that was written, each row that of an applied entry, and term and vote as promised if it says so.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from attrs import evolve, frozen
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raftkv.core.types import Entry, Membership
+from raftkv.errors import IdentityError, StorageCorruptError
+from raftkv.storage.base import Damage, Loss, Recovered, Space, WitnessRecord
+from raftkv.storage.files import OsFiles
+from raftkv.storage.member import MemberStorage
+from raftkv.storage.memory import MemoryDisk, open_memory
+from raftkv.storage.rocks import RocksStore
+from raftkv.storage.witness import SLOT_BYTES, WitnessMark
+from tests.storage.member_model import CLUSTER, MEMBER, VOTERS, Writer, everything, row_of
+from tests.storage.opening import Scripted, opened
+
+FLIPS = int(os.environ.get("RAFTKV_FLIPS", "40"))
+TERM, VOTE = 3, 8
+
+
+def quarantined(root: Path, failpoint: Scripted | None = None) -> MemberStorage:
+    return opened(root, can_recover=True, failpoint=failpoint)
+
+
+@frozen
+class Truth:
+    """All that a member ever wrote, and what it had promised when it was killed."""
+
+    state: Recovered
+    rows: dict[Space, list[tuple[bytes, bytes]]]
+    entries: tuple[Entry, ...]
+    promised: WitnessRecord
+
+    def verdict(self, storage: MemberStorage) -> str:
+        """``whole``, or how much is missing; fails if what there is was never written."""
+        found = storage.log.recover()
+        rows = everything(storage.store)
+        if found.damage is None:
+            assert found == evolve(self.state, damage=None, promised=None)
+            assert rows == self.rows
+            return "whole"
+        ends = {entry.index: entry for entry in self.entries}
+        for entry in found.entries:
+            assert entry == ends[entry.index]
+        for point in (found.snapshot, found.applied):
+            if point.index:
+                at = ends[point.index]
+                assert (point.term, point.chain) == (at.term, at.chain)
+                assert point.membership == VOTERS
+        wanted = [row_of(ends[index]) for index in range(1, found.applied.index + 1)]
+        assert rows[Space.MACHINE] == wanted
+        hard = found.hard_state
+        last = found.snapshot.index + len(found.entries)
+        assert found.applied.index <= max(hard.commit, found.snapshot.index) <= last
+        if found.damage.loss is Loss.LOG:
+            known = self.state.hard_state
+            assert (hard.term, hard.vote) == (known.term, known.vote)
+            assert found.promised == self.promised
+            assert "needs nothing from you" in found.damage.what
+        else:
+            assert found.promised is None
+            assert "nothing proves how this member voted" in found.damage.what
+        assert "; remove this member" not in found.damage.what
+        return found.damage.loss.value
+
+
+@frozen
+class Crashed:
+    """A directory as a killed process left it."""
+
+    root: Path
+    truth: Truth
+
+    @property
+    def member(self) -> Path:
+        return self.root / "member"
+
+    @property
+    def store(self) -> Path:
+        return self.member / "store"
+
+    @property
+    def witness(self) -> Path:
+        return self.member / "witness"
+
+    def wals(self) -> list[Path]:
+        return sorted(self.store.glob("*.log"))
+
+    def copy(self, to: Path) -> Crashed:
+        shutil.rmtree(to, ignore_errors=True)
+        shutil.copytree(self.root, to)
+        return Crashed(to, self.truth)
+
+    def opens(self) -> tuple[str, Recovered]:
+        """The verdict of an opening, which the next one must repeat, and what was recovered."""
+        storage = quarantined(self.root)
+        try:
+            verdict, found = self.truth.verdict(storage), storage.log.recover()
+        finally:
+            storage.close()
+        storage = quarantined(self.root)
+        try:
+            assert storage.log.recover() == found
+            assert self.truth.verdict(storage) == verdict
+        finally:
+            storage.close()
+        return verdict, found
+
+    def damaged(self) -> tuple[Loss, str, Recovered]:
+        """What an opening says is damaged."""
+        _, found = self.opens()
+        assert found.damage is not None
+        return found.damage.loss, found.damage.what, found
+
+
+def turns(writer: Writer, number: int, size: int = 40) -> list[Entry]:
+    """Turns as a node makes them, each synced and so acknowledged."""
+    made: list[Entry] = []
+    for turn in range(number):
+        batch = writer.storage.store.batch()
+        if writer.hard_state.term == 0:
+            writer.vote(batch, TERM, VOTE)
+        writer.append(batch, [b"%d" % turn * size])
+        writer.commit(batch, writer.last.index - 1)
+        writer.write(batch)
+        writer.sync()
+        made.append(writer.entries[-1])
+    return made
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Crashed]:
+    """Two boots: 1 to 30 in tables from the first, up to 50 in the newest log; compacted at 10."""
+    base = tmp_path_factory.mktemp("quarantine")
+    storage = opened(base / "live")
+    entries = turns(Writer(storage), 30)
+    storage.close()
+    storage = opened(base / "live")
+    writer = Writer(storage)
+    batch = storage.store.batch()
+    writer.compact(batch, 10)
+    writer.write(batch)
+    entries += turns(writer, 20)
+    shutil.copytree(base / "live", base / "crashed")
+    truth = Truth(writer.state(), everything(storage.store), tuple(entries), writer.promise())
+    storage.close()
+    yield Crashed(base / "crashed", truth)
+    shutil.rmtree(base)
+
+
+@pytest.fixture
+def crashed(original: Crashed, tmp_path: Path) -> Crashed:
+    return original.copy(tmp_path / "copy")
+
+
+# --- behind the witness -----------------------------------------------------------------------
+
+
+def test_a_whole_directory_is_not_marked(crashed: Crashed) -> None:
+    assert crashed.opens()[0] == "whole"
+
+
+def test_a_store_that_lost_its_end_keeps_the_rest_and_knows_what_to_get_back(
+    crashed: Crashed,
+) -> None:
+    wal = crashed.wals()[-1]
+    os.truncate(wal, wal.stat().st_size - 5)
+    loss, what, found = crashed.damaged()
+    assert loss is Loss.LOG
+    assert "its log ends at entry 49, but entry 50 was promised" in what
+    assert (found.snapshot.index, found.entries[-1].index, found.applied.index) == (10, 49, 48)
+    assert found.promised is not None
+    assert (found.promised.last_index, found.promised.last_chain) == (
+        50,
+        crashed.truth.entries[49].chain,
+    )
+    assert sorted(file.name for file in crashed.member.iterdir()) == [
+        "store",
+        "store-options",
+        "witness",
+    ]
+
+
+def test_a_store_without_its_newest_log_is_as_it_was_before_that(crashed: Crashed) -> None:
+    crashed.wals()[-1].unlink()
+    loss, what, found = crashed.damaged()
+    assert (loss, found.entries[-1].index) == (Loss.LOG, 30)
+    assert "it is from opening 1, the witness from 2" in what
+
+
+def test_the_next_boot_is_beyond_any_that_the_disk_ever_had(crashed: Crashed) -> None:
+    crashed.wals()[-1].unlink()
+    storage = quarantined(crashed.root)
+    assert storage.identity.boot == 3
+    assert storage.identity.disk_uuid == crashed.truth.promised.identity.disk_uuid
+    storage.close()
+
+
+def test_a_vote_that_only_the_witness_knows_is_kept(crashed: Crashed, tmp_path: Path) -> None:
+    storage = opened(crashed.root)
+    writer = Writer(storage)
+    shutil.copytree(crashed.store, tmp_path / "older")
+    batch = storage.store.batch()
+    writer.vote(batch, 4, 9)
+    writer.write(batch)
+    writer.sync()
+    truth = evolve(crashed.truth, state=writer.state(), promised=writer.promise())
+    storage.close()
+    shutil.rmtree(crashed.store)
+    shutil.copytree(tmp_path / "older", crashed.store)
+    loss, _, found = Crashed(crashed.root, truth).damaged()
+    assert loss is Loss.LOG
+    assert (found.hard_state.term, found.hard_state.vote) == (4, 9)
+
+
+# --- where nothing proves the votes -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["missing", "empty", "damaged"])
+def test_without_a_witness_everything_is_kept_and_nothing_is_proven(
+    crashed: Crashed, how: str
+) -> None:
+    if how == "missing":
+        crashed.witness.unlink()
+    else:
+        os.truncate(crashed.witness, 0 if how == "empty" else SLOT_BYTES - 1)
+    loss, what, found = crashed.damaged()
+    assert loss is Loss.ALL
+    assert "witness" in what
+    assert evolve(found, damage=None) == crashed.truth.state
+
+
+def test_half_a_witness_does_not_prove_the_votes_of_a_store_that_lost_something(
+    original: Crashed, tmp_path: Path
+) -> None:
+    for slot in (0, 1):
+        copy = original.copy(tmp_path / "copy")
+        content = bytearray(copy.witness.read_bytes())
+        content[slot * SLOT_BYTES + 40] ^= 1
+        copy.witness.write_bytes(content)
+        assert copy.copy(tmp_path / "whole").opens()[0] == "whole"
+        copy.wals()[-1].unlink()
+        loss, what, _ = copy.damaged()
+        assert loss is Loss.ALL
+        assert "one half of its witness is damaged" in what
+
+
+def test_a_witness_older_than_a_damaged_store_proves_nothing(
+    crashed: Crashed, tmp_path: Path
+) -> None:
+    shutil.copy(crashed.witness, tmp_path / "witness")
+    storage = opened(crashed.root)
+    storage.close()
+    shutil.copy(tmp_path / "witness", crashed.witness)
+    (crashed.store / "CURRENT").write_bytes(b"")
+    loss, _, _ = crashed.damaged()
+    assert loss is Loss.LOG  # nothing readable says that the store was newer
+    # A store that can be read, but for one entry, tells.
+    other = tmp_path / "other"
+    storage = opened(other)
+    turns(Writer(storage), 5)
+    storage.close()
+    shutil.copy(other / "member" / "witness", tmp_path / "witness")
+    storage = opened(other)
+    batch = storage.store.batch()
+    key = list(storage.store.scan(Space.LOG))[2][0]
+    batch.put(Space.LOG, key, b"\x01nonsense")
+    storage.store.write(batch)
+    storage.close()
+    shutil.copy(tmp_path / "witness", other / "member" / "witness")
+    storage = quarantined(other)
+    damage = storage.log.recover().damage
+    storage.close()
+    assert damage is not None
+    assert damage.loss is Loss.ALL
+
+
+def test_a_witness_of_another_disk_proves_nothing(crashed: Crashed, tmp_path: Path) -> None:
+    storage = opened(tmp_path / "other")
+    storage.close()
+    content = bytearray((tmp_path / "other" / "member" / "witness").read_bytes())
+    (tmp_path / "other" / "member" / "witness").write_bytes(content)
+    disk = MemoryDisk(b"one disk's uuid.")
+    memory = open_memory(CLUSTER, MEMBER, disk=disk)
+    turns(Writer(memory), 3)
+    memory.close()
+    assert disk.witness.mark is not None
+    record = disk.witness.mark.record
+    stranger = evolve(record, identity=evolve(record.identity, disk_uuid=b"another one's id"))
+    disk.witness.mark = WitnessMark(stranger, 0)
+    memory = open_memory(CLUSTER, MEMBER, disk=disk, can_recover=True)
+    damage = memory.log.recover().damage
+    assert memory.identity.disk_uuid == b"one disk's uuid."
+    memory.close()
+    assert damage is not None
+    assert damage.loss is Loss.ALL
+    assert "made by different disks" in damage.what
+
+
+def test_a_witness_of_a_second_copy_of_the_directory_proves_nothing(
+    crashed: Crashed, tmp_path: Path
+) -> None:
+    disk = MemoryDisk()
+    memory = open_memory(CLUSTER, MEMBER, disk=disk)
+    memory.close()
+    assert disk.witness.mark is not None
+    record = disk.witness.mark.record
+    other = evolve(record, identity=evolve(record.identity, boot_token=b"another opening."))
+    disk.witness.mark = WitnessMark(other, 0)
+    memory = open_memory(CLUSTER, MEMBER, disk=disk, can_recover=True)
+    damage = memory.log.recover().damage
+    memory.close()
+    assert damage is not None
+    assert damage.loss is Loss.ALL
+    assert "two copies that were both opened" in damage.what
+
+
+# --- begun anew -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("pattern", ["CURRENT", "MANIFEST-*"])
+@pytest.mark.parametrize("how", ["deleted", "emptied"])
+def test_a_store_that_cannot_be_read_is_begun_anew_with_its_votes(
+    crashed: Crashed, pattern: str, how: str
+) -> None:
+    file = sorted(crashed.store.glob(pattern))[-1]
+    if how == "deleted":
+        file.unlink()
+    else:
+        os.truncate(file, 0)
+    loss, what, found = crashed.damaged()
+    assert loss is Loss.LOG
+    assert "begun anew, with nothing but what is known of its term and vote" in what
+    assert "the old one is kept in" in what
+    assert (found.snapshot.index, found.entries, found.applied.membership) == (0, (), Membership())
+    assert (crashed.member / "store.damaged").is_dir()
+
+
+def test_a_store_that_is_gone_is_begun_anew(crashed: Crashed) -> None:
+    shutil.rmtree(crashed.store)
+    loss, what, _ = crashed.damaged()
+    assert loss is Loss.LOG
+    assert "store is missing" in what
+
+
+def test_only_one_damaged_store_is_ever_kept(crashed: Crashed) -> None:
+    for round_number in range(2):
+        (crashed.store / f"mine-{round_number}").touch()
+        (crashed.store / "CURRENT").write_bytes(b"")
+        quarantined(crashed.root).close()
+    left = sorted(file.name for file in crashed.member.iterdir())
+    assert left == ["store", "store-options", "store.damaged", "witness"]
+    assert (crashed.member / "store.damaged" / "mine-1").exists()
+
+
+def test_on_a_disk_without_room_the_damaged_store_makes_way(crashed: Crashed) -> None:
+    class Full(OsFiles):
+        def free_bytes(self, path: Path) -> int:
+            return 1000
+
+    (crashed.store / "CURRENT").write_bytes(b"")
+    storage = opened(crashed.root, can_recover=True, files=Full())
+    damage = storage.log.recover().damage
+    storage.close()
+    assert damage is not None
+    assert "is removed, as the disk has no room for both" in damage.what
+    left = sorted(file.name for file in crashed.member.iterdir())
+    assert left == ["store", "store-options", "witness"]
+
+
+def test_neither_a_store_nor_a_witness_is_nothing_to_go_on_with(crashed: Crashed) -> None:
+    crashed.witness.unlink()
+    (crashed.store / "CURRENT").write_bytes(b"")
+    with pytest.raises(StorageCorruptError, match=r"any more which disk it was.*add it again"):
+        quarantined(crashed.root)
+
+
+def test_the_store_of_another_member_is_not_damage(crashed: Crashed) -> None:
+    with pytest.raises(IdentityError):
+        opened(crashed.root, member=8, can_recover=True)
+    crashed.witness.unlink()
+    with pytest.raises(IdentityError):
+        opened(crashed.root, member=8, can_recover=True)
+
+
+Edit = Callable[[RocksStore], None]
+
+
+def edited(crashed: Crashed, edit: Edit) -> tuple[Loss, str, Recovered]:
+    """What an opening makes of a store whose records were edited behind its back."""
+    store = RocksStore(crashed.store)
+    edit(store)
+    store.close()
+    return crashed.damaged()
+
+
+def spoil(space: Space, number: int) -> Edit:
+    def edit(store: RocksStore) -> None:
+        key, value = list(store.scan(space))[number]
+        batch = store.batch()
+        batch.put(space, key, value[:-1] + bytes([value[-1] ^ 1]))
+        store.write(batch)
+
+    return edit
+
+
+def test_a_damaged_entry_beyond_the_applied_ones_ends_the_log_before_it(crashed: Crashed) -> None:
+    loss, what, found = edited(crashed, spoil(Space.LOG, -1))
+    assert loss is Loss.LOG
+    assert "log entry 50 is damaged" in what
+    assert "with what it had applied up to entry 49 and its log up to entry 49" in what
+    assert (found.snapshot.index, len(found.entries), found.applied.index) == (10, 39, 49)
+
+
+def test_a_damaged_entry_that_was_applied_is_not_needed_any_more(crashed: Crashed) -> None:
+    """Its effects are in the rows; the log goes on after the applied entry."""
+    loss, what, found = edited(crashed, spoil(Space.LOG, 20))
+    assert loss is Loss.LOG
+    assert "log entry 31 is damaged" in what
+    assert found.snapshot.index == found.applied.index == 49
+    assert [entry.index for entry in found.entries] == [50]
+    assert found.hard_state.commit == 49
+
+
+@pytest.mark.parametrize("name", [b"hard-state", b"applied", b"snapshot", b"cuts"])
+def test_damaged_marks_leave_nothing_to_build_on(crashed: Crashed, name: bytes) -> None:
+    def edit(store: RocksStore) -> None:
+        batch = store.batch()
+        batch.put(Space.META, bytes(4) + name, b"\x01nonsense")
+        store.write(batch)
+
+    loss, what, found = edited(crashed, edit)
+    assert loss is Loss.LOG
+    assert "fails its checksum" in what
+    if name != b"cuts":
+        assert (found.entries, found.applied.index) == ((), 0)
+
+
+def test_a_store_that_forgot_whose_it_is_is_begun_anew(crashed: Crashed) -> None:
+    def edit(store: RocksStore) -> None:
+        batch = store.batch()
+        batch.delete(Space.META, b"identity")
+        store.write(batch)
+
+    loss, what, found = edited(crashed, edit)
+    assert (loss, found.entries) == (Loss.LOG, ())
+    assert "does not say whose it is" in what
+
+
+def test_rows_of_others_in_the_space_meta_are_kept_with_the_rest(crashed: Crashed) -> None:
+    def edit(store: RocksStore) -> None:
+        batch = store.batch()
+        batch.put(Space.META, b"peer of mine", b"as I knew it")
+        batch.put(Space.IMAGE, b"m", b"image")
+        store.write(batch)
+        spoil(Space.LOG, -1)(store)
+
+    storage_truth = {Space.META: b"peer of mine", Space.IMAGE: b"m"}
+    edited(crashed, edit)
+    storage = quarantined(crashed.root)
+    for space, key in storage_truth.items():
+        assert storage.store.get(space, key) is not None
+    storage.close()
+
+
+@pytest.mark.parametrize(("table", "applied"), [(-1, 39), (-2, 0)], ids=["log", "rows"])
+def test_a_damaged_table_costs_what_it_held(tmp_path: Path, table: int, applied: int) -> None:
+    storage = opened(tmp_path)
+    turns(Writer(storage), 40, size=2000)
+    storage.close()
+    storage = opened(tmp_path)  # writes tables
+    storage.condemn(Damage(Loss.LOG, "a read failed"), keep_rows=True)
+    storage.close()
+    by_size = sorted((tmp_path / "member" / "store").glob("*.sst"), key=lambda f: f.stat().st_size)
+    content = bytearray(by_size[table].read_bytes())
+    content[100] ^= 1
+    by_size[table].write_bytes(content)
+    storage = quarantined(tmp_path)
+    found = storage.log.recover()
+    storage.close()
+    assert found.damage is not None
+    assert found.applied.index == applied
+    assert (found.hard_state.term, found.hard_state.vote) == (TERM, VOTE)
+
+
+# --- the mark ---------------------------------------------------------------------------------
+
+
+def test_a_mark_stays_until_it_is_removed(crashed: Crashed) -> None:
+    crashed.wals()[-1].unlink()
+    crashed.damaged()
+    storage = quarantined(crashed.root)
+    batch = storage.store.batch()
+    storage.log.save_damage(batch, None)
+    storage.store.write(batch)
+    writer = Writer(storage)
+    writer.sync()
+    storage.close()
+    storage = opened(crashed.root)
+    assert storage.log.recover().damage is None
+    storage.close()
+
+
+def test_a_member_alone_is_refused_while_the_mark_is_there(crashed: Crashed) -> None:
+    crashed.wals()[-1].unlink()
+    quarantined(crashed.root).close()
+    with pytest.raises(StorageCorruptError, match=r"is marked as damaged: .*lost what this member"):
+        opened(crashed.root)
+
+
+def test_what_is_lost_again_before_it_was_whole_is_lost_altogether(crashed: Crashed) -> None:
+    """The witness was written by a damaged member then: it is no proof of what was before."""
+    crashed.wals()[-1].unlink()
+    assert crashed.damaged()[0] is Loss.LOG
+    shutil.rmtree(crashed.store)
+    loss, what, _ = crashed.damaged()
+    assert loss is Loss.ALL
+    assert "had not yet recovered from an earlier damage" in what
+
+
+def test_what_is_lost_after_it_was_whole_again_is_a_damage_of_its_own(crashed: Crashed) -> None:
+    crashed.wals()[-1].unlink()
+    storage = quarantined(crashed.root)
+    writer = Writer(storage)
+    batch = storage.store.batch()
+    storage.log.save_damage(batch, None)
+    writer.write(batch)
+    writer.sync()
+    promised = writer.promise()
+    storage.close()
+    shutil.rmtree(crashed.store)
+    storage = quarantined(crashed.root)
+    found = storage.log.recover()
+    storage.close()
+    assert found.damage is not None
+    assert found.damage.loss is Loss.LOG
+    assert found.promised == promised
+
+
+def test_a_damage_that_the_node_found_is_marked_in_store_and_witness() -> None:
+    disk = MemoryDisk()
+    storage = open_memory(CLUSTER, MEMBER, disk=disk)
+    writer = Writer(storage)
+    turns(writer, 3)
+    batch = storage.store.batch()
+    storage.log.save_damage(batch, Damage(Loss.ALL, "an old copy"))
+    writer.write(batch)
+    writer.sync()
+    assert disk.witness.mark is not None
+    assert disk.witness.mark.loss is Loss.ALL
+    storage.close()
+    storage = open_memory(CLUSTER, MEMBER, disk=disk, can_recover=True)
+    assert storage.log.recover().damage == Damage(Loss.ALL, "an old copy")
+    storage.close()
+
+
+# --- crashes on the way -----------------------------------------------------------------------
+
+POINTS = (
+    "write.before",
+    "sync.before",
+    "sync.after",
+    "rebuild.before",
+    "replace.complete",
+    "replace.aside",
+    "replace.after",
+    "rebuild.after",
+    "cut.before",
+    "cut.after",
+    "boot.between",
+    "witness.before",
+    "witness.after",
+)
+
+
+@pytest.mark.parametrize("way", ["anew", "in place", "cut"])
+def test_a_crash_at_any_point_leaves_the_same_damage_or_the_mark(
+    original: Crashed, tmp_path: Path, way: str
+) -> None:
+    reached = 0
+    for point in POINTS:
+        copy = original.copy(tmp_path / "copy")
+        if way == "anew":
+            (copy.store / "CURRENT").write_bytes(b"")
+        elif way == "in place":
+            copy.wals()[-1].unlink()
+        else:
+            os.truncate(copy.wals()[-1], copy.wals()[-1].stat().st_size - 5)
+        broken = Scripted()
+        broken.raising[point] = RuntimeError("power cut")
+        try:
+            quarantined(copy.root, broken).close()
+        except (RuntimeError, StorageCorruptError, Exception):  # as the store names it
+            reached += 1
+        verdict, _ = copy.opens()
+        assert verdict == "log", point
+        assert not (copy.member / "store.making").exists()
+        assert not (copy.member / "store.new").exists()
+    assert reached >= 6
+
+
+# --- found at run time ------------------------------------------------------------------------
+
+
+def test_a_condemned_store_is_begun_anew_at_the_next_opening(crashed: Crashed) -> None:
+    storage = opened(crashed.root)
+    storage.condemn(Damage(Loss.LOG, "its rows differ from those of the others at entry 40"))
+    storage.close()
+    with pytest.raises(StorageCorruptError, match="was found to be damaged: its rows differ"):
+        opened(crashed.root)
+    storage = quarantined(crashed.root)
+    found = storage.log.recover()
+    storage.close()
+    assert found.damage is not None
+    assert found.damage.loss is Loss.LOG
+    assert found.damage.what.startswith("its rows differ from those of the others at entry 40; ")
+    assert (found.entries, found.applied.index, found.hard_state.vote) == ((), 0, VOTE)
+    assert not (crashed.member / "condemned").exists()
+    storage = quarantined(crashed.root)
+    assert storage.log.recover() == found
+    storage.close()
+
+
+def test_a_store_condemned_for_unreadable_rows_keeps_what_can_be_read(crashed: Crashed) -> None:
+    storage = opened(crashed.root)
+    storage.condemn(Damage(Loss.ALL, "a read failed"), keep_rows=True)
+    storage.close()
+    loss, _, found = crashed.damaged()
+    assert loss is Loss.ALL
+    assert len(found.entries) == 40
+
+
+def test_a_condemnation_that_cannot_be_read_is_absolute(crashed: Crashed) -> None:
+    (crashed.member / "condemned").write_bytes(b"\x01half of")
+    loss, what, found = crashed.damaged()
+    assert (loss, found.entries) == (Loss.ALL, ())
+    assert "the note of how is, too" in what
+
+
+@pytest.mark.parametrize("point", ["rebuild.after", "condemned.rebuilt", "boot.between"])
+def test_a_crash_amid_a_condemnation_repeats_it(crashed: Crashed, point: str) -> None:
+    storage = opened(crashed.root)
+    promise = Writer(storage).promise()
+    storage.condemn(Damage(Loss.LOG, "wrong rows"))
+    storage.close()
+    broken = Scripted()
+    broken.raising[point] = RuntimeError("power cut")
+    with pytest.raises(RuntimeError, match="power cut"):
+        quarantined(crashed.root, broken)
+    loss, what, found = Crashed(crashed.root, evolve(crashed.truth, promised=promise)).damaged()
+    assert (loss, found.promised) == (Loss.LOG, promise)
+    assert "wrong rows" in what
+
+
+def test_a_witness_is_read_again_and_mended(crashed: Crashed) -> None:
+    storage = opened(crashed.root)
+    writer = Writer(storage)
+    turns(writer, 2)
+    assert storage.check_witness() is None
+    for slot in (0, 1):
+        content = bytearray(crashed.witness.read_bytes())
+        content[slot * SLOT_BYTES + 40] ^= 1
+        crashed.witness.write_bytes(content)
+        complaint = storage.check_witness()
+        assert complaint is not None
+        assert "witness" in complaint
+        assert storage.check_witness() is None
+    os.truncate(crashed.witness, 0)
+    assert storage.check_witness() is not None
+    assert storage.check_witness() is None
+    crashed.witness.write_bytes(b"x" * 2 * SLOT_BYTES)
+    assert "both slots" in (storage.check_witness() or "")
+    turns(writer, 1)
+    state = writer.state()
+    storage.close()
+    storage = opened(crashed.root)
+    assert storage.log.recover() == state
+    storage.close()
+
+
+# --- anything, anywhere -----------------------------------------------------------------------
+
+
+def files_of(original: Crashed) -> list[Path]:
+    return [
+        file.relative_to(original.root)
+        for file in sorted(original.member.rglob("*"))
+        if file.is_file() and file.stat().st_size and not file.name.startswith("LOG")
+    ]
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scratch")
+
+
+@settings(max_examples=FLIPS, deadline=None)
+@given(data=st.data())
+def test_whatever_happens_to_a_file_nothing_false_is_believed(
+    original: Crashed, scratch: Path, data: st.DataObject
+) -> None:
+    """A flipped bit, a cut, an emptied or deleted file, or an older version of it put back."""
+    copy = original.copy(scratch / "copy")
+    file = copy.root / data.draw(st.sampled_from(files_of(original)), label="file")
+    content = bytearray(file.read_bytes())
+    how = data.draw(st.sampled_from(["flip", "cut", "delete"]), label="how")
+    if how == "flip":
+        bit = data.draw(st.integers(0, len(content) * 8 - 1), label="bit")
+        content[bit // 8] ^= 1 << bit % 8
+        file.write_bytes(content)
+    elif how == "cut":
+        os.truncate(file, data.draw(st.integers(0, len(content) - 1), label="size"))
+    else:
+        file.unlink()
+    with suppress(StorageCorruptError):  # a row in a table, found when it was read
+        copy.opens()
