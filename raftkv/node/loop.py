@@ -328,12 +328,12 @@ class Loop:
             self.state, answers = take_answers(self.state)
             for answer in answers:
                 if isinstance(answer, Refused) and not answer.sender:
-                    self._refused(answer.request, answer.reason, never_left=True)
+                    self._refused(answer.request, answer.reason)
 
-    def _refused(self, request: int, reason: Refusal, *, never_left: bool) -> None:
-        """A proposal of ours was not taken. One that never left may wait for better times."""
+    def _refused(self, request: int, reason: Refusal) -> None:
+        """A proposal of ours was not taken, here or by the leader: it may wait for better times."""
         waiters = self._in_flight.take_back(request)
-        if never_left and is_passing(reason):
+        if is_passing(reason):
             self._queue.put_back(waiters)
             self._holding = True
             return
@@ -389,7 +389,7 @@ class Loop:
             self._reads.drop(context)
         for answer in todo.answers:
             if isinstance(answer, Refused) and not answer.sender:
-                self._refused(answer.request, answer.reason, never_left=False)
+                self._refused(answer.request, answer.reason)
         if todo.soft_state is not None or self.state.term != self._told_term:
             self._tell(todo.soft_state or self._soft)
         if todo.snapshot_wanted:
@@ -412,7 +412,7 @@ class Loop:
         me = self.state.config.id
         for message in messages:
             if isinstance(message, ForwardProposal) and message.sender == me:
-                self._refused(message.request, Refusal.NO_LEADER, never_left=True)
+                self._refused(message.request, Refusal.NO_LEADER)
 
     def _tell(self, soft: SoftState) -> None:
         term = self.state.term

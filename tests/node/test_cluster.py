@@ -203,6 +203,27 @@ async def test_a_command_that_could_not_be_forwarded_surely_did_not_happen() -> 
         assert await follower.propose(b"in time", timeout=20) == 1
 
 
+async def test_what_a_leader_refuses_while_it_hands_over_is_taken_afterwards() -> None:
+    async with cluster() as three, anyio.create_task_group() as tasks:
+        leader = await three.leader()
+        asking, target = three.followers(leader)
+        await asking.propose(b"first")
+        await three.stop(target.id)  # it will not take over: the leader refuses for a while
+        over = anyio.Event()
+
+        async def hand_over() -> None:
+            with pytest.raises(DeadlineError):
+                await leader.transfer_leadership(target.id, timeout=0.5)
+            over.set()
+
+        tasks.start_soon(hand_over)
+        asked = [b"first"]
+        while not over.is_set():
+            asked.append(b"%d" % len(asked))
+            await asking.propose(asked[-1])
+        assert three.commands(leader.id) == asked
+
+
 async def test_a_member_that_was_stopped_catches_up() -> None:
     async with cluster() as made:
         leader = await made.leader()
