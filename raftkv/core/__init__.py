@@ -107,8 +107,8 @@ An old State is as good as new: branch it, and the future is another one.
 ``state`` and ``draft``: the whole, frozen and while a step changes it. ``log``, ``progress``,
 ``quorum``, ``membership``, ``prng``: parts that stand alone. ``step``: term rules and dispatch,
 then ``follower``, ``candidate``, ``leader``, ``proposals``, ``reads``, ``reconfigure``,
-``durability``; ``transitions`` alone changes roles, ``sending`` alone fills the outbox, ``drain``
-empties it.
+``durability``, ``recovering``; ``transitions`` alone changes roles, ``sending`` alone fills the
+outbox, ``drain`` empties it.
 """
 
 from __future__ import annotations
@@ -128,6 +128,8 @@ from raftkv.core.inputs import (
     ProposeChange,
     Read,
     Receive,
+    Regressed,
+    Repaired,
     SnapshotStatus,
     SnapshotTaken,
     Tick,
@@ -139,6 +141,7 @@ from raftkv.core.membership import decode_change, encode_change
 from raftkv.core.messages import (
     AppendEntries,
     AppendResponse,
+    AskTerm,
     ForwardProposal,
     Heartbeat,
     HeartbeatResponse,
@@ -156,6 +159,7 @@ from raftkv.core.messages import (
     StorageAppendResponse,
     StorageApply,
     StorageApplyResponse,
+    TellTerm,
     TimeoutNow,
     TransferLeadership,
     VoteResponse,
@@ -163,16 +167,19 @@ from raftkv.core.messages import (
 from raftkv.core.progress import Progress, ProgressState
 from raftkv.core.ready import (
     Accepted,
+    Alarm,
     Answer,
     ChainBroken,
+    MalformedAppend,
     ReadState,
     Ready,
+    RecoveringChanged,
     Refusal,
     Refused,
     SoftState,
 )
 from raftkv.core.start import start
-from raftkv.core.state import State
+from raftkv.core.state import Recovery, State
 from raftkv.core.step import ReceiveError, refuses, step
 from raftkv.core.types import (
     APPEND_THREAD,
@@ -186,6 +193,8 @@ from raftkv.core.types import (
     Membership,
     MembershipChange,
     Payload,
+    Promise,
+    Recovering,
     Role,
     Snapshot,
     Transition,
@@ -197,11 +206,13 @@ __all__ = [
     "NO_LIMIT",
     "SAFEST",
     "Accepted",
+    "Alarm",
     "Answer",
     "AppendEntries",
     "AppendResponse",
     "Applied",
     "ApplyChange",
+    "AskTerm",
     "Campaign",
     "ChainBroken",
     "Change",
@@ -219,6 +230,7 @@ __all__ = [
     "InstallSnapshot",
     "LocalMessage",
     "Log",
+    "MalformedAppend",
     "Membership",
     "MembershipChange",
     "Message",
@@ -229,6 +241,7 @@ __all__ = [
     "PreVoteResponse",
     "Progress",
     "ProgressState",
+    "Promise",
     "ProposalRefused",
     "Propose",
     "ProposeChange",
@@ -240,8 +253,13 @@ __all__ = [
     "Ready",
     "Receive",
     "ReceiveError",
+    "Recovering",
+    "RecoveringChanged",
+    "Recovery",
     "Refusal",
     "Refused",
+    "Regressed",
+    "Repaired",
     "RequestVote",
     "Role",
     "Snapshot",
@@ -253,6 +271,7 @@ __all__ = [
     "StorageAppendResponse",
     "StorageApply",
     "StorageApplyResponse",
+    "TellTerm",
     "Tick",
     "TimeoutNow",
     "TransferLeader",

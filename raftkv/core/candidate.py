@@ -23,6 +23,8 @@ def campaign(draft: Draft, *, transfer: bool = False) -> None:
     """
     if draft.role is Role.LEADER:
         return
+    if draft.recovery is not None:
+        return
     if draft.incoming is not None or not draft.membership.is_voter(draft.config.id):
         return
     if draft.hold_ticks and not transfer:

@@ -57,7 +57,7 @@ class Config:
     applied_bounds_commit: bool = False
     """After restart the commit index is at least the applied one."""
     reprobe_lost: bool = False
-    """A follower that lacks what it acknowledged says so and is probed again; else it stops."""
+    """A follower that is shown to lack what it acknowledged recovers; else it stops."""
     hand_over_first: bool = False
     """A leader that leaves the membership goes once a voter has its whole log, and hands over."""
     transfer_ends_lease: bool = False

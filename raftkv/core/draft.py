@@ -6,8 +6,8 @@ from raftkv.core.config import Config
 from raftkv.core.log import Log
 from raftkv.core.messages import PeerMessage
 from raftkv.core.progress import Peer, Progress
-from raftkv.core.ready import Answer, ChainBroken, ReadState
-from raftkv.core.state import ApplyState, Leading, Outbox, State, Told, Write
+from raftkv.core.ready import Alarm, Answer, ReadState
+from raftkv.core.state import ApplyState, Leading, Outbox, Recovery, State, Told, Write
 from raftkv.core.types import Membership, Role, Snapshot
 
 _new = object.__new__
@@ -57,7 +57,7 @@ class Aside:
         self.read_states: list[ReadState] = []
         self.answers: list[Answer] = []
         self.dropped_reads: list[bytes] = []
-        self.alarms: list[ChainBroken] = []
+        self.alarms: list[Alarm] = []
         self.snapshot_wanted = False
 
 
@@ -99,6 +99,7 @@ class Draft:
     membership: Membership
     progress: tuple[Progress, ...]
     votes: tuple[tuple[int, bool], ...]
+    recovery: Recovery | None
     election_elapsed: int
     heartbeat_elapsed: int
     timeout_ticks: int

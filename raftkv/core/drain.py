@@ -5,7 +5,7 @@ from __future__ import annotations
 from raftkv.core.draft import Draft
 from raftkv.core.ensure import ensure
 from raftkv.core.messages import Message, PeerMessage, StorageAppendResponse
-from raftkv.core.ready import Answer, Ready
+from raftkv.core.ready import Answer, Ready, RecoveringChanged
 from raftkv.core.state import EMPTY_OUTBOX, ApplyState, Outbox, Page, State, Told, Write
 from raftkv.core.types import APPEND_THREAD, Entry, HardState, Snapshot
 
@@ -18,6 +18,8 @@ def has_ready(state: State) -> bool:
         return True
     told = state.told.hard
     if told.commit != state.commit or told.term != state.term or told.vote != state.vote:
+        return True
+    if state.told.recovering is not state.recovering:
         return True
     soft = state.told.soft
     if soft.role is not state.role or soft.leader != state.leader:
@@ -49,7 +51,10 @@ def ready(state: State) -> tuple[State, Ready]:
     hard_state = _changed_hard_state(state)
     entries = state.log.slice(state.handed, state.log.last_index + 1)
     snapshot = None if state.incoming_handed else state.incoming
-    must_sync = bool(entries) or (
+    recovering = None
+    if state.told.recovering is not state.recovering:
+        recovering = RecoveringChanged(state.recovering)
+    must_sync = bool(entries or recovering) or (
         hard_state is not None
         and (hard_state.term != state.told.hard.term or hard_state.vote != state.told.hard.vote)
     )
@@ -60,7 +65,7 @@ def ready(state: State) -> tuple[State, Ready]:
     committed = _next_page(draft)
     after = state.messages_after_append
     responses: tuple[Message, ...] = after
-    if hard_state or entries or snapshot or after:
+    if hard_state or entries or snapshot or after or recovering:
         responses = _with_append_response(state, after, snapshot, number)
         own = state.config.id
         if responses:
@@ -71,7 +76,7 @@ def ready(state: State) -> tuple[State, Ready]:
     draft.outbox = EMPTY_OUTBOX
     draft.handed = state.log.last_index + 1
     draft.incoming_handed = state.incoming is not None
-    draft.told = Told(soft_state or told, hard_state or state.told.hard, number)
+    draft.told = Told(soft_state or told, hard_state or state.told.hard, number, state.recovering)
     result = Ready(
         number,
         soft_state,
@@ -88,6 +93,7 @@ def ready(state: State) -> tuple[State, Ready]:
         outbox.dropped_reads,
         outbox.snapshot_wanted,
         outbox.alarms,
+        recovering,
     )
     return draft.freeze(), result
 

@@ -17,7 +17,8 @@ from raftkv.core.messages import (
     VoteResponse,
 )
 from raftkv.core.progress import new_progress
-from raftkv.core.ready import ChainBroken
+from raftkv.core.ready import ChainBroken, MalformedAppend
+from raftkv.core.recovering import regress
 from raftkv.core.sending import send_append_response
 from raftkv.core.transitions import become_follower
 from raftkv.core.types import Entry, Role, Snapshot
@@ -30,10 +31,13 @@ def on_append_entries(draft: Draft, message: AppendEntries) -> None:
     draft.leader = message.sender
     log = draft.log
     prev = message.prev_index
+    if message.entries and not _makes_a_log(draft, message):
+        return
     if prev < draft.commit:  # an old append: nothing to compare, all of that is committed
         send_append_response(draft, message.sender, draft.commit)
         return
-    if not log.matches(prev, message.prev_term):
+    at_end = prev == log.last_index and message.prev_term == log.last_term  # nearly always
+    if not at_end and not log.matches(prev, message.prev_term):
         hint, hint_term = log.last_at_most(min(prev, log.last_index), message.prev_term)
         send_append_response(
             draft, message.sender, prev, rejected=True, hint=hint, hint_term=hint_term
@@ -49,6 +53,21 @@ def on_append_entries(draft: Draft, message: AppendEntries) -> None:
         # Not beyond what this append vouches for: entries after it may be another leader's.
         draft.commit = max(draft.commit, min(message.commit, last_new))
     send_append_response(draft, message.sender, last_new)
+
+
+def _makes_a_log(draft: Draft, message: AppendEntries) -> bool:
+    """Whether the entries follow each other; if not, the append is dropped with an alarm.
+
+    No leader sends such a thing, but what a peer sends must not stop us.
+    """
+    index, term = message.prev_index, message.prev_term
+    for entry in message.entries:
+        index += 1
+        if entry.index != index or not term <= entry.term <= message.term:
+            draft.aside.alarms.append(MalformedAppend(message.sender, index))
+            return False
+        term = entry.term
+    return True
 
 
 def _take_entries(draft: Draft, message: AppendEntries) -> bool:
@@ -99,19 +118,16 @@ def on_heartbeat(draft: Draft, message: Heartbeat) -> None:
     draft.election_elapsed = 0
     draft.leader = message.sender
     if message.commit > draft.log.last_index:
-        if not draft.config.reprobe_lost:
+        if not draft.config.reprobe_lost and draft.recovery is None:
             raise InvariantError(
                 f"the leader knows entry {message.commit} to be here, but the log ends at"
                 f" {draft.log.last_index}: was it truncated or lost?",
             )
+        # Only we ourselves can have told the leader that we have it, in this very term.
+        regress(draft)
+        hint, hint_term = draft.log.last_index, draft.log.last_term
         send_append_response(
-            draft,
-            message.sender,
-            message.commit,
-            rejected=True,
-            hint=draft.log.last_index,
-            hint_term=draft.log.last_term,
-            lost=True,
+            draft, message.sender, message.commit, rejected=True, hint=hint, hint_term=hint_term
         )
     else:
         draft.commit = max(draft.commit, message.commit)
@@ -120,7 +136,12 @@ def on_heartbeat(draft: Draft, message: Heartbeat) -> None:
         draft.hold_ticks = draft.config.election_ticks
     draft.messages.append(
         HeartbeatResponse(
-            draft.config.id, message.sender, draft.term, message.read_position, message.sent_tick
+            draft.config.id,
+            message.sender,
+            draft.term,
+            message.read_position,
+            message.sent_tick,
+            draft.recovery is not None,
         )
     )
 
@@ -169,7 +190,11 @@ def on_vote_request(draft: Draft, message: RequestVote | PreVote) -> None:
     """Grant or refuse (§5.2, §5.4.1; pre-votes thesis 9.6). Any role answers, learners too."""
     ahead = isinstance(message, PreVote) and message.term > draft.term
     free = draft.vote == message.sender or (draft.vote == 0 and draft.leader == 0) or ahead
-    granted = free and draft.log.is_up_to_date(message.last_index, message.last_term)
+    granted = (
+        free
+        and draft.recovery is None
+        and draft.log.is_up_to_date(message.last_index, message.last_term)
+    )
     term = message.term if granted else draft.term
     own = draft.config.id
     commit = commit_term = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from attrs import frozen
 
 from raftkv.core.messages import Message
-from raftkv.core.types import MembershipChange, Payload, Snapshot
+from raftkv.core.types import Entry, MembershipChange, Payload, Snapshot
 
 
 @frozen(slots=True)
@@ -134,6 +134,26 @@ class ForgetLeader:
     """
 
 
+@frozen(slots=True)
+class Regressed:
+    """The own disk is an older copy of itself, or lost what only others can know of.
+
+    The member recovers as one that lost everything it promised. No change if it does already.
+    """
+
+
+@frozen(slots=True)
+class Repaired:
+    """Entries of intact copies, to follow this member's log or replace its end.
+
+    Taken only by a member that recovers its log, and only if the chain values show that the log is
+    then exactly what it was when it last was acknowledged (``promised`` of ``start``): the member
+    is whole at once, and needs nobody to say so. Ignored otherwise.
+    """
+
+    entries: tuple[Entry, ...]
+
+
 Input = (
     Tick
     | Campaign
@@ -150,4 +170,6 @@ Input = (
     | SnapshotStatus
     | TransferLeader
     | ForgetLeader
+    | Regressed
+    | Repaired
 )

@@ -18,7 +18,7 @@ from raftkv.core.sending import (
     send_append_response,
     send_timeout_now,
 )
-from raftkv.core.transitions import adopt_log, become_follower
+from raftkv.core.transitions import NOTHING, adopt_log, become_follower
 from raftkv.core.types import Payload, Role
 
 
@@ -51,9 +51,13 @@ def on_append_response(draft: Draft, message: AppendResponse) -> None:
     if peer is None:
         return
     peer.active = True
-    if message.lost and draft.config.reprobe_lost:
-        _reprobe(draft, peer, message)
-    elif message.rejected:
+    if message.recovering:
+        if not peer.recovering:
+            distrust(draft, peer)
+    elif peer.recovering and not message.rejected and message.index > peer.unproven:
+        # Sent after we knew of the loss, for it answers what we sent since: it is whole again.
+        peer.recovering = False
+    if message.rejected:
         hint = message.hint
         if message.hint_term > 0:
             # Skip all of our entries whose term the follower cannot have there.
@@ -67,19 +71,48 @@ def on_append_response(draft: Draft, message: AppendResponse) -> None:
         maybe_leave(draft, peer)
 
 
-def _reprobe(draft: Draft, peer: Peer, message: AppendResponse) -> None:
-    """The peer lost what it acknowledged: count none of it, and find out what it has."""
-    hint, _ = draft.log.last_at_most(message.hint, message.hint_term)
-    peer.match = 0
-    peer.become_probe()
-    peer.next = min(hint, draft.log.last_index) + 1
-    peer.sent_commit = min(peer.sent_commit, peer.next - 1)
-    send_append(draft, peer, allow_empty=True)
+def on_recovering(draft: Draft, node: int) -> None:
+    """A recovering member asks how far its log must reach.
+
+    What it acknowledged until now may be from before its loss, even if we knew of another one.
+    """
+    peer = draft.peer(node)
+    if peer is not None:
+        distrust(draft, peer)
+
+
+def distrust(draft: Draft, peer: Peer) -> None:
+    """The peer lost what it acknowledged: count none of it until it is seen to be whole.
+
+    Its acknowledgements of entries that it was sent before, even unflagged ones, may be from before
+    its loss and still under way. So there has to be an entry beyond them.
+    """
+    peer.distrust(draft.log.last_index)
+    if draft.lead_now.transferee == peer.id:
+        draft.lead.transferee = 0
+    if draft.tracks(draft.config.id):
+        append_payloads(draft, NOTHING)
+        broadcast_append(draft)
+
+
+def _on_unproven(draft: Draft, peer: Peer, index: int) -> None:
+    """A recovering peer has entries up to ``index``, or had: send what follows, count nothing."""
+    if peer.state is SNAPSHOT:
+        if index < peer.pending_snapshot:
+            return
+        peer.become_probe()
+    peer.next = index + 1
+    peer.flow_paused = False
+    if peer.next <= draft.log.last_index:
+        send_append(draft, peer, allow_empty=False)
 
 
 def _on_accepted(draft: Draft, peer: Peer, index: int) -> None:
     if index > draft.log.last_index:
         return  # nobody can have what we never sent
+    if peer.recovering:
+        _on_unproven(draft, peer, index)
+        return
     probing = peer.state is PROBE
     if not peer.acknowledge(index) and not (peer.match == index and probing):
         return
@@ -112,10 +145,14 @@ def on_heartbeat_response(draft: Draft, message: HeartbeatResponse) -> None:
         return
     peer.active = True
     peer.flow_paused = False
-    peer.acked_tick = max(peer.acked_tick, min(message.sent_tick, draft.lead_ticks))
+    if message.recovering:
+        if not peer.recovering:
+            distrust(draft, peer)
+    else:
+        peer.acked_tick = max(peer.acked_tick, min(message.sent_tick, draft.lead_ticks))
     if peer.match < draft.log.last_index or peer.state is PROBE:
         send_append(draft, peer, allow_empty=True)
-    if message.read_position:
+    if message.read_position and not message.recovering:
         on_read_ack(draft, message.sender, message.read_position)
     maybe_leave(draft, peer)
 
@@ -180,7 +217,7 @@ def check_quorum(draft: Draft) -> None:
     own = draft.config.id
     heard: dict[int, bool] = {}
     for progress in draft.frozen_progress():
-        heard[progress.id] = progress.active or progress.id == own
+        heard[progress.id] = progress.id == own or (progress.active and not progress.recovering)
     membership = draft.membership
     kept = vote_jointly(membership.voters, membership.outgoing, heard) is Vote.WON
     if not kept:
@@ -215,7 +252,7 @@ def on_transfer(draft: Draft, message: TransferLeadership) -> None:
     target = message.target
     peer = draft.peer(target)
     membership = draft.membership
-    if peer is None or not (membership.is_voter(target)):
+    if peer is None or peer.recovering or not membership.is_voter(target):
         return
     if draft.lead_now.transferee == target:
         return

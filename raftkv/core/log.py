@@ -21,6 +21,7 @@ from attrs import frozen
 
 from raftkv.core.ensure import ensure
 from raftkv.core.types import ENTRY_OVERHEAD_BYTES, Entry, EntryKind, Payload
+from raftkv.errors import InvariantError
 
 _CHUNK: Final = 64
 _SHIFT: Final = 6
@@ -209,7 +210,8 @@ class Log:
         if not entries:
             return self
         last = entries[-1]
-        ensure(entries[0].index == self.last_index + 1, "entries do not follow the log's end")
+        if entries[0].index != self.last_index + 1:
+            raise InvariantError("entries do not follow the log's end")
         size = self.size_bytes + _encoded_bytes(entries)
         runs = self.runs
         if not runs or last.term != self.last_term:  # rarely: nearly always one term throughout

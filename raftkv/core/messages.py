@@ -85,8 +85,8 @@ class AppendEntries:
 class AppendResponse:
     """Accepted up to ``index``, or ``rejected`` at the probed ``index`` with a hint.
 
-    ``hint`` is the greatest index that could match and ``hint_term`` its term. ``lost`` says that
-    the sender's log ends before what it once acknowledged (only with ``Config.reprobe_lost``).
+    ``hint`` is the greatest index that could match and ``hint_term`` its term. ``recovering`` says
+    that the sender lost some of what it once acknowledged, and is not to be counted.
     """
 
     sender: int
@@ -96,7 +96,7 @@ class AppendResponse:
     rejected: bool = False
     hint: int = 0
     hint_term: int = 0
-    lost: bool = False
+    recovering: bool = False
 
 
 @frozen(slots=False)
@@ -117,13 +117,14 @@ class Heartbeat:
 
 @frozen(slots=False)
 class HeartbeatResponse:
-    """Echoes what the heartbeat carried."""
+    """Echoes what the heartbeat carried. ``recovering``: as in :class:`AppendResponse`."""
 
     sender: int
     to: int
     term: int
     read_position: int = 0
     sent_tick: int = 0
+    recovering: bool = False
 
 
 @frozen(slots=False)
@@ -185,13 +186,17 @@ class ProposalRefused:
 
 @frozen(slots=False)
 class ReadIndexRequest:
-    """A follower asks at which index its read is linearizable (thesis 6.4)."""
+    """A follower asks at which index its read is linearizable (thesis 6.4).
+
+    ``recovering``: it asks how far its log must reach to be whole again.
+    """
 
     term: ClassVar[int] = 0
     sender: int
     to: int
     context: bytes
     lease: bool = False
+    recovering: bool = False
 
 
 @frozen(slots=False)
@@ -202,6 +207,30 @@ class ReadIndexResponse:
     to: int
     term: int
     index: int
+    context: bytes
+
+
+@frozen(slots=False)
+class AskTerm:
+    """A member that forgot its own term asks a voter for its. Carries no term, for it has none.
+
+    ``context`` names the recovery that asks: answers to an earlier one tell nothing.
+    """
+
+    term: ClassVar[int] = 0
+    sender: int
+    to: int
+    context: bytes
+
+
+@frozen(slots=False)
+class TellTerm:
+    """The answer: ``known_term`` is the sender's. Not ``term``: a lower one, too, must arrive."""
+
+    term: ClassVar[int] = 0
+    sender: int
+    to: int
+    known_term: int
     context: bytes
 
 
@@ -272,6 +301,8 @@ PeerMessage = (
     | ProposalRefused
     | ReadIndexRequest
     | ReadIndexResponse
+    | AskTerm
+    | TellTerm
 )
 """What may travel between members."""
 

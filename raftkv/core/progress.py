@@ -53,6 +53,10 @@ class Progress:
     """How long it has been in SNAPSHOT."""
     acked_tick: int
     """Leader's clock at the sending of the newest heartbeat it answered."""
+    recovering: bool = False
+    """It said that it lost some of what it acknowledged: ``match`` stays 0, it is not counted."""
+    unproven: int = 0
+    """While recovering: only what it acknowledges beyond this surely was said after its loss."""
 
     @property
     def is_paused(self) -> bool:
@@ -84,6 +88,8 @@ class Peer:
     inflight_bytes: int
     snapshot_ticks: int
     acked_tick: int
+    recovering: bool
+    unproven: int
 
     def __init__(self, progress: Progress) -> None:
         # One copy of the dict, which becomes the next Progress's: as in raftkv.core.draft.
@@ -127,6 +133,17 @@ class Peer:
     def window_is_full(self, count_max: int, bytes_max: int) -> bool:
         """Whether the window holds as many appends, or (0: no limit) as many bytes, as allowed."""
         return len(self.inflight) >= count_max or 0 < bytes_max <= self.inflight_bytes
+
+    def distrust(self, last_index: int) -> None:
+        """It lost what it acknowledged: believe nothing of before, and probe it from the end."""
+        self.unproven = last_index
+        if self.recovering:
+            return  # what is sent to it is under way already
+        self.recovering = True
+        self.acked_tick = 0
+        self.match = 0
+        self.become_probe()
+        self.next = last_index + 1
 
     def sent(self, last_index: int, payload_bytes: int) -> None:
         """Put an append into the window."""

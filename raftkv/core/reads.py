@@ -26,7 +26,9 @@ def on_read(draft: Draft, request: ReadRequest) -> None:
         # once.
         origin = request.origin or draft.config.id
         draft.messages.append(
-            ReadIndexRequest(origin, draft.leader, request.context, request.lease)
+            ReadIndexRequest(
+                origin, draft.leader, request.context, request.lease, request.recovering
+            )
         )
     elif draft.config.report_dropped_reads and request.origin in (0, draft.config.id):
         draft.aside.dropped_reads.append(request.context)
@@ -36,7 +38,7 @@ def _on_read_at_leader(draft: Draft, request: ReadRequest) -> None:
     membership = draft.membership
     alone = len(membership.voters) == 1 and not membership.is_joint
     settled = has_committed_in_term(draft)
-    if draft.config.single_voter_reads_wait:
+    if draft.config.single_voter_reads_wait or request.recovering:
         # Nor is a leader alone if the single voter is another one: that one elects itself at will.
         alone = alone and settled and membership.is_voter(draft.config.id)
     if alone:
@@ -62,7 +64,10 @@ def release_waiting_reads(draft: Draft) -> None:
 
 
 def _confirm(draft: Draft, request: ReadRequest) -> None:
-    wants_lease = request.lease or draft.config.read_mode is ReadMode.LEASE
+    # A recovering member needs to know what a quorum knows, not what a clock makes likely.
+    wants_lease = not request.recovering and (
+        request.lease or draft.config.read_mode is ReadMode.LEASE
+    )
     if wants_lease and draft.config.check_quorum and _lease_holds(draft):
         answer_read(draft, request, draft.commit)
         return

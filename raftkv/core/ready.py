@@ -7,7 +7,7 @@ from enum import IntEnum
 from attrs import frozen
 
 from raftkv.core.messages import Message, PeerMessage
-from raftkv.core.types import Entry, HardState, Role, Snapshot
+from raftkv.core.types import Entry, HardState, Recovering, Role, Snapshot
 
 
 class Refusal(IntEnum):
@@ -77,6 +77,43 @@ class ChainBroken:
     peer: int
     index: int
 
+    @property
+    def what(self) -> str:
+        """One sentence for a human."""
+        return (
+            f"entry {self.index} from member {self.peer} does not continue our log: memory or disk"
+            " damage on either side"
+        )
+
+
+@frozen(slots=True)
+class MalformedAppend:
+    """An append from ``peer`` whose entries make no log; it was dropped.
+
+    ``index`` is where the first that fits nowhere should be.
+    """
+
+    peer: int
+    index: int
+
+    @property
+    def what(self) -> str:
+        """One sentence for a human."""
+        return (
+            f"member {self.peer} sent entries that make no log from index {self.index} on: dropped;"
+            " it runs other software, or its memory is damaged"
+        )
+
+
+Alarm = ChainBroken | MalformedAppend
+
+
+@frozen(slots=True)
+class RecoveringChanged:
+    """Store durably that this member recovers from a loss, or (None) is whole again."""
+
+    now: Recovering | None
+
 
 @frozen(slots=False)
 class Ready:
@@ -85,10 +122,10 @@ class Ready:
     Order of work:
 
     1. Send ``messages`` at once; they depend on nothing unstored.
-    2. Store ``hard_state``, ``snapshot`` and ``entries`` in one atomic batch (entries replace
-       everything stored from their first index on; a snapshot replaces the whole log). If
-       ``must_sync``, or if ``messages_after_persist`` or ``responses`` is not empty, make it
-       durable.
+    2. Store ``hard_state``, ``recovering``, ``snapshot`` and ``entries`` in one atomic batch
+       (entries replace everything stored from their first index on; a snapshot replaces the whole
+       log). If ``must_sync``, or if ``messages_after_persist`` or ``responses`` is not empty, make
+       it durable.
     3. Then send ``messages_after_persist`` and step ``Persisted(number)``. Batches are stored in
        the order of their numbers; several may be in flight, and one report covers all before it.
     4. Apply ``committed`` in order, step ``ApplyChange`` in its place for each change among them,
@@ -113,7 +150,9 @@ class Ready:
     answers: tuple[Answer, ...]
     dropped_reads: tuple[bytes, ...]
     snapshot_wanted: bool
-    alarms: tuple[ChainBroken, ...]
+    alarms: tuple[Alarm, ...]
+    recovering: RecoveringChanged | None = None
+    """What the next ``start`` is to be given, if that changed."""
 
     @property
     def is_empty(self) -> bool:
@@ -131,4 +170,5 @@ class Ready:
             or self.dropped_reads
             or self.snapshot_wanted
             or self.alarms
+            or self.recovering
         )

@@ -102,11 +102,19 @@ def send_append_response(
     rejected: bool = False,
     hint: int = 0,
     hint_term: int = 0,
-    lost: bool = False,
 ) -> None:
     """Queue an answer to an append, behind the write it vouches for."""
     draft.messages_after_append.append(
-        AppendResponse(draft.config.id, to, draft.term, index, rejected, hint, hint_term, lost)
+        AppendResponse(
+            draft.config.id,
+            to,
+            draft.term,
+            index,
+            rejected,
+            hint,
+            hint_term,
+            draft.recovery is not None,
+        )
     )
 
 

@@ -11,8 +11,17 @@ from raftkv.core.membership import normalised
 from raftkv.core.prng import between, seeded
 from raftkv.core.progress import new_progress
 from raftkv.core.ready import SoftState
+from raftkv.core.recovering import new_recovery
 from raftkv.core.state import EMPTY_OUTBOX, NOT_LEADING, ApplyState, State, Told
-from raftkv.core.types import Entry, HardState, Membership, Role, Snapshot
+from raftkv.core.types import (
+    Entry,
+    HardState,
+    Membership,
+    Promise,
+    Recovering,
+    Role,
+    Snapshot,
+)
 
 NOTHING_STORED: Final = HardState()
 
@@ -27,6 +36,8 @@ def start(
     entries: tuple[Entry, ...] = (),
     applied: int = 0,
     membership: Membership | None = None,
+    recovering: Recovering | None = None,
+    promised: Promise | None = None,
 ) -> State:
     """A follower that knows no leader, with what its disk gave back.
 
@@ -38,6 +49,11 @@ def start(
     gives nothing, and must be sent a snapshot: the entries alone do not tell it who came before
     them. So give the first members of a cluster that may grow a ``snapshot`` to start from, too.
 
+    ``recovering`` says that the disk lost some of what this member promised: the last such change
+    that a Ready told, or what opening the disk showed. It gives no vote and is not counted until it
+    is whole again. ``promised``, with LOG, is where its log ended when it was last acknowledged.
+    ``config.seed`` must then be another one at each start: it names the recovery.
+
     Raises InvariantError if the parts contradict each other.
     """
     hard = hard_state or NOTHING_STORED
@@ -46,6 +62,8 @@ def start(
     log = Log.starting_at(base.index, base.term, base.chain).append(entries)
     applied = max(applied, base.index)
     commit = base.index if hard == NOTHING_STORED else hard.commit
+    if recovering:
+        commit = min(commit, log.last_index)  # the rest of what was committed is what was lost
     if config.applied_bounds_commit:
         commit = max(commit, applied)
     ensure(
@@ -56,6 +74,9 @@ def start(
     election = config.election_ticks
     rng, timeout = between(seeded(config.seed or config.id), election, 2 * election - 1)
     own, last = config.id, log.last_index
+    recovery = None
+    if recovering:
+        rng, recovery = new_recovery(rng, recovering, hard.term, promised)
     return State(
         config=config,
         term=hard.term,
@@ -76,16 +97,19 @@ def start(
             for node in members.members()
         ),
         votes=(),
+        recovery=recovery,
         election_elapsed=0,
         heartbeat_elapsed=0,
         timeout_ticks=timeout,
         rng=rng,
         lead_ticks=0,
-        hold_ticks=election if config.measured_lease and hard.term else 0,
+        hold_ticks=election if config.measured_lease and (hard.term or recovering) else 0,
         leading=NOT_LEADING,
         messages=(),
         messages_after_append=(),
         outbox=EMPTY_OUTBOX,
-        told=Told(SoftState(0, Role.FOLLOWER), HardState(hard.term, hard.vote, commit), 0),
+        told=Told(
+            SoftState(0, Role.FOLLOWER), HardState(hard.term, hard.vote, commit), 0, recovering
+        ),
         writes=(),
     )

@@ -10,8 +10,8 @@ from raftkv.core.config import Config
 from raftkv.core.log import Log
 from raftkv.core.messages import Message, PeerMessage
 from raftkv.core.progress import Progress
-from raftkv.core.ready import Answer, ChainBroken, ReadState, SoftState
-from raftkv.core.types import HardState, Membership, Role, Snapshot
+from raftkv.core.ready import Alarm, Answer, ReadState, SoftState
+from raftkv.core.types import HardState, Membership, Promise, Recovering, Role, Snapshot
 
 
 @frozen(slots=True)
@@ -21,6 +21,7 @@ class ReadRequest:
     origin: int
     context: bytes
     lease: bool = False
+    recovering: bool = False
 
 
 @frozen(slots=True)
@@ -60,7 +61,7 @@ class Outbox:
     reads: tuple[ReadState, ...] = ()
     answers: tuple[Answer, ...] = ()
     dropped_reads: tuple[bytes, ...] = ()
-    alarms: tuple[ChainBroken, ...] = ()
+    alarms: tuple[Alarm, ...] = ()
     snapshot_wanted: bool = False
 
 
@@ -98,6 +99,25 @@ class Told:
     soft: SoftState
     hard: HardState
     number: int
+    recovering: Recovering | None = None
+
+
+@frozen(slots=True)
+class Recovery:
+    """How far a member that lost what it promised has come (raftkv.core.recovering)."""
+
+    kind: Recovering
+    context: bytes
+    """Names this recovery in questions, so that answers to an earlier one are known as such."""
+    promised: Promise | None = None
+    covers: int | None = None
+    """What a read round begun since then answered: the log must reach so far."""
+    term: int = 0
+    """The highest term that the member may have voted in."""
+    heard: tuple[int, ...] = ()
+    """Who told its term since then."""
+    wait_ticks: int = 0
+    """Until the next questions."""
 
 
 EMPTY_OUTBOX: Final = Outbox()
@@ -137,6 +157,8 @@ class State:
     membership: Membership
     progress: tuple[Progress, ...]
     votes: tuple[tuple[int, bool], ...]
+    recovery: Recovery | None
+    """None: this member is whole."""
     # time and chance
     election_elapsed: int
     heartbeat_elapsed: int
@@ -172,13 +194,20 @@ class State:
         return HardState(self.term, self.vote, self.commit)
 
     @property
+    def recovering(self) -> Recovering | None:
+        """What this member lost and has not got back; None: it is whole."""
+        return None if self.recovery is None else self.recovery.kind
+
+    @property
     def soft_state(self) -> SoftState:
         """Who leads and what this member is."""
         return SoftState(self.leader, self.role)
 
     @property
     def is_promotable(self) -> bool:
-        """Whether this member may campaign: a voter, and no received snapshot is unstored."""
+        """Whether this member may campaign: a whole voter, no received snapshot being unstored."""
+        if self.recovery is not None:
+            return False
         return self.incoming is None and self.membership.is_voter(self.config.id)
 
     @property

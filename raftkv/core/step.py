@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Final, assert_never
 
-from raftkv.core import leader
+from raftkv.core import leader, recovering
 from raftkv.core.candidate import campaign, on_vote_response
 from raftkv.core.config import ReadMode
 from raftkv.core.draft import Draft
@@ -29,6 +29,8 @@ from raftkv.core.inputs import (
     ProposeChange,
     Read,
     Receive,
+    Regressed,
+    Repaired,
     SnapshotStatus,
     SnapshotTaken,
     Tick,
@@ -39,6 +41,7 @@ from raftkv.core.membership import encode_change
 from raftkv.core.messages import (
     AppendEntries,
     AppendResponse,
+    AskTerm,
     ForwardProposal,
     Heartbeat,
     HeartbeatResponse,
@@ -54,6 +57,7 @@ from raftkv.core.messages import (
     StorageAppendResponse,
     StorageApply,
     StorageApplyResponse,
+    TellTerm,
     TimeoutNow,
     TransferLeadership,
     VoteResponse,
@@ -80,6 +84,8 @@ def step(state: State, event: Input) -> State:
     """
     draft = Draft(state)
     _dispatch(draft, event)
+    if draft.recovery is not None:
+        recovering.finish_if_whole(draft, draft.recovery)
     if not (
         draft.term >= state.term
         and state.commit <= draft.commit <= draft.log.last_index
@@ -132,6 +138,10 @@ def _dispatch(draft: Draft, event: Input) -> None:
             # Lease reads stand on followers not voting while they know a leader.
             if draft.role is _FOLLOWER and draft.config.read_mode is not ReadMode.LEASE:
                 draft.leader = 0
+        case Regressed():
+            recovering.regress(draft)
+        case Repaired():
+            recovering.on_repaired(draft, event.entries)
         case _:
             assert_never(event)
 
@@ -142,6 +152,8 @@ def _on_tick(draft: Draft) -> None:
     if draft.role is _LEADER:
         leader.on_tick(draft)
         return
+    if draft.recovery is not None:
+        recovering.on_tick(draft, draft.recovery)
     draft.election_elapsed += 1
     if draft.election_elapsed >= draft.timeout_ticks and draft.incoming is None:
         membership = draft.membership
@@ -304,15 +316,27 @@ def _handle(draft: Draft, message: Message) -> None:
         case ProposalRefused():
             on_refused_elsewhere(draft, message)
         case ReadIndexRequest():
-            on_read(draft, ReadRequest(message.sender, message.context, message.lease))
+            if message.recovering and role is _LEADER:
+                leader.on_recovering(draft, message.sender)  # before the round begins
+            request = ReadRequest(
+                message.sender, message.context, message.lease, message.recovering
+            )
+            on_read(draft, request)
         case ReadIndexResponse():
-            if role is _FOLLOWER:
+            recovery = draft.recovery
+            if recovery is not None and message.context == recovery.context:
+                recovering.on_read_answered(draft, recovery, message.index)
+            elif role is _FOLLOWER:
                 draft.aside.read_states.append(ReadState(message.index, message.context))
         case TransferLeadership():
             _on_transfer(draft, message)
         case TimeoutNow():
             if role is _FOLLOWER:
                 campaign(draft, transfer=True)
+        case AskTerm():
+            recovering.on_ask_term(draft, message)
+        case TellTerm():
+            recovering.on_tell_term(draft, message)
         case StorageAppend() | StorageApply():
             pass  # requests to threads, never to us
         case _:

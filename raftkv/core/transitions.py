@@ -12,7 +12,7 @@ from raftkv.core.state import NOT_LEADING, Leading
 from raftkv.core.types import EntryKind, Payload, Role
 from raftkv.errors import InvariantError
 
-_NOTHING = (Payload(EntryKind.NORMAL, b""),)
+NOTHING = (Payload(EntryKind.NORMAL, b""),)
 
 
 def become_follower(draft: Draft, term: int, leader: int) -> None:
@@ -52,7 +52,7 @@ def become_leader(draft: Draft) -> None:
     # Not known which of the entries is a membership change: none may be proposed before all are
     # applied.
     draft.lead.pending_change = draft.log.last_index
-    log, _ = draft.log.propose(draft.term, _NOTHING)
+    log, _ = draft.log.propose(draft.term, NOTHING)
     adopt_log(draft, log)
     send_append_response(draft, draft.config.id, log.last_index)
 

@@ -32,6 +32,21 @@ class Role(Enum):
     LEADER = "leader"
 
 
+class Recovering(Enum):
+    """What a member that is not whole lost of its promises (raftkv.core.recovering)."""
+
+    LOG = "log"  # entries that it acknowledged; its term and vote are known
+    ALL = "all"  # that, and perhaps terms it was in and votes it gave
+
+
+@frozen(slots=True)
+class Promise:
+    """Where a log ended when it was last acknowledged: a log through this point has all of it."""
+
+    index: int
+    chain: int
+
+
 class EntryKind(IntEnum):
     """What an entry's payload means. The numbers are stored and sent: they never change."""
 

@@ -32,6 +32,7 @@ from raftkv.core import (
     State,
     StorageAppendResponse,
     StorageApplyResponse,
+    TellTerm,
     VoteResponse,
 )
 from raftkv.core.messages import PreVoteResponse
@@ -144,6 +145,8 @@ def describe_message(message: Message) -> str:
                 text += f" +{first.index}..{last.index}/{last.term}"
         case AppendResponse():
             text = f"{'REJECTED ' if message.rejected else ''}{message.index}"
+            if message.recovering:
+                text += " recovering"
             if message.rejected:
                 text += f" hint {message.hint_term}/{message.hint}"
         case RequestVote() | PreVote():
@@ -162,7 +165,7 @@ def describe_message(message: Message) -> str:
             text = f"to {message.entries[-1].index}"
         case ForwardProposal():
             text = f"#{message.request}"
-        case ReadIndexRequest():
+        case ReadIndexRequest() | TellTerm():
             text = message.context.hex()
         case _:
             text = ""

@@ -28,6 +28,7 @@ from typing import Final
 from raftkv.core.messages import (
     AppendEntries,
     AppendResponse,
+    AskTerm,
     ForwardProposal,
     Heartbeat,
     HeartbeatResponse,
@@ -39,6 +40,7 @@ from raftkv.core.messages import (
     ReadIndexRequest,
     ReadIndexResponse,
     RequestVote,
+    TellTerm,
     TimeoutNow,
     TransferLeadership,
     VoteResponse,
@@ -63,8 +65,10 @@ _APPEND: Final = struct.Struct("<BQQQQQQI")  # ..., prev index and term, commit,
 # lists, length of the data
 _SNAPSHOT: Final = struct.Struct("<BQQQQQQBHHHHII")
 _FORWARD: Final = struct.Struct("<BQQQI")  # ..., request, payloads
-_READ: Final = struct.Struct("<BQQBI")  # ..., lease, context length
+_READ: Final = struct.Struct("<BQQBI")  # ..., flags (1: lease, 2: recovering), context length
 _READ_RESPONSE: Final = struct.Struct("<BQQQQI")  # ..., index, context length
+_ASK: Final = struct.Struct("<BQQI")  # ..., context length
+_TELL: Final = struct.Struct("<BQQQI")  # ..., known term, context length
 _POSITION_END: Final = 2**63  # no term or index comes this far by itself
 _ENTRY_KINDS: Final = {int(kind): kind for kind in EntryKind}
 _BOOLS: Final = (False, True)
@@ -76,6 +80,8 @@ _KIND_SNAPSHOT: Final = 9
 _KIND_FORWARD: Final = 12
 _KIND_READ: Final = 14
 _KIND_READ_RESPONSE: Final = 15
+_KIND_ASK_TERM: Final = 16
+_KIND_TELL_TERM: Final = 17
 
 
 class _Flat:
@@ -121,10 +127,10 @@ _FLATS: Final = (
         rejected="?",
         hint="q",
         hint_term="q",
-        lost="?",
+        recovering="?",
     ),
     _Flat(3, Heartbeat, **_ROUTE, commit="q", read_position="Q", sent_tick="Q"),
-    _Flat(4, HeartbeatResponse, **_ROUTE, read_position="Q", sent_tick="Q"),
+    _Flat(4, HeartbeatResponse, **_ROUTE, read_position="Q", sent_tick="Q", recovering="?"),
     _Flat(5, PreVote, **_ROUTE, **_LAST),
     _Flat(6, PreVoteResponse, **_ROUTE, rejected="?", commit="q", commit_term="q"),
     _Flat(7, RequestVote, **_ROUTE, **_LAST),
@@ -297,13 +303,20 @@ def _put_rare(parts: list[bytes], message: PeerMessage) -> None:
     match message:
         case InstallSnapshot():
             _put_snapshot(parts, message)
-        case ReadIndexRequest(sender, to, context, lease):
-            parts.append(_READ.pack(_KIND_READ, sender, to, lease, len(context)))
+        case ReadIndexRequest(sender, to, context, lease, recovering):
+            flags = lease | recovering << 1
+            parts.append(_READ.pack(_KIND_READ, sender, to, flags, len(context)))
             parts.append(context)
         case ReadIndexResponse(sender, to, term, index, context):
             parts.append(
                 _READ_RESPONSE.pack(_KIND_READ_RESPONSE, sender, to, term, index, len(context))
             )
+            parts.append(context)
+        case AskTerm(sender, to, context):
+            parts.append(_ASK.pack(_KIND_ASK_TERM, sender, to, len(context)))
+            parts.append(context)
+        case TellTerm(sender, to, known_term, context):
+            parts.append(_TELL.pack(_KIND_TELL_TERM, sender, to, known_term, len(context)))
             parts.append(context)
         case _:
             raise InvariantError(f"{type(message).__name__} never leaves its member")
@@ -315,17 +328,29 @@ def _take_rare(frame: bytes, offset: int) -> tuple[PeerMessage, int]:
         return _take_snapshot(frame, offset)
     if kind == _KIND_READ:
         header: tuple[int, ...] = _READ.unpack_from(frame, offset)
-        _, sender, to, lease, length = header
-        if lease > 1:
-            raise WireError(f"message at byte {offset}: {lease} is not a truth value")
+        _, sender, to, flags, length = header
+        if flags > 3:
+            raise WireError(f"message at byte {offset}: {flags} are no flags of a read")
         context, stop = _take_bytes(frame, offset + _READ.size, length)
-        return ReadIndexRequest(sender, to, context, _BOOLS[lease]), stop
+        lease, recovering = _BOOLS[flags & 1], _BOOLS[flags >> 1]
+        return ReadIndexRequest(sender, to, context, lease, recovering), stop
     if kind == _KIND_READ_RESPONSE:
         answer: tuple[int, ...] = _READ_RESPONSE.unpack_from(frame, offset)
         _, sender, to, term, index, length = answer
         _check_positions(offset, term, index)
         context, stop = _take_bytes(frame, offset + _READ_RESPONSE.size, length)
         return ReadIndexResponse(sender, to, term, index, context), stop
+    if kind == _KIND_ASK_TERM:
+        asked: tuple[int, ...] = _ASK.unpack_from(frame, offset)
+        _, sender, to, length = asked
+        context, stop = _take_bytes(frame, offset + _ASK.size, length)
+        return AskTerm(sender, to, context), stop
+    if kind == _KIND_TELL_TERM:
+        told: tuple[int, ...] = _TELL.unpack_from(frame, offset)
+        _, sender, to, known_term, length = told
+        _check_positions(offset, known_term)
+        context, stop = _take_bytes(frame, offset + _TELL.size, length)
+        return TellTerm(sender, to, known_term, context), stop
     raise WireError(f"message at byte {offset} is of unknown kind {kind}")
 
 

@@ -12,6 +12,7 @@ from raftkv.core import (
     AppendResponse,
     Campaign,
     Heartbeat,
+    MalformedAppend,
     Persisted,
     Propose,
     RequestVote,
@@ -20,7 +21,6 @@ from raftkv.core import (
     Tick,
     ready,
 )
-from raftkv.errors import InvariantError
 from tests.core.cluster import (
     Cluster,
     acked,
@@ -333,12 +333,35 @@ def test_5_4_3_all_members_apply_the_same_commands_in_the_same_order() -> None:
     assert len(cluster.commands(1)) == 6
 
 
-def test_5_4_2_a_committed_entry_is_never_rewritten() -> None:
-    """A second leader of the same term, or damage: the member stops rather than obey."""
-    state = member(terms=(1, 1), commit=2)
-    damaged = AppendEntries(2, 1, 2, 2, 1, 2, log_of(1, 2, 2)[1:])  # starts before where it says
-    with pytest.raises(InvariantError, match="committed entry"):
-        run(state, damaged)
+@pytest.mark.parametrize(
+    ("prev", "terms", "kept", "bad"),
+    [
+        (2, (1, 2, 2), slice(1, 3), 3),  # starts at a committed entry, before where it says
+        (2, (1, 1, 2, 2), slice(3, 4), 3),  # starts later than it says
+        (0, (1, 1, 1, 2), slice(0, 4, 2), 2),  # has a gap
+        (2, (1, 1, 2, 4), slice(2, 4), 4),  # of a term that its leader is not in yet
+    ],
+)
+def test_5_3_entries_that_make_no_log_are_dropped_with_an_alarm(
+    prev: int, terms: tuple[int, ...], kept: slice, bad: int
+) -> None:
+    """No leader sends them. A committed entry is not rewritten, and nobody is stopped."""
+    state = member(terms=(1, 1), commit=2 if prev else 0)
+    before = state.log
+    state = run(state, AppendEntries(2, 1, 3, prev, 1 if prev else 0, 2, log_of(*terms)[kept]))
+    assert state.log == before
+    assert state.messages_after_append == ()
+    state, todo = ready(state)
+    assert todo.alarms == (MalformedAppend(2, bad),)
+    assert f"from index {bad} on" in todo.alarms[0].what
+
+
+def test_5_3_entries_whose_terms_fall_are_dropped_with_an_alarm() -> None:
+    state = member(terms=(2, 2))
+    entries = (*log_of(2, 2, 3), *log_of(2, 2, 2, 2)[3:])
+    state = run(state, AppendEntries(2, 1, 3, 2, 2, 0, entries[2:]))
+    assert state.log.last_index == 2
+    assert ready(state)[1].alarms == (MalformedAppend(2, 4),)
 
 
 # --- §5.5: crashes ------------------------------------------------------------------------------

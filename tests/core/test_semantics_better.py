@@ -10,7 +10,6 @@ from attrs import evolve
 
 from raftkv.core import (
     Accepted,
-    AppendEntries,
     AppendResponse,
     ApplyChange,
     Campaign,
@@ -35,6 +34,7 @@ from raftkv.core import (
     ReadIndexRequest,
     ReadState,
     Ready,
+    Recovering,
     Refusal,
     Refused,
     RequestVote,
@@ -53,7 +53,6 @@ from tests.core.cluster import (
     LEAVE,
     ONE,
     Cluster,
-    acked,
     append,
     beat,
     change,
@@ -236,10 +235,11 @@ def test_a_member_that_lost_its_logs_end_says_so_instead_of_stopping(on: bool) -
         return
     state, sent = settled(run(state, Heartbeat(2, 1, 1, 3)))
     assert sent == [
-        HeartbeatResponse(1, 2, 1),
-        AppendResponse(1, 2, 1, 3, True, 2, 1, lost=True),
+        HeartbeatResponse(1, 2, 1, recovering=True),
+        AppendResponse(1, 2, 1, 3, True, 2, 1, recovering=True),
     ]
     assert state.commit == 0
+    assert state.recovering is Recovering.ALL
 
 
 def test_a_member_that_lost_its_logs_end_is_brought_up_again() -> None:
@@ -256,34 +256,6 @@ def test_a_member_that_lost_its_logs_end_is_brought_up_again() -> None:
     cluster.tick(3, 1)
     assert cluster.states[2].log == cluster.states[1].log
     assert cluster.commands(2) == [b"a", b"b", b"c"]
-
-
-def test_what_a_member_lost_counts_for_no_commit() -> None:
-    leader, _ = settled(run(leading(Config(id=1, reprobe_lost=True)), Propose((normal(b"x"),))))
-    leader, sent = settled(run(leader, AppendResponse(2, 1, 1, 1, True, 0, 0, lost=True)))
-    progress = leader.peer(2)
-    assert progress is not None
-    assert (progress.match, progress.next, progress.state) == (0, 1, ProgressState.PROBE)
-    (probe,) = sent
-    assert isinstance(probe, AppendEntries)
-    assert (probe.prev_index, probe.commit, len(probe.entries)) == (0, 1, 2)
-    assert run(leader, acked(leader, 2)).commit == 2
-
-
-def test_a_hint_beyond_the_own_log_is_no_place_to_probe() -> None:
-    leader = leading(Config(id=1, reprobe_lost=True))
-    leader = run(leader, AppendResponse(2, 1, 1, 9, True, 8, 7, lost=True))
-    progress = leader.peer(2)
-    assert progress is not None
-    assert progress.next == 2
-
-
-def test_a_lost_end_means_nothing_to_a_leader_that_does_not_know_the_setting() -> None:
-    leader = leading()
-    after = run(leader, AppendResponse(2, 1, 1, 1, True, 0, 0, lost=True))
-    progress = after.peer(2)
-    assert progress is not None
-    assert progress.match == 1
 
 
 # --- snapshot_timeout_ticks ---------------------------------------------------------------------
@@ -421,6 +393,7 @@ def test_an_entry_that_does_not_continue_the_log_is_not_taken(broken: int, on: b
     assert after.log == state.log
     todo = taken(after)
     assert todo.alarms == (ChainBroken(2, 2 + broken),)
+    assert f"entry {2 + broken} from member 2" in todo.alarms[0].what
     assert todo.responses == ()
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from raftkv.core.messages import (
     AppendEntries,
     AppendResponse,
+    AskTerm,
     ForwardProposal,
     Heartbeat,
     HeartbeatResponse,
@@ -26,6 +27,7 @@ from raftkv.core.messages import (
     ReadIndexResponse,
     RequestVote,
     StorageApplyResponse,
+    TellTerm,
     TimeoutNow,
     TransferLeadership,
     VoteResponse,
@@ -76,7 +78,9 @@ STRATEGIES: dict[type, st.SearchStrategy[PeerMessage]] = {
         truths,
     ),
     Heartbeat: st.builds(Heartbeat, numbers, numbers, positions, positions, numbers, numbers),
-    HeartbeatResponse: st.builds(HeartbeatResponse, numbers, numbers, positions, numbers, numbers),
+    HeartbeatResponse: st.builds(
+        HeartbeatResponse, numbers, numbers, positions, numbers, numbers, truths
+    ),
     InstallSnapshot: st.builds(InstallSnapshot, numbers, numbers, positions, snapshots),
     TimeoutNow: st.builds(TimeoutNow, numbers, numbers, positions),
     TransferLeadership: st.builds(TransferLeadership, numbers, numbers, positions, numbers),
@@ -84,8 +88,10 @@ STRATEGIES: dict[type, st.SearchStrategy[PeerMessage]] = {
         ForwardProposal, numbers, numbers, st.lists(payloads, max_size=6).map(tuple), numbers
     ),
     ProposalRefused: st.builds(ProposalRefused, numbers, numbers, numbers, numbers),
-    ReadIndexRequest: st.builds(ReadIndexRequest, numbers, numbers, blobs, truths),
+    ReadIndexRequest: st.builds(ReadIndexRequest, numbers, numbers, blobs, truths, truths),
     ReadIndexResponse: st.builds(ReadIndexResponse, numbers, numbers, positions, positions, blobs),
+    AskTerm: st.builds(AskTerm, numbers, numbers, blobs),
+    TellTerm: st.builds(TellTerm, numbers, numbers, positions, blobs),
 }
 messages = st.one_of(*STRATEGIES.values())
 batches = st.lists(messages, min_size=1, max_size=5).map(tuple)
@@ -270,6 +276,7 @@ _POSITIONS = {
     "hint_term",
     "last_index",
     "last_term",
+    "known_term",
 }
 _SMALL: dict[type, PeerMessage] = {
     PreVote: PreVote(1, 2, 3, 4, 5),
@@ -283,6 +290,7 @@ _SMALL: dict[type, PeerMessage] = {
     TimeoutNow: TimeoutNow(1, 2, 3),
     TransferLeadership: TransferLeadership(1, 2, 3, 4),
     ReadIndexResponse: ReadIndexResponse(1, 2, 3, 4, b"context"),
+    TellTerm: TellTerm(1, 2, 3, b"context"),
     InstallSnapshot: InstallSnapshot(1, 2, 3, Snapshot(4, 5, 6, Membership((1, 2)), b"")),
 }
 
