@@ -33,12 +33,18 @@ _POLL_SECONDS: Final = 0.02
 _MODULE: Final = "raftkv.testing.campaigns.member"
 
 
+class DiedError(FindingError):
+    """A member ended by itself, when nobody had killed it."""
+
+
 class Process:
     """One life of one member."""
 
     def __init__(self, given: Json, log: Path, before: Sequence[str] = ()) -> None:
         self.name = str(given["name"])
         self._rest = b""
+        self._asked = 0
+        self._answers: dict[int, Json] = {}
         with log.open("ab") as output:
             self._process = subprocess.Popen(
                 [
@@ -58,15 +64,21 @@ class Process:
         self._to: IO[bytes] = to
         self._from: IO[bytes] = from_
 
-    def tell(self, command: Json) -> None:
-        """Send a command. A member that just died does not hear it."""
+    def tell(self, command: Json) -> int:
+        """Send a command; the number of its answer. A member that just died does not hear it."""
+        self._asked += 1
         with suppress(BrokenPipeError):
-            os.write(self._to.fileno(), json.dumps(command).encode() + b"\n")
+            line = json.dumps({"number": self._asked, **command}).encode() + b"\n"
+            os.write(self._to.fileno(), line)
+        return self._asked
 
-    def hear(self, seconds: float = ANSWER_SECONDS_MAX) -> Json:
-        """Its next answer. Raises FindingError if it died or says nothing for so long."""
+    def hear(self, number: int = 0, seconds: float = ANSWER_SECONDS_MAX) -> Json:
+        """The answer of that number; 0 is its word that it serves.
+
+        Raises DiedError, or FindingError if it says nothing for so long.
+        """
         limit = time.monotonic() + seconds
-        while b"\n" not in self._rest:
+        while number not in self._answers:
             left = limit - time.monotonic()
             if left <= 0:
                 raise FindingError(f"member {self.name} did not answer within {seconds:.0f} s")
@@ -74,15 +86,16 @@ class Process:
                 data = os.read(self._from.fileno(), 1 << 20)
                 if not data:
                     code = self._process.wait()
-                    raise FindingError(f"member {self.name} ended by itself with status {code}")
-                self._rest += data
-        line, _, self._rest = self._rest.partition(b"\n")
-        return cast("Json", json.loads(line))
+                    raise DiedError(f"member {self.name} ended by itself with status {code}")
+                *lines, self._rest = (self._rest + data).split(b"\n")
+                for line in lines:
+                    answer = cast("Json", json.loads(line))
+                    self._answers[cast("int", answer.pop("number"))] = answer
+        return self._answers.pop(number)
 
     def ask(self, do: str, seconds: float = ANSWER_SECONDS_MAX, **more: object) -> Json:
         """Send a command and wait for its answer."""
-        self.tell({"do": do, **more})
-        return self.hear(seconds)
+        return self.hear(self.tell({"do": do, **more}), seconds)
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, to the member itself."""
@@ -131,9 +144,12 @@ class Cluster:
         clients: int = 3,
         keys: int = 10,
         before: Callable[[str], Sequence[str]] = lambda _name: (),
+        founders: Sequence[str] = (),
     ) -> None:
         self.case = case
         self.addresses = dict(addresses)
+        """Of all that are or may become members."""
+        self._founders = {name: addresses[name] for name in founders or addresses}
         self.running: dict[str, Process] = {}
         self.facts: Counter[str] = Counter()
         self.settings = dict(settings)
@@ -153,8 +169,9 @@ class Cluster:
                 "name": name,
                 "directory": str(self.case.directory / name),
                 "history": str(self.case.directory / f"{name}-{self._lives[name]}.history"),
-                "cluster": self.addresses,
+                "cluster": self._founders,
                 "settings": self.settings,
+                "listen": self.addresses[name],
                 "clients": self._clients,
                 "keys": self._keys,
                 "kill_at": kill_at,
@@ -166,9 +183,7 @@ class Cluster:
     def await_serving(self, names: Sequence[str]) -> None:
         """Wait until started members serve, and let their clients work if others' do."""
         for name in names:
-            told = self.running[name].hear(START_SECONDS_MAX)
-            if told != {"serving": True}:
-                raise FindingError(f"member {name} said {told} instead of serving")
+            self.running[name].hear(seconds=START_SECONDS_MAX)
             if self._is_working:
                 self.running[name].ask("work")
 
@@ -200,10 +215,9 @@ class Cluster:
     def rest(self) -> None:
         """Let all clients finish what they began."""
         self._is_working = False
-        for process in self.running.values():
-            process.tell({"do": "rest"})
-        for process in self.running.values():
-            process.hear()
+        asked = [(one, one.tell({"do": "rest"})) for one in self.running.values()]
+        for process, number in asked:
+            process.hear(number)
 
     def stop(self) -> None:
         """An orderly end of all members."""
@@ -227,12 +241,22 @@ class Cluster:
 
     def leader(self) -> str | None:
         """The running member that believes to lead in the highest term."""
-        best = (-1, "")
+        leaders = [
+            (cast("int", told["term"]), name)
+            for name, told in self.statuses().items()
+            if told["is_leader"]
+        ]
+        return max(leaders)[1] if leaders else None
+
+    def statuses(self) -> dict[str, Json]:
+        """What running members tell; those that are just ending tell nothing."""
+        found: dict[str, Json] = {}
         for name, process in self.running.items():
-            told = process.ask("status")
-            if told.get("is_leader"):
-                best = max(best, (cast("int", told["term"]), name))
-        return best[1] or None
+            with suppress(DiedError):
+                told = process.ask("status")
+                if "error" not in told:
+                    found[name] = told
+        return found
 
     def await_leader(self, seconds: float = START_SECONDS_MAX) -> str:
         """A leader, as soon as there is one."""
@@ -248,7 +272,7 @@ class Cluster:
         """Wait until all running members know the same leader, who is one of them."""
         limit = time.monotonic() + seconds
         while True:
-            told = {name: process.ask("status") for name, process in self.running.items()}
+            told = self.statuses()
             leaders = {str(one["leader"]) for one in told.values()}
             if len(leaders) == 1 and leaders < self.running.keys():
                 return
@@ -260,8 +284,7 @@ class Cluster:
 
     def term(self) -> int:
         """The highest term that a running member is in."""
-        told = [process.ask("status") for process in self.running.values()]
-        return max(cast("int", one["term"]) for one in told)
+        return max(cast("int", one["term"]) for one in self.statuses().values())
 
     def converge(self, seconds: float = CONVERGENCE_SECONDS_MAX) -> None:
         """Wait until all running members have caught up and hold the same content.
@@ -269,10 +292,12 @@ class Cluster:
         Raises FindingError if that takes longer than allowed, or if equally far members differ.
         """
         began = time.monotonic()
-        for process in self.running.values():
-            process.tell({"do": "catch up", "timeout": seconds})
+        asked = {
+            name: process.tell({"do": "catch up", "timeout": seconds})
+            for name, process in self.running.items()
+        }
         for name, process in self.running.items():
-            told = process.hear(seconds + ANSWER_SECONDS_MAX)
+            told = process.hear(asked[name], seconds + ANSWER_SECONDS_MAX)
             if "error" in told:
                 raise FindingError(f"{seconds:.0f} s after all was well: {name}: {told['error']}")
         while True:

@@ -133,27 +133,28 @@ class Member:
 
     async def serve(self) -> None:
         """Until told to stop, or our input ends."""
-        _reply({"serving": True})
+        _reply(0, {})
         async with anyio.create_task_group() as tasks:
             async for command in _commands():
+                number = cast("int", command["number"])
                 match command["do"]:
                     case "work":
                         self._is_resting = False
                         self._idle = anyio.Event()
                         self._rounds += 1
-                        for number in range(self._clients):
-                            tasks.start_soon(self._client, self._rounds * 1000 + number)
-                        _reply({})
+                        for each in range(self._clients):
+                            tasks.start_soon(self._client, self._rounds * 1000 + each)
+                        _reply(number, {})
                     case "rest":
                         self._is_resting = True
                         if self._working:
                             await self._idle.wait()
-                        _reply({})
+                        _reply(number, {})
                     case "stop":
                         self._is_resting = True
                         break
                     case other:
-                        tasks.start_soon(self._answer, str(other), command)
+                        tasks.start_soon(self._answer, number, str(other), command)
 
     async def _client(self, number: int) -> None:
         self._working += 1
@@ -165,11 +166,13 @@ class Member:
             if not self._working:
                 self._idle.set()
 
-    async def _answer(self, do: str, command: Json) -> None:
+    async def _answer(self, number: int, do: str, command: Json) -> None:
         try:
-            _reply(await self._do(do, command))
+            _reply(number, await self._do(do, command))
         except raftkv.Error as error:
-            _reply({"error": f"{type(error).__name__}: {error}"})
+            reason = error.reason if isinstance(error, raftkv.MembershipError) else ""
+            name = type(error).__name__
+            _reply(number, {"error": f"{name}: {error}", "reason": reason or name})
 
     async def _do(self, do: str, command: Json) -> Json:
         node = self._node
@@ -228,8 +231,8 @@ async def _commands() -> AsyncIterator[Json]:
             yield cast("Json", json.loads(line))
 
 
-def _reply(answer: Json) -> None:
-    os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
+def _reply(number: int, answer: Json) -> None:
+    os.write(sys.stdout.fileno(), json.dumps({"number": number, **answer}).encode() + b"\n")
 
 
 async def run_member(given: Json) -> None:
@@ -241,6 +244,7 @@ async def run_member(given: Json) -> None:
         Path(str(given["directory"])),
         name=str(given["name"]),
         cluster=cast("dict[str, str]", given["cluster"]),
+        listen=str(given["listen"]),
         machine=machine,
         insecure=True,
         settings=settings,

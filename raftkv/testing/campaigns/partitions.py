@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from types import MappingProxyType
 from typing import Final
@@ -15,7 +15,8 @@ from raftkv.testing.campaigns.namespaces import Network, network
 
 _ROUNDS: Final = 4
 _TERM_STEPS_MAX: Final = 2
-_PORT: Final = 7400
+PORT: Final = 7400
+"""Where every member listens, in its own namespace."""
 
 
 def partition_members(case: Case) -> Facts:
@@ -39,10 +40,13 @@ def partition_members(case: Case) -> Facts:
         return made.facts
 
 
-def in_namespaces(case: Case, net: Network, random: Random) -> Cluster:
+def in_namespaces(
+    case: Case, net: Network, random: Random, founders: Sequence[str] = ()
+) -> Cluster:
     """A cluster whose members stand in the namespaces of a network; not started yet."""
-    addresses = {name: f"{net.address(name)}:{_PORT}" for name in net.names}
-    return Cluster(case, addresses, draw_settings(random), before=net.inside)
+    addresses = {name: f"{net.address(name)}:{PORT}" for name in net.names}
+    settings = draw_settings(random)
+    return Cluster(case, addresses, settings, before=net.inside, founders=founders)
 
 
 def heal(net: Network, made: Cluster) -> None:
@@ -73,47 +77,52 @@ def judge(made: Cluster) -> None:
 Cut = Callable[[Network, Cluster, Random], None]
 
 
-def _leader_or_any(net: Network, made: Cluster, random: Random) -> str:
-    return made.leader() or random.choice(net.names)
+def _names(made: Cluster) -> list[str]:
+    return sorted(made.running)
+
+
+def _leader_or_any(made: Cluster, random: Random) -> str:
+    return made.leader() or random.choice(_names(made))
 
 
 def _isolate_leader(net: Network, made: Cluster, random: Random) -> None:
-    net.isolate([_leader_or_any(net, made, random)])
+    net.isolate([_leader_or_any(made, random)])
 
 
-def _isolate_one(net: Network, _made: Cluster, random: Random) -> None:
-    net.isolate([random.choice(net.names)])
+def _isolate_one(net: Network, made: Cluster, random: Random) -> None:
+    net.isolate([random.choice(_names(made))])
 
 
-def _halves(net: Network, _made: Cluster, random: Random) -> None:
-    net.isolate(random.sample(net.names, len(net.names) // 2))
+def _halves(net: Network, made: Cluster, random: Random) -> None:
+    names = _names(made)
+    net.isolate(random.sample(names, len(names) // 2))
 
 
 def _deaf_leader(net: Network, made: Cluster, random: Random) -> None:
-    leader = _leader_or_any(net, made, random)
+    leader = _leader_or_any(made, random)
     net.cut((other, leader) for other in net.names)
 
 
 def _mute_leader(net: Network, made: Cluster, random: Random) -> None:
-    leader = _leader_or_any(net, made, random)
+    leader = _leader_or_any(made, random)
     net.cut((leader, other) for other in net.names)
 
 
 def _one_pair(net: Network, made: Cluster, random: Random) -> None:
     """A partial partition: two that do not hear each other, and others who hear both."""
-    leader = _leader_or_any(net, made, random)
-    other = random.choice([name for name in net.names if name != leader])
+    leader = _leader_or_any(made, random)
+    other = random.choice([name for name in _names(made) if name != leader] or [leader])
     net.cut([(leader, other), (other, leader)])
 
 
-def _one_way(net: Network, _made: Cluster, random: Random) -> None:
-    one, other = random.sample(net.names, 2)
-    net.cut([(one, other)])
+def _one_way(net: Network, made: Cluster, random: Random) -> None:
+    names = _names(made)
+    net.cut([(random.choice(names), random.choice(names))])
 
 
-def _ring(net: Network, _made: Cluster, _random: Random) -> None:
+def _ring(net: Network, made: Cluster, _random: Random) -> None:
     """Each hears its two neighbours only; with three that is everybody, so one link goes, too."""
-    names = net.names
+    names = _names(made)
     count = len(names)
     far = [
         (one, other)
@@ -121,7 +130,7 @@ def _ring(net: Network, _made: Cluster, _random: Random) -> None:
         for to, other in enumerate(names)
         if (at - to) % count not in (0, 1, count - 1)
     ]
-    net.cut(far or [(names[0], names[1]), (names[1], names[0])])
+    net.cut(far or [(names[0], names[-1]), (names[-1], names[0])])
 
 
 def _nobody(net: Network, _made: Cluster, _random: Random) -> None:
@@ -130,7 +139,7 @@ def _nobody(net: Network, _made: Cluster, _random: Random) -> None:
 
 def _flapping(net: Network, made: Cluster, random: Random) -> None:
     """The leader comes and goes, and stays away at last."""
-    leader = _leader_or_any(net, made, random)
+    leader = _leader_or_any(made, random)
     for _ in range(3):
         net.isolate([leader])
         time.sleep(random.uniform(0.05, 0.5))
