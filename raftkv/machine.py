@@ -3,12 +3,13 @@
 Two kinds. An in-memory machine (:class:`StateMachine`) holds its state in Python objects; after a
 restart it is restored from the last stored snapshot and the log after it is applied again. An
 on-disk machine (:class:`DurableStateMachine`) writes into the node's own batch, so that its rows,
-the applied index and the log become durable together and nothing is applied twice.
+the applied index and the log become durable together and nothing is applied twice. Its image is
+taken from a frozen view of the store while it goes on, and one that arrives lies aside until whole.
 
 Both must be deterministic: same commands, same results and state, on every member and for ever. No
 clock, no chance, no iteration order of sets, no locale, no environment. ``apply`` runs on the
 node's loop: a few milliseconds at most per call; the node hands over slices. An exception from
-``apply`` or ``restore`` stops the node, on every member alike.
+``apply``, ``open`` or ``restore`` stops the node, from ``apply`` on every member alike.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from raftkv.storage.base import Batch, Reader, Store
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
+
+
+Row = tuple[bytes, bytes]
+"""Key and value of an on-disk machine's row."""
 
 
 @frozen(slots=True)
@@ -43,12 +48,17 @@ class StateMachine(Protocol[R_co]):
     def snapshot(self) -> Iterator[bytes]:
         """The state as chunks of at most 1 MiB.
 
-        The iterator is drained before the next ``apply``.
+        The iterator is drained before the next ``apply``, a few chunks in each turn of the loop:
+        commands that are committed meanwhile wait, and the state is never held twice.
         """
         ...
 
     def restore(self, chunks: Iterable[bytes]) -> None:
-        """Replace the state by what ``snapshot`` produced, on this or another member."""
+        """Replace the state by what ``snapshot`` produced, on this or another member.
+
+        One call on the node's loop: what takes longer than an election timeout makes the member
+        miss heartbeats, as a state of some 100 MiB does. Larger ones belong on disk.
+        """
         ...
 
 
@@ -76,12 +86,26 @@ class DurableStateMachine(Protocol[R_co]):
         """
         ...
 
-    def restore_durable(self, chunks: Iterable[bytes], batch: Batch) -> None:
-        """Replace the state: put all rows into ``batch``, in which the space is emptied."""
+    def restore_durable(self, chunk: bytes, carry: bytes) -> tuple[Sequence[Row], bytes]:
+        """The rows in an image's next chunk, and what the call for the chunk after it must know.
+
+        ``carry`` is what the call before returned; empty for the first chunk. The chunks are those
+        of ``snapshot_durable``, on this or another member, in order. It looks at nothing but its
+        arguments and changes nothing: the node keeps the rows aside until the image is complete,
+        puts them in the place of all others at once, and calls ``open``. An image may arrive over
+        hours and several restarts; the machine applies commands meanwhile, from its old rows.
+
+        Runs on the node's loop. Raise for a chunk that is damaged or that only a newer version
+        reads: the image is refused then, and the state stays what it was.
+        """
+        ...
+
+    def check_restored(self, carry: bytes) -> None:
+        """All chunks were given: raise if they were no whole image, which is refused then."""
         ...
 
 
 Machine = StateMachine[R] | DurableStateMachine[R]
 """Either kind."""
 
-__all__ = ["Command", "DurableStateMachine", "Machine", "StateMachine"]
+__all__ = ["Command", "DurableStateMachine", "Machine", "Row", "StateMachine"]

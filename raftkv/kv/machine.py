@@ -13,7 +13,7 @@ heartbeats by that time, and does better with several smaller spans.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, assert_never, cast, overload
 
 from raftkv.errors import InvalidArgumentError, UsageError
@@ -22,7 +22,7 @@ from raftkv.kv.commands import DeleteOne, DeleteSpan, Put, decode, is_put, parse
 from raftkv.kv.engine import Slice
 from raftkv.kv.model import DeleteResult, KvResult, PutResult, Refused
 from raftkv.kv.reader import read_head
-from raftkv.machine import Command
+from raftkv.machine import Command, Row
 from raftkv.storage.base import Batch, Reader, Store
 
 _PUT: Final = rows.PUT_EVENT
@@ -82,13 +82,17 @@ class KvMachine:
         """All rows in ``reader`` as chunks of at most 1 MiB; see :mod:`raftkv.kv.image`."""
         return image.dump(reader)
 
-    def restore_durable(self, chunks: Iterable[bytes], batch: Batch) -> None:
-        """Write the rows of a snapshot into ``batch``; call ``open`` again once it is written.
+    def restore_durable(self, chunk: bytes, carry: bytes) -> tuple[Sequence[Row], bytes]:
+        """The rows of a snapshot's next chunk, and what the next call must know.
 
-        Raises StorageCorruptError if the snapshot is damaged or cut short, StorageFormatError if a
-        newer raftkv made it; the batch must then be thrown away.
+        Raises StorageCorruptError if the snapshot is damaged, StorageFormatError if a newer raftkv
+        made it.
         """
-        image.restore(chunks, batch)
+        return image.restore(chunk, carry)
+
+    def check_restored(self, carry: bytes) -> None:
+        """Raise StorageCorruptError unless the chunks given were a whole snapshot."""
+        image.check_whole(carry)
 
     def state_hash(self, reader: Reader | None = None) -> str:
         """A digest of all rows (of ``reader``, or of the store now), to compare members.

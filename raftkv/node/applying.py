@@ -21,7 +21,15 @@ from raftkv.core import (
 from raftkv.node.applier import Applier
 from raftkv.node.disk import Disk
 from raftkv.node.images import Images, snapshot_of
-from raftkv.node.retention import History, excess, forget_memberships, membership_at
+from raftkv.node.retention import (
+    History,
+    excess,
+    forget_memberships,
+    is_long,
+    membership_at,
+    needed,
+)
+from raftkv.node.sending import Sender
 from raftkv.node.settings import Settings
 from raftkv.node.status import EventHub, MembershipChanged
 from raftkv.node.upkeep import Upkeep
@@ -57,6 +65,7 @@ class Applying:
         disk: Disk,
         applier: Applier,
         images: Images,
+        sender: Sender,
         reads: Reads,
         events: EventHub,
         memberships: History,
@@ -70,6 +79,7 @@ class Applying:
         self._disk = disk
         self._applier = applier
         self._images = images
+        self._sender = sender
         self._reads = reads
         self._events = events
         self._memberships = memberships
@@ -147,11 +157,13 @@ class Applying:
 
     def _compact_if_long(self) -> None:
         """Forget applied entries beyond the retention; an in-memory machine's image comes first."""
-        log = self._core.state.log
-        to = excess(log, self._applier.mark.index, self._settings)
+        state, mark, images = self._core.state, self._applier.mark, self._images
+        log = state.log
+        if not is_long(log, mark.index, self._settings):
+            return
+        to = excess(log, mark.index, self._settings, needed(state, self._sender.oldest_index()))
         if not to:
             return
-        images, mark = self._images, self._applier.mark
         if images.must_take:
             if to > images.taken.index:
                 images.begin(mark)

@@ -6,20 +6,27 @@ the log grows too long; the chunks are kept in the space ``image``, and after a 
 is restored from them and the log after them is applied again. Taking an image goes on in pieces
 between turns of the loop; the machine applies nothing meanwhile.
 
-Rows of the space: ``c`` + index (8 bytes) + number (4 bytes) -> one chunk; ``m`` -> index, count of
-chunks, and a checksum over all of them, of the newest whole image. Rows of an image without that
-record are left-overs of one that was not finished, and are removed at the next start.
+An image that arrives is *staged*: an on-disk machine's rows in the space ``staged``, an in-memory
+one's chunks beside its own, and with each chunk, in the same batch, a record of how far it is. The
+machine goes on from what it has. Once the image is complete and the core takes the snapshot, one
+small batch puts it in the place of log and machine, so that a crash at any point leaves the old
+state or the new. What is staged survives a restart and can be gone on with.
+
+Rows of the space ``image``: ``c`` + slot (1 byte) + index (8 bytes) + number (4 bytes): one chunk
+(slot 0: taken here, 1: received); ``m``: slot, index, count of chunks, and a checksum over all of
+them, of the newest whole image; ``r``: the record of what is staged. Chunks that belong to neither
+record are left-overs, and are removed at the next start.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from struct import Struct
 from struct import error as StructError
 from typing import Final, TypeVar
 from zlib import crc32
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from raftkv.core.types import Snapshot
 from raftkv.errors import (
@@ -37,11 +44,15 @@ T = TypeVar("T")
 
 CHUNK_BYTES_MAX: Final = 1024 * 1024  # the port's promise for one chunk of a machine
 
-_KEY: Final = Struct(">cQI")
-_PREFIX: Final = Struct(">cQ")
+_KEY: Final = Struct(">cBQI")
+_PREFIX: Final = Struct(">cBQ")
 _MANIFEST_KEY: Final = b"m"
-_MANIFEST: Final = Struct("<BQII")  # format, index, chunks, checksum
+_MANIFEST: Final = Struct("<BBQII")  # format, slot, index, chunks, checksum
+_STAGED_KEY: Final = b"r"
+_STAGED: Final = Struct("<BQQQIII")  # format, ids, index, chunks, checksum, length
 _FORMAT: Final = 1
+_TAKEN: Final = 0
+_RECEIVED: Final = 1
 
 
 @frozen(slots=True)
@@ -51,6 +62,23 @@ class Manifest:
     index: int
     chunks: int
     crc: int
+    slot: int = _TAKEN
+
+
+@frozen(slots=True)
+class Staged:
+    """An image that arrives, as far as it has: who sends it, and what came so far.
+
+    ``message`` is the InstallSnapshot it belongs to, as bytes; ``carry`` the machine's.
+    """
+
+    peer: int
+    transfer: int
+    index: int
+    message: bytes
+    chunks: int = 0
+    crc: int = 0
+    carry: bytes = b""
 
 
 @frozen(slots=True)
@@ -83,6 +111,8 @@ class Images:
         self._manifest: Manifest | None = None
         self._mark = AppliedMark()
         self._taking: _Taking | None = None
+        self._staged: Staged | None = None
+        self._last_staged: bytes | None = None  # the greatest key among the staged rows
 
     @property
     def must_take(self) -> bool:
@@ -105,6 +135,10 @@ class Images:
         Raises StorageCorruptError if the image is damaged, MachineError if the machine raises,
         ConfigError if the directory was made with the other kind of machine.
         """
+        staged = self._store.get(Space.IMAGE, _STAGED_KEY)
+        self._staged = None if staged is None else _decode_staged(staged)
+        last = next(self._store.scan(Space.STAGED, reverse=True), None)
+        self._last_staged = None if last is None else last[0]
         record = self._store.get(Space.IMAGE, _MANIFEST_KEY)
         if self._durable is not None:
             if record is not None:
@@ -127,11 +161,19 @@ class Images:
         self._restore()
 
     def sweep(self, batch: Batch) -> None:
-        """Remove what an unfinished image left behind."""
-        kept = self._manifest.index if self._manifest is not None else -1
+        """Remove what belongs to no image: neither the newest, nor the one that arrives."""
+        manifest, staged = self._manifest, self._staged
+        kept: set[tuple[int, int]] = set()
+        if manifest is not None:
+            kept.add((manifest.slot, manifest.index))
+        if staged is not None:
+            kept.add((_RECEIVED, staged.index))
         for key, _ in self._store.scan(Space.IMAGE, b"c", b"d"):
-            if _KEY.unpack(key)[1] != kept:
+            _, slot, index, _ = _KEY.unpack(key)
+            if (slot, index) not in kept:
                 batch.delete(Space.IMAGE, key)
+        if staged is None:
+            self._clear_staged_rows(batch)
 
     # --- taking ---------------------------------------------------------------------------------
 
@@ -151,7 +193,7 @@ class Images:
         if chunk is not None:
             _check_chunk("snapshot", chunk)
             taking.crc = crc32(chunk, taking.crc)
-            self.put_chunk(batch, index, taking.count, chunk)
+            batch.put(Space.IMAGE, _KEY.pack(b"c", _TAKEN, index, taking.count), chunk)
             taking.count += 1
             return False
         self._adopt(batch, Manifest(index, taking.count, taking.crc), taking.mark)
@@ -172,53 +214,108 @@ class Images:
         view = self._store.view()
         return Source(snapshot_of(self._mark), _chunks(view, manifest), view)
 
-    def put_chunk(self, batch: Batch, index: int, number: int, chunk: bytes) -> None:
-        """Keep a chunk of an image that is not whole yet."""
-        batch.put(Space.IMAGE, _KEY.pack(b"c", index, number), chunk)
+    # --- receiving ------------------------------------------------------------------------------
 
-    def forget(self, batch: Batch, index: int) -> None:
-        """Remove the chunks of an image that will not become whole."""
-        if self._manifest is None or self._manifest.index != index:
-            batch.delete_range(
-                Space.IMAGE, _PREFIX.pack(b"c", index), _PREFIX.pack(b"c", index + 1)
-            )
+    @property
+    def staged(self) -> Staged | None:
+        """The image that arrives, as far as it has; also what an earlier boot received of one."""
+        return self._staged
 
-    def install(self, batch: Batch, snapshot: Snapshot, manifest: Manifest) -> None:
-        """Put a received image, whose chunks are in the store, in place of machine and log.
+    def stage(self, batch: Batch, staged: Staged) -> None:
+        """Begin to receive an image, in place of any other; or give one its newest message."""
+        now = self._staged
+        if now is None or (now.peer, now.transfer) != (staged.peer, staged.transfer):
+            self.unstage(batch)
+        self._put_staged(batch, staged)
 
-        Everything goes into ``batch``. Write it, then call :meth:`installed`.
+    def stage_chunk(self, batch: Batch, chunk: bytes) -> None:
+        """Keep the next chunk.
+
+        Raises what the machine does if it has no use for it; :meth:`unstage` then.
         """
-        if self._taking is not None:
-            self.forget(batch, self._taking.mark.index)
-            self._taking = None
-        self._log.install_snapshot(batch, snapshot)
+        now = self._staged
+        if now is None:
+            raise InvariantError("a chunk arrived of an image that never began")
+        carry = now.carry
         durable = self._durable
         if durable is None:
-            mark = AppliedMark(snapshot.index, snapshot.term, snapshot.chain, snapshot.membership)
-            self._adopt(batch, manifest, mark)
+            batch.put(Space.IMAGE, _KEY.pack(b"c", _RECEIVED, now.index, now.chunks), chunk)
+        else:
+            rows, carry = _guard("restore_durable", lambda: durable.restore_durable(chunk, carry))
+            batch.put_rows(Space.STAGED, rows)
+            if rows:
+                last = max(rows)[0]
+                self._last_staged = max(self._last_staged or last, last)
+        crc = crc32(chunk, now.crc)
+        self._put_staged(batch, evolve(now, chunks=now.chunks + 1, crc=crc, carry=carry))
+
+    def check_staged(self) -> Manifest:
+        """The image is complete, says who sent it. Raises what the machine does if it is not."""
+        now = self._staged
+        if now is None:
+            raise InvariantError("an image that never began is complete")
+        durable = self._durable
+        if durable is not None:
+            _guard("check_restored", lambda: durable.check_restored(now.carry))
+        return Manifest(now.index, now.chunks, now.crc, _RECEIVED)
+
+    def unstage(self, batch: Batch) -> None:
+        """Remove what was received of an image: it will not become whole, or nobody needs it."""
+        now = self._staged
+        if now is None:
             return
-        last = next(self._store.scan(Space.MACHINE, reverse=True), None)
-        if last is not None:
-            batch.delete_range(Space.MACHINE, b"", last[0] + b"\x00")
-        chunks = _chunks(self._store, manifest)
-        _guard("restore_durable", lambda: durable.restore_durable(chunks, batch))
-        batch.delete_range(Space.IMAGE, b"c", b"d")
+        self._staged = None
+        batch.delete(Space.IMAGE, _STAGED_KEY)
+        kept = self._manifest
+        if kept is None or (kept.slot, kept.index) != (_RECEIVED, now.index):
+            _forget(batch, _RECEIVED, now.index)
+        self._clear_staged_rows(batch)
+
+    def install(self, batch: Batch, snapshot: Snapshot, manifest: Manifest) -> None:
+        """Put the staged image, which is whole, in place of machine and log.
+
+        Everything goes into ``batch``, which is small. Write it, then call :meth:`installed`.
+        """
+        if self._taking is not None:
+            _forget(batch, _TAKEN, self._taking.mark.index)
+            self._taking = None
+        self._log.install_snapshot(batch, snapshot)
+        batch.delete(Space.IMAGE, _STAGED_KEY)
+        self._staged = None
+        machine = self._in_memory
+        if machine is None:
+            batch.adopt_staged()
+            self._last_staged = None
+            return
+        # Before anything is written: an image that it cannot read leaves the directory as it was.
+        _guard("restore", lambda: machine.restore(_chunks(self._store, manifest)))
+        mark = AppliedMark(snapshot.index, snapshot.term, snapshot.chain, snapshot.membership)
+        self._adopt(batch, manifest, mark)
 
     def installed(self) -> None:
-        """The batch with the image is written: the machine takes it up."""
+        """The batch with the image is written: an on-disk machine takes it up."""
         durable = self._durable
         if durable is not None:
             _guard("open", lambda: durable.open(self._store))
-        else:
-            self._restore()
+
+    def _put_staged(self, batch: Batch, staged: Staged) -> None:
+        self._staged = staged
+        batch.put(Space.IMAGE, _STAGED_KEY, _encode_staged(staged))
+
+    def _clear_staged_rows(self, batch: Batch) -> None:
+        # Not up to the last row in the store: the batch may hold rows that are not there yet.
+        last, self._last_staged = self._last_staged, None
+        if last is not None:
+            batch.delete_range(Space.STAGED, b"", last + b"\0")
 
     def _adopt(self, batch: Batch, manifest: Manifest, mark: AppliedMark) -> None:
         """Make the image the newest one and remove the one before."""
         old = self._manifest
-        if old is not None and old.index != manifest.index:
-            start, stop = _PREFIX.pack(b"c", old.index), _PREFIX.pack(b"c", old.index + 1)
-            batch.delete_range(Space.IMAGE, start, stop)
-        record = _MANIFEST.pack(_FORMAT, manifest.index, manifest.chunks, manifest.crc)
+        if old is not None and (old.slot, old.index) != (manifest.slot, manifest.index):
+            _forget(batch, old.slot, old.index)
+        record = _MANIFEST.pack(
+            _FORMAT, manifest.slot, manifest.index, manifest.chunks, manifest.crc
+        )
         batch.put(Space.IMAGE, _MANIFEST_KEY, record)
         self._manifest = manifest
         self._mark = mark
@@ -234,11 +331,10 @@ def snapshot_of(mark: AppliedMark) -> Snapshot:
     return Snapshot(mark.index, mark.term, mark.chain, mark.membership)
 
 
-def pieces(chunk: bytes, size_max: int) -> Iterable[tuple[bytes, bool]]:
-    """A chunk in pieces that fit into frames, and whether each is its last."""
-    for start in range(0, max(len(chunk), 1), size_max):
-        stop = start + size_max
-        yield chunk[start:stop], stop >= len(chunk)
+def _forget(batch: Batch, slot: int, index: int) -> None:
+    """Remove the chunks of an image."""
+    start, stop = _PREFIX.pack(b"c", slot, index), _PREFIX.pack(b"c", slot, index + 1)
+    batch.delete_range(Space.IMAGE, start, stop)
 
 
 def _chunks(reader: Reader, manifest: Manifest) -> Iterator[bytes]:
@@ -248,7 +344,7 @@ def _chunks(reader: Reader, manifest: Manifest) -> Iterator[bytes]:
     """
     crc = 0
     for number in range(manifest.chunks):
-        chunk = reader.get(Space.IMAGE, _KEY.pack(b"c", manifest.index, number))
+        chunk = reader.get(Space.IMAGE, _KEY.pack(b"c", manifest.slot, manifest.index, number))
         if chunk is None:
             raise StorageCorruptError(
                 f"chunk {number} of the image at entry {manifest.index} is missing: restore a"
@@ -265,14 +361,37 @@ def _chunks(reader: Reader, manifest: Manifest) -> Iterator[bytes]:
 
 def _decode_manifest(record: bytes) -> Manifest:
     try:
-        form, index, count, crc = _MANIFEST.unpack(record)
+        form, slot, index, count, crc = _MANIFEST.unpack(record)
     except StructError as error:
         raise StorageCorruptError(f"the record of the newest image is damaged: {error}") from error
     if form != _FORMAT:
         raise StorageCorruptError(
             f"the image is of format {form}, this version reads {_FORMAT}: upgrade raftkv here"
         )
-    return Manifest(index, count, crc)
+    return Manifest(index, count, crc, slot)
+
+
+def _encode_staged(staged: Staged) -> bytes:
+    head = _STAGED.pack(
+        _FORMAT,
+        staged.peer,
+        staged.transfer,
+        staged.index,
+        staged.chunks,
+        staged.crc,
+        len(staged.message),
+    )
+    return b"".join((head, staged.message, staged.carry))
+
+
+def _decode_staged(record: bytes) -> Staged | None:
+    """What an earlier boot received; None if only another version can go on with it."""
+    if record[:1] != bytes((_FORMAT,)) or len(record) < _STAGED.size:
+        return None
+    _, peer, transfer, index, chunks, crc, length = _STAGED.unpack_from(record)
+    behind = _STAGED.size + length
+    message, carry = record[_STAGED.size : behind], record[behind:]
+    return Staged(peer, transfer, index, message, chunks, crc, carry)
 
 
 def _given(machine: DurableStateMachine[object], view: View) -> Iterator[bytes]:

@@ -54,10 +54,12 @@ from raftkv.node.disk import Disk
 from raftkv.node.images import Images
 from raftkv.node.outgoing import Outgoing
 from raftkv.node.peers import Peers
+from raftkv.node.receiving import Receiver
 from raftkv.node.refusals import error_of, is_passing
 from raftkv.node.retention import History
+from raftkv.node.sending import Sender
 from raftkv.node.settings import Settings
-from raftkv.node.snapshots import Arrived, Receiver, Sender
+from raftkv.node.snapshots import Arrived
 from raftkv.node.status import EventHub, LeaderChanged, RoleChanged
 from raftkv.node.upkeep import Upkeep
 from raftkv.node.waiters import InFlight, Queue, Reads
@@ -124,6 +126,7 @@ class Loop:
             parts.disk,
             parts.applier,
             parts.images,
+            parts.sender,
             parts.reads,
             parts.events,
             memberships,
@@ -135,8 +138,10 @@ class Loop:
         self.bulk.register(REPAIR, self._on_repair_frame)
         self.bulk.register(STATE_HASHES, self._upkeep.hashes.on_frame)
         self._tick_ns = parts.settings.tick_ns
+        self._bulk_ns = round(parts.settings.apply_seconds_max * 1e9)
         self._ticked_ns = parts.clock.boottime_ns()
-        self._frames: deque[tuple[int, Lane, bytes]] = deque()
+        self._frames: deque[tuple[int, bytes]] = deque()
+        self._bulk_frames: deque[tuple[int, bytes]] = deque()
         self._frames_bytes = 0
         self._inputs: deque[Input] = deque()
         self._lost: deque[int] = deque()
@@ -155,11 +160,11 @@ class Loop:
         """A frame arrived; dropped if too many wait, which Raft repairs."""
         settings = self._settings
         if (
-            len(self._frames) >= settings.received_frames_max
+            len(self._frames) + len(self._bulk_frames) >= settings.received_frames_max
             or self._frames_bytes >= settings.received_bytes_max
         ):
             return
-        self._frames.append((peer, lane, frame))
+        (self._frames if lane is Lane.RAFT else self._bulk_frames).append((peer, frame))
         self._frames_bytes += len(frame)
         self._waker.set()
 
@@ -188,6 +193,7 @@ class Loop:
             self._disk.is_idle
             and not self._applier.has_work
             and not self._frames
+            and not self._bulk_frames
             and not len(self._queue)
         )
 
@@ -203,7 +209,9 @@ class Loop:
         self._may_linger = not self._outgoing.has_some
         self._feed_ticks()
         self._upkeep.turn()  # before anything that came from those who have just come in
-        await self._feed_frames()
+        self._feed_frames()
+        if self._bulk_frames:
+            await self._feed_bulk_frames()
         self._feed_durable()
         while self._inputs:
             self.state = step(self.state, self._inputs.popleft())
@@ -241,6 +249,7 @@ class Loop:
         patience = self._settings.election_ticks * self._tick_ns
         self._reads.sweep(now, now - patience, reason)
         self._sender.sweep(now)
+        self._receiver.sweep(now, self._applier.mark.index)
         self.note_acknowledged()
         self._upkeep.tick(self.state)
 
@@ -251,23 +260,31 @@ class Loop:
             for progress in state.progress:
                 self._peers.disks.acknowledged(progress.id, min(progress.match, state.commit))
 
-    async def _feed_frames(self) -> None:
+    def _feed_frames(self) -> None:
         frames = self._frames
         for _ in range(min(len(frames), _TURN_FRAMES_MAX)):
-            peer, lane, frame = frames.popleft()
+            peer, frame = frames.popleft()
             self._frames_bytes -= len(frame)
-            if lane is Lane.RAFT:
-                if self._upkeep.admission.is_open:  # else it is lost, which Raft repairs
-                    self._receive(peer, frame)
-            else:
-                await self.bulk.handle(peer, frame)
+            if self._upkeep.admission.is_open:  # else it is lost, which Raft repairs
+                self._receive(peer, frame)
         if frames:
             self._waker.set()
         while self._lost:
             peer = self._lost.popleft()
             self.state = step(self.state, Unreachable(peer))
             self._sender.lost(peer)
-            self._receiver.lost(peer, lambda: self._disk.batch)
+
+    async def _feed_bulk_frames(self) -> None:
+        """Bulk frames for a few milliseconds: consensus goes on beside them."""
+        frames = self._bulk_frames
+        until = self._clock.monotonic_ns() + self._bulk_ns
+        while frames:
+            peer, frame = frames.popleft()
+            self._frames_bytes -= len(frame)
+            await self.bulk.handle(peer, frame)
+            if self._clock.monotonic_ns() >= until:
+                self._waker.set()
+                break
 
     def _receive(self, peer: int, frame: bytes) -> None:
         try:
@@ -424,6 +441,8 @@ class Loop:
             self._events.put(LeaderChanged(soft.leader, name, term))
         self._soft, self._told_term = soft, term
         self._holding = False
+        if soft.role is not Role.LEADER:
+            self._sender.hold()
         if self.on_change is not None:
             self.on_change()
 
@@ -435,7 +454,7 @@ class Loop:
     # --- images that arrive -----------------------------------------------------------------------
 
     async def _on_snapshot_frame(self, peer: int, frame: bytes) -> None:
-        arrived = self._receiver.on_frame(peer, frame, lambda: self._disk.batch)
+        arrived = self._receiver.on_frame(peer, frame)
         if arrived is not None:
             await self._arrive(arrived)
 
@@ -450,7 +469,7 @@ class Loop:
     def _drop_arrived(self) -> None:
         arrived, self._arrived = self._arrived, None
         if arrived is not None:  # the core had no use for it
-            self._images.forget(self._disk.batch, arrived.manifest.index)
+            self._images.unstage(self._disk.batch)
 
     def _install(self, snapshot: Snapshot) -> None:
         arrived, self._arrived = self._arrived, None

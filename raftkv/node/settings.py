@@ -57,10 +57,17 @@ class Settings:
     retention_entries: int = 100_000
     retention_bytes: int = 64 * _MIB
     """Applied entries kept in the log for peers that lag; who lags more gets a snapshot."""
-    snapshot_chunk_bytes_max: int = 256 * 1024
-    """An image travels, and is stored, in pieces of this size."""
+    retention_catch_up_factor: float = 2.0
+    """The log may grow to so many times the retention for a connected peer that lags, or is being
+    sent a snapshot; beyond that it is cut, and the peer needs another snapshot."""
+    snapshot_bytes_per_second: float = 256.0 * _MIB
+    """At most so much leaves in snapshots, to all peers together."""
+    snapshot_inflight_bytes_max: int = 4 * _MIB
+    """Chunks of a snapshot read and not yet confirmed by the peer; then it is waited for."""
     snapshot_seconds_max: float = 60.0
-    """A peer that has not installed a snapshot so long after its last piece is given up for now."""
+    """A transfer that makes no progress for so long is given up, and what arrived of it dropped.
+
+    Until then it goes on where it was, whatever broke: a connection, the receiver's process."""
 
     promotion_lag_max: int = 500
     """A learner is made a voter only if it lacks at most so many entries of the leader's log."""

@@ -28,9 +28,10 @@ from raftkv.node.hashes import StateHashes
 from raftkv.node.images import Images, snapshot_of
 from raftkv.node.loop import Loop, Parts
 from raftkv.node.peers import Member, Peers
+from raftkv.node.receiving import Receiver
 from raftkv.node.scrub import Reading, Scrubber
+from raftkv.node.sending import Sender
 from raftkv.node.settings import Settings
-from raftkv.node.snapshots import Receiver, Sender
 from raftkv.node.status import EventHub
 from raftkv.node.upkeep import Upkeep
 from raftkv.node.waiters import InFlight, Queue, Reads
@@ -204,15 +205,19 @@ def assemble(
     applier = Applier(
         setup.machine, storage.log, in_flight, recovered.applied, settings.entry_commands_max
     )
+    patience_ns = round(settings.snapshot_seconds_max * 1e9)
     sender = Sender(
         images,
         setup.transport,
         snapshot,
         spawner,
         runtime.clock,
-        runtime.promise,
-        piece_bytes_max=settings.snapshot_chunk_bytes_max,
-        answer_ns_max=round(settings.snapshot_seconds_max * 1e9),
+        runtime.waker,
+        boot=boot,
+        bytes_per_second=settings.snapshot_bytes_per_second,
+        inflight_bytes_max=settings.snapshot_inflight_bytes_max,
+        retry_ns=settings.election_ticks * settings.tick_ns,
+        patience_ns=patience_ns,
     )
     peers = Peers(setup.me, setup.members, identity.cluster_id, Disks(storage.store, identity))
     reading = Reading(snapshot, runtime.clock, settings.scrub_bytes_per_second)
@@ -226,7 +231,16 @@ def assemble(
         applier=applier,
         images=images,
         sender=sender,
-        receiver=Receiver(me, images, setup.transport, sender),
+        receiver=Receiver(
+            me,
+            images,
+            disk,
+            setup.transport,
+            sender,
+            runtime.clock,
+            events,
+            patience_ns=patience_ns,
+        ),
         transport=setup.transport,
         peers=peers,
         queue=Queue(),

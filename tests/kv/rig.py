@@ -10,7 +10,7 @@ from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import KvResult, RangeResult, Span
 from raftkv.kv.reader import read_range
 from raftkv.machine import Command
-from raftkv.storage.base import Batch, Space, Store
+from raftkv.storage.base import Space, Store
 from raftkv.storage.memory import MemoryDisk, MemoryStore
 from raftkv.storage.rocks import Mode, RocksStore
 
@@ -73,8 +73,12 @@ class Rig:
 
     def install(self, chunks: Iterable[bytes]) -> None:
         batch = self.store.batch()
-        empty(batch)
-        self.machine.restore_durable(chunks, batch)
+        carry = b""
+        for chunk in chunks:
+            rows, carry = self.machine.restore_durable(chunk, carry)
+            batch.put_rows(Space.STAGED, rows)
+        self.machine.check_restored(carry)
+        batch.adopt_staged()
         self.store.write(batch)
         self.machine.open(self.store)
 
@@ -83,11 +87,6 @@ class Rig:
 
     def close(self) -> None:
         self.store.close()
-
-
-def empty(batch: Batch) -> None:
-    """What the node does before it restores."""
-    batch.delete_range(MACHINE, b"", b"\xff" * 8)
 
 
 def slices(commands: Sequence[KvCommand], sizes: Iterable[int]) -> Iterator[Sequence[KvCommand]]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from zlib import crc32
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raftkv.errors import StorageCorruptError, StorageFormatError
 from raftkv.kv.commands import KvCommand, Put
-from raftkv.kv.image import CHUNK_BYTES
+from raftkv.node.images import CHUNK_BYTES_MAX
 from tests.kv.oracle import commands
 from tests.kv.rig import memory_rig
 
@@ -52,9 +54,18 @@ def test_bytes_behind_the_end_are_refused() -> None:
 
 def test_a_row_without_a_key_is_refused() -> None:
     (chunk,) = memory_rig().image()
-    keyless = chunk[:12] + (0).to_bytes(4, "little") + (3).to_bytes(4, "little") + b"row"
-    with pytest.raises(StorageCorruptError, match="row 0 has no key"):
+    head = chunk[:12] + b"".join(n.to_bytes(4, "little") for n in (1, 0, 3))
+    keyless = head + crc32(head).to_bytes(4, "little") + b"row"
+    with pytest.raises(StorageCorruptError, match="row of it has no key"):
         memory_rig().install([keyless])
+
+
+def test_no_memory_is_taken_for_what_is_only_announced() -> None:
+    (chunk,) = memory_rig().image()
+    for count, length, what in ((10**6, 1, "1000000 rows"), (1, 2**30, "1073741824 bytes")):
+        head = chunk[:12] + b"".join(n.to_bytes(4, "little") for n in (count, length, 0))
+        with pytest.raises(StorageCorruptError, match=what):
+            memory_rig().install([head + crc32(head).to_bytes(4, "little")])
 
 
 def test_a_swapped_chunk_is_refused() -> None:
@@ -70,8 +81,8 @@ def test_chunks_are_small_although_values_are_not() -> None:
     rig = memory_rig()
     rig.apply([Put(b"a", b"v" * 1_500_000), Put(b"b", b"w")])
     image = rig.image()
-    assert len(image) > 5
-    assert max(map(len, image)) <= CHUNK_BYTES + 64
+    assert len(image) == 3
+    assert max(map(len, image)) <= CHUNK_BYTES_MAX
     other = memory_rig()
     other.install(image)
     assert other.rows() == rig.rows()

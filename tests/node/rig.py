@@ -9,7 +9,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from raftkv.errors import NodeStoppedError
-from raftkv.machine import Command
+from raftkv.machine import Command, Row
 from raftkv.node.applier import AnyMachine
 from raftkv.node.disks import Disks
 from raftkv.node.node import Node, running
@@ -46,8 +46,8 @@ class Journal:
 
     def snapshot(self) -> Iterator[bytes]:
         commands = tuple(self.commands)
-        for start in range(0, len(commands), 100):
-            part = commands[start : start + 100]
+        for start in range(0, len(commands), 10):
+            part = commands[start : start + 10]
             yield b"".join(len(one).to_bytes(4, "big") + one for one in part)
 
     def restore(self, chunks: Iterable[bytes]) -> None:
@@ -94,9 +94,11 @@ class Ledger:
         for key, value in reader.scan(Space.MACHINE):
             yield key + value
 
-    def restore_durable(self, chunks: Iterable[bytes], batch: Batch) -> None:
-        for chunk in chunks:
-            batch.put(Space.MACHINE, chunk[:8], chunk[8:])
+    def restore_durable(self, chunk: bytes, carry: bytes) -> tuple[Sequence[Row], bytes]:
+        return [(chunk[:8], chunk[8:])], b"%d" % (int(carry or b"0") + 1)
+
+    def check_restored(self, carry: bytes) -> None:
+        assert int(carry) > 0
 
 
 MACHINES: dict[str, Callable[[], Journal | Ledger]] = {"in-memory": Journal, "on-disk": Ledger}

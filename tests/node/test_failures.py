@@ -19,9 +19,9 @@ from raftkv.errors import (
     StorageStallError,
 )
 from raftkv.machine import Command
-from raftkv.node.bulk import SNAPSHOTS
 from raftkv.node.loop import Loop
 from raftkv.node.node import Node, running
+from raftkv.node.snapshots import Kind
 from raftkv.storage.base import (
     Batch,
     HashedPieces,
@@ -34,7 +34,7 @@ from raftkv.storage.base import (
     View,
     WitnessRecord,
 )
-from raftkv.storage.batch import DELETE_RANGE, ChangeList
+from raftkv.storage.batch import ADOPT, ChangeList
 from raftkv.transport.base import Lane
 from raftkv.transport.codec import decode_messages
 from tests.node.rig import QUICK, Cluster, Journal, Ledger, cluster
@@ -118,7 +118,7 @@ class FaultyStore(Store):
         if self.write_error is not None:
             raise self.write_error
         emptied = isinstance(batch, ChangeList) and any(
-            kind == DELETE_RANGE and space is Space.MACHINE for kind, space, _, _ in batch.changes
+            kind == ADOPT for kind, _, _, _ in batch.changes
         )
         if emptied and self.stalls_on_install:
             self.stalls_on_install -= 1
@@ -319,7 +319,7 @@ async def test_no_read_is_answered_from_below_a_snapshot_that_is_not_in_the_stor
     deliver = Loop.on_frame
 
     def on_frame(self: Loop, peer: int, lane: Lane, frame: bytes) -> None:
-        if lane is Lane.BULK and frame[0] in SNAPSHOTS and self.state.config.id == gone:
+        if lane is Lane.BULK and frame[0] == Kind.END and self.state.config.id == gone:
             held.append((peer, frame))
             return
         deliver(self, peer, lane, frame)
@@ -332,7 +332,7 @@ async def test_no_read_is_answered_from_below_a_snapshot_that_is_not_in_the_stor
 
     monkeypatch.setattr(Loop, "on_frame", on_frame)
     gone = 0
-    settings = evolve(QUICK, retention_entries=10, snapshot_chunk_bytes_max=64)
+    settings = evolve(QUICK, retention_entries=10, snapshot_inflight_bytes_max=64)
     async with cluster(settings=settings, machine=Ledger) as made:
         leader = await made.leader()
         gone = made.followers(leader)[0].id

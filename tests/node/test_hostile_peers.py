@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-from zlib import crc32
-
 import pytest
 
 from raftkv.core import (
@@ -22,6 +19,7 @@ from raftkv.errors import WireError
 from raftkv.node.commands import check_forwarded, encode_commands
 from raftkv.node.node import Node
 from raftkv.node.notes import HashHere, encode_note
+from raftkv.node.snapshots import Kind, encode
 from raftkv.transport.base import Lane
 from raftkv.transport.codec import encode_messages
 from tests.node.rig import Cluster, cluster
@@ -35,8 +33,7 @@ def _give(node: Node[object], peer: int, frame: bytes, lane: Lane = Lane.RAFT) -
 
 def _begin(message: PeerMessage) -> bytes:
     """The first bulk frame of a transfer."""
-    payload = encode_messages((message,))
-    return struct.pack("<BQIBI", 1, 1, 0, 0, crc32(payload)) + payload
+    return encode(Kind.BEGIN, 1, payload=encode_messages((message,)))
 
 
 async def _is_well(made: Cluster) -> None:
@@ -79,7 +76,7 @@ async def test_a_transfer_that_begins_with_an_impossible_index_is_broken_off(
         snapshot = Snapshot(2**64 - 1, leader.status().term, 1, Membership((1, 2, 3)))
         message = InstallSnapshot(leader.id, node.id, leader.status().term, snapshot)
         _give(node, leader.id, _begin(message), Lane.BULK)
-        await made.until(lambda: "broken off: a term or an index" in caplog.text)
+        await made.until(lambda: "is dropped: a term or an index" in caplog.text)
         await _is_well(made)
 
 
