@@ -40,7 +40,7 @@ def short_log(random: Random) -> dict[str, float]:
     """Who is away for a moment needs a snapshot, of more than one piece."""
     return {
         "retention_entries": random.choice((5, 40)),
-        "snapshot_chunk_bytes_max": random.choice((4096, 65536)),
+        "snapshot_inflight_bytes_max": random.choice((4096, 65536)),
     }
 
 
