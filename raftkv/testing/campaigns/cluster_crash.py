@@ -18,7 +18,13 @@ KILL_POINTS: Final = tuple(
 """Where members of a cluster are killed by name; changes of membership are the ``members``'."""
 
 _OF_SENDER: Final = ("image-read",)
-_OF_RECEIVER: Final = ("image-piece", "image-install", "image-restore", "image-installed")
+_OF_RECEIVER: Final = (
+    "image-begin",
+    "image-piece",
+    "image-check",
+    "image-install",
+    "image-installed",
+)
 _ROUNDS: Final = 3
 _PAUSES: Final = 3
 

@@ -23,9 +23,10 @@ FUNCTIONS: Final[Mapping[str, str]] = MappingProxyType(
         "answer": "raftkv.node.applier:Applier.release",
         "compact": "raftkv.node.disk:Disk.compact",
         "image-read": "raftkv.kv.machine:KvMachine.snapshot_durable",
-        "image-piece": "raftkv.node.images:Images.put_chunk",
+        "image-begin": "raftkv.node.images:Images.stage",
+        "image-piece": "raftkv.node.images:Images.stage_chunk",
+        "image-check": "raftkv.node.images:Images.check_staged",
         "image-install": "raftkv.node.images:Images.install",
-        "image-restore": "raftkv.kv.machine:KvMachine.restore_durable",
         "image-installed": "raftkv.node.images:Images.installed",
         "change": "raftkv.node.applier:Applier.changed",
     }
