@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import traceback
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import NoReturn
@@ -18,6 +19,8 @@ BENCHMARKS = {
     "handover": handover,
     "catchup": catchup,
 }
+
+FAILED = "failed"
 
 
 def main() -> int:
@@ -34,8 +37,9 @@ def main() -> int:
     every.add_argument("--json", action="store_true", help="print one JSON object")
     every.set_defaults(measure=_all)
     options = parser.parse_args()
-    print_reports(options.measure(options), as_json=options.json)
-    return 0
+    reports: list[Report] = options.measure(options)
+    print_reports(reports, as_json=options.json)
+    return int(any(FAILED in report.notes for report in reports))
 
 
 def _alone(measure: Callable[[Namespace], Report]) -> Callable[[Namespace], list[Report]]:
@@ -48,12 +52,16 @@ def _all(options: Namespace) -> list[Report]:
         parser = ArgumentParser()
         module.add_arguments(parser)
         print(f"{name} ...", file=sys.stderr, flush=True)
-        reports.append(module.measure(parser.parse_args([])))
+        try:
+            reports.append(module.measure(parser.parse_args([])))
+        except (Exception, SystemExit) as error:  # the others' figures are worth having
+            traceback.print_exc()
+            reports.append(Report(name, [], {FAILED: f"{type(error).__name__}: {error}"}))
     return reports
 
 
 def _end(number: int, frame: object) -> NoReturn:
-    raise SystemExit(f"ended by signal {number}")
+    raise KeyboardInterrupt(f"signal {number}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from argparse import ArgumentParser, Namespace
 from collections.abc import Awaitable, Callable
 from typing import cast
 
@@ -15,8 +16,9 @@ import psutil
 import pytest
 from anyio.lowlevel import checkpoint
 
+from benchmarks import __main__ as command
 from benchmarks.load import Writers, preload, preload_key
-from benchmarks.report import Target, percentiles_ms
+from benchmarks.report import Report, Target, percentiles_ms
 from tests.source import ROOT
 
 Cell = str | int | float | None
@@ -92,6 +94,44 @@ def test_catchup_brings_an_empty_member_up() -> None:
     for name in ("keys_per_second", "put_rate_kept", "sender_rss_peak_mib"):
         assert number(row, name) > 0
     assert {line["who"] for line in found["details"]} == {"sender", "receiver"}
+
+
+class _Sound:
+    """A benchmark."""
+
+    @staticmethod
+    def add_arguments(parser: ArgumentParser) -> None:
+        parser.add_argument("--rounds", type=int, default=3)
+
+    @staticmethod
+    def measure(options: Namespace) -> Report:
+        return Report("sound", [{"rounds": options.rounds}], {"machine": "this one"})
+
+
+class _Unsound(_Sound):
+    @staticmethod
+    def measure(options: Namespace) -> Report:
+        raise SystemExit("members differ")
+
+
+def _no_handler(number: int, action: object) -> None:
+    """The suite's own handlers stay."""
+
+
+def test_one_that_fails_does_not_cost_the_figures_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = {"sound": _Sound, "unsound": _Unsound, "last": _Sound}
+    monkeypatch.setattr(command, "BENCHMARKS", found)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "all", "--json"])
+    monkeypatch.setattr(signal, "signal", _no_handler)
+    assert command.main() == 1
+    reports = json.loads(capsys.readouterr().out)["reports"]
+    assert [one["rows"] for one in reports] == [[{"rounds": 3}], [], [{"rounds": 3}]]
+    assert reports[1]["conditions"] == {"failed": "SystemExit: members differ"}
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "sound"])
+    assert command.main() == 0
+    assert "machine=this one" in capsys.readouterr().out
 
 
 def test_what_a_killed_benchmark_started_ends_with_it() -> None:
