@@ -302,6 +302,11 @@ class Storage(Protocol):
         """
         ...
 
+    @property
+    def corruption(self) -> StorageCorruptError | None:
+        """Damage that a read met, whoever read; None while all is well."""
+        ...
+
     def scrub(self, view: View) -> Pieces:
         """Reads every row of every space once; the log's records and chain are checked, too."""
         ...

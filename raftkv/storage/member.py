@@ -81,6 +81,11 @@ class FailStopStore(Store, Protocol):
         """Why nothing is served any more; None while all is well."""
         ...
 
+    @property
+    def corruption(self) -> StorageCorruptError | None:
+        """The first damage that a read met; None while all is well."""
+        ...
+
     def poison(self, error: StorageError) -> None:
         """Refuse every later call with ``error``, reads included."""
         ...
@@ -142,6 +147,11 @@ class MemberStorage(Storage):
         self._remember(mark)
         self._failpoint("witness.after")
         return position
+
+    @property
+    def corruption(self) -> StorageCorruptError | None:
+        """Damage that a read met, whoever read; None while all is well."""
+        return self._store.corruption
 
     def scrub(self, view: View) -> Scrub:
         """Reads every row of every space once; the log's records and chain are checked, too."""

@@ -161,6 +161,8 @@ class MemoryStore(_MemoryReader, Store):
         self._written = 0
         self._synced = 0
         self._refusal: Error | None = None
+        self.corruption: StorageCorruptError | None = None
+        """Damage that a read met: here it never does, tests say so."""
 
     def _check(self) -> None:
         if self._refusal is not None:

@@ -21,6 +21,7 @@ from typing import Final
 from raftkv.errors import InvariantError, StorageCorruptError
 from raftkv.storage.base import Store
 from raftkv.storage.files import Files
+from raftkv.storage.manifest import missing_batches
 from raftkv.storage.member import Failpoint
 from raftkv.storage.opening import Examination, Place
 from raftkv.storage.records import REBUILD, corrupt
@@ -65,6 +66,9 @@ class RocksPlace(Place):
         """Open the store for good if it passes ``check``; a torn tail is cut if the rest does."""
         if not self._files.exists(self._path):
             corrupt(f"{self._path} is missing")
+        missing = missing_batches(self._path)
+        if missing is not None:
+            corrupt(missing)
         try:
             store = RocksStore(self._path, failpoint=self._failpoint)
         except StorageCorruptError as refusal:
@@ -106,7 +110,7 @@ class RocksPlace(Place):
 
     def look(self) -> RocksStore | None:
         """Open it for reading only, as far as it can be read; None if it cannot be at all."""
-        if not self._files.exists(self._path):
+        if not self._files.exists(self._path) or missing_batches(self._path) is not None:
             return None
         try:
             return RocksStore(self._path, Mode.LOOK)

@@ -197,9 +197,14 @@ class _Reading(Reader):
         except Error:
             raise
         except Exception as error:
-            raise classify(error, "reading", self._where) from error
+            failure = classify(error, "reading", self._where)
+            self._notice(failure)
+            raise failure from error
         finally:
             rows.close()
+
+    def _notice(self, failure: Error) -> None:
+        """A read failed."""
 
     def _close_scans(self) -> None:
         for rows in list(self._scans):
@@ -286,6 +291,8 @@ class RocksStore(_Reading, Store):
         self._scans = WeakSet()
         self._cursors: WeakSet[_Cursor] = WeakSet()
         self._refusal: Error | None = None
+        self.corruption: StorageCorruptError | None = None
+        """The first damage that a read met; reads of what is intact go on."""
         access = AccessType.read_only(False) if mode is Mode.LOOK else AccessType.read_write()
         try:
             self._db = Rdict(
@@ -337,7 +344,13 @@ class RocksStore(_Reading, Store):
         try:
             return cast("bytes | None", self._families[space].get(key, None, self._read_options))
         except Exception as error:
-            raise classify(error, "reading", self._where) from error
+            failure = classify(error, "reading", self._where)
+            self._notice(failure)
+            raise failure from error
+
+    def _notice(self, failure: Error) -> None:
+        if isinstance(failure, StorageCorruptError):
+            self.corruption = self.corruption or failure
 
     def batch(self) -> ChangeList:
         """A new empty batch."""

@@ -1,0 +1,131 @@
+"""Whether batches are missing between RocksDB's tables and its write-ahead logs.
+
+RocksDB notices a log file that is missing if its list of files, the MANIFEST, says that there was
+one. But it takes a MANIFEST that ends early at a record's end, or an older copy of it, for the
+truth: the tables written since then are removed as strangers, the logs they replaced are gone, and
+the newer logs are replayed on top of the gap. Everything verifies, and rows are missing.
+
+Sequence numbers tell. Each record of the MANIFEST has the newest one of its time, each batch in a
+log the number it begins with. So a log may begin at most one after what the MANIFEST or an earlier
+log knows; further on there is a gap. What cannot be parsed is not judged here: RocksDB verifies the
+checksums of both, and refuses.
+
+Both are files of records in blocks of 32 KiB. A record: checksum u32, length u16, type u8 (1 whole,
+2 to 4 first to last piece), payload. A batch begins with its sequence number u64 and a count u32;
+a record of the MANIFEST with fields of tag and value, the newest sequence number among the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from struct import Struct
+from typing import BinaryIO, Final
+
+_BLOCK_BYTES: Final = 32 * 1024
+_RECORD: Final = Struct("<IHB")
+_BATCH: Final = Struct("<QI")
+_WHOLE: Final = 1
+_FIRST: Final = 2
+_LAST: Final = 4
+_SEQUENCE_TAG: Final = 4
+# Fields that may come before: numbers, and bytes with their length. Anything else comes after.
+_NUMBER_TAGS: Final = frozenset({2, 3, 9, 10, 203})
+_BYTES_TAGS: Final = frozenset({1, 8193})
+
+
+def missing_batches(store: Path) -> str | None:
+    """What is missing, for a human; None if nothing is, as far as can be told."""
+    known = newest_sequence(store)
+    if known is None:
+        return None
+    for wal in sorted(store.glob("*.log")):
+        found = _span(wal)
+        if found is None:
+            continue
+        first, last = found
+        if first > known + 1:
+            return (
+                f"{wal} begins with write {first}, but the files before it end with write {known}:"
+                " what lies between is missing"
+            )
+        known = max(known, last)
+    return None
+
+
+def newest_sequence(store: Path) -> int | None:
+    """The newest sequence number that the current MANIFEST knows of."""
+    try:
+        name = (store / "CURRENT").read_text().strip()
+        with (store / name).open("rb") as manifest:
+            sequences = [_sequence_of(edit) for edit, _ in _records(manifest, whole=True)]
+    except (OSError, UnicodeDecodeError, ValueError):
+        return None
+    return max((number for number in sequences if number is not None), default=None)
+
+
+def _span(wal: Path) -> tuple[int, int] | None:
+    """First and last sequence number of a write-ahead log; None if it holds no batch."""
+    first = last = None
+    with wal.open("rb") as file:
+        for head, size in _records(file, whole=False):
+            if size < _BATCH.size:
+                break
+            number, count = _BATCH.unpack_from(head)
+            first = number if first is None else first
+            last = number + max(count, 1) - 1
+    return None if first is None or last is None else (first, last)
+
+
+def _records(file: BinaryIO, *, whole: bool) -> Iterator[tuple[bytes, int]]:
+    """Each record's payload, or just its head, and the size of its first piece."""
+    position, pieces = 0, b""
+    while True:
+        if _BLOCK_BYTES - position % _BLOCK_BYTES < _RECORD.size:
+            position += _BLOCK_BYTES - position % _BLOCK_BYTES
+        file.seek(position)
+        header = file.read(_RECORD.size)
+        if len(header) < _RECORD.size:
+            return
+        _, size, kind = _RECORD.unpack(header)
+        if not _WHOLE <= kind <= _LAST:
+            return
+        payload = file.read(size if whole else min(size, _BATCH.size))
+        position += _RECORD.size + size
+        if not whole:
+            if kind in (_WHOLE, _FIRST):
+                yield payload, size
+            continue
+        pieces = payload if kind in (_WHOLE, _FIRST) else pieces + payload
+        if kind in (_WHOLE, _LAST):
+            yield pieces, len(pieces)
+
+
+def _sequence_of(edit: bytes) -> int | None:
+    """The newest sequence number in a record of the MANIFEST."""
+    position = 0
+    try:
+        while True:
+            tag, position = _varint(edit, position)
+            if tag == _SEQUENCE_TAG:
+                return _varint(edit, position)[0]
+            if tag in _NUMBER_TAGS:
+                _, position = _varint(edit, position)
+            elif tag in _BYTES_TAGS:
+                size, position = _varint(edit, position)
+                position += size
+            else:
+                return None
+    except IndexError:
+        return None
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        value |= (byte & 0x7F) << shift
+        position += 1
+        if byte < 0x80:
+            return value, position
+        shift += 7
