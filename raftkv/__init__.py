@@ -61,6 +61,8 @@ from raftkv.handle import Node
 from raftkv.kv import DeleteResult, KeyValue, KvResult, PutResult, RangeResult
 from raftkv.kv.client import Kv
 from raftkv.machine import Command, DurableStateMachine, StateMachine
+from raftkv.node.members import Members
+from raftkv.node.roster import Member
 from raftkv.node.settings import Settings
 from raftkv.node.status import (
     Alarm,
@@ -69,6 +71,7 @@ from raftkv.node.status import (
     EventsLost,
     LeaderChanged,
     MembershipChanged,
+    MemberStatus,
     PeerStatus,
     RoleChanged,
     Status,
@@ -104,6 +107,9 @@ __all__ = [
     "KvResult",
     "LeaderChanged",
     "MachineError",
+    "Member",
+    "MemberStatus",
+    "Members",
     "MembershipChanged",
     "MembershipError",
     "NoLeaderError",

@@ -8,7 +8,7 @@ leaving the context closes the node in order.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from os import PathLike
@@ -20,13 +20,14 @@ from raftkv.handle import Node as AsyncNode
 from raftkv.kv import DeleteResult, KeyValue, KvResult, PutResult, RangeResult
 from raftkv.kv.client import Kv as AsyncKv
 from raftkv.machine import DurableStateMachine, Machine, StateMachine
+from raftkv.node.members import Members as AsyncMembers
 from raftkv.node.settings import Settings
-from raftkv.node.status import Event, Events, Status
+from raftkv.node.status import Event, Events, MemberStatus, Status
 from raftkv.open import open_node as open_async
 from raftkv.runtime.hosting import HostThread
 from raftkv.transport.tcp_tls import Tls
 
-__all__ = ["Kv", "Node", "open_node"]
+__all__ = ["Kv", "Members", "Node", "open_node"]
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
@@ -155,6 +156,48 @@ class Kv:
         )
 
 
+class Members:
+    """``node.members`` without await; every method as its namesake of the async ``Members``."""
+
+    def __init__(self, portal: BlockingPortal, inner: AsyncMembers) -> None:
+        self._portal = portal
+        self._inner = inner
+
+    def list(self) -> tuple[MemberStatus, ...]:
+        """All members as far as this one knows, ascending by name."""
+        return self._portal.call(self._inner.list)
+
+    def add(
+        self, name: str, address: str, *, promote: bool = True, timeout: float = 5.0
+    ) -> MemberStatus:
+        """Add a member: a learner, that becomes a voter by itself once it is in sync."""
+        return self._portal.call(
+            partial(self._inner.add, name, address, promote=promote, timeout=timeout)
+        )
+
+    def promote(self, member: str | int, *, timeout: float = 5.0) -> None:
+        """Make a learner a voter now, if it is in sync with the leader."""
+        self._portal.call(partial(self._inner.promote, member, timeout=timeout))
+
+    def remove(self, member: str | int, *, timeout: float = 5.0) -> None:
+        """Remove a member, by name or id; ourselves and the leader included."""
+        self._portal.call(partial(self._inner.remove, member, timeout=timeout))
+
+    def replace(
+        self, old: str | int, name: str, address: str, *, timeout: float = 5.0
+    ) -> MemberStatus:
+        """Put a new member in the place of an old one, which may be gone for good."""
+        return self._portal.call(partial(self._inner.replace, old, name, address, timeout=timeout))
+
+    def move(self, member: str | int, address: str, *, timeout: float = 5.0) -> None:
+        """Change the address under which the others reach a member."""
+        self._portal.call(partial(self._inner.move, member, address, timeout=timeout))
+
+    def promoted(self, member: str | int, *, timeout: float = 60.0) -> MemberStatus:
+        """Wait until a member is a voter, and nobody is being exchanged."""
+        return self._portal.call(partial(self._inner.promoted, member, timeout=timeout))
+
+
 class Node(Generic[R_co]):
     """A running member, for threads; every method as its namesake of the async ``Node``."""
 
@@ -176,6 +219,11 @@ class Node(Generic[R_co]):
     def kv(self) -> Kv:
         """The key-value store. Raises UsageError if the node runs a machine of your own."""
         return Kv(self._portal, self._inner.kv)
+
+    @property
+    def members(self) -> Members:
+        """Who is in the cluster, and changing that."""
+        return Members(self._portal, self._inner.members)
 
     def propose(self, command: bytes, *, timeout: float = 5.0) -> R_co:
         """Replicate a command; its result once it is committed and applied here."""
@@ -217,7 +265,8 @@ def open_node(
     data_dir: str | PathLike[str],
     *,
     name: str,
-    cluster: Mapping[str, str],
+    cluster: Mapping[str, str] | None = None,
+    join: Mapping[str, str] | Iterable[str] | None = None,
     listen: str | None = None,
     machine: None = None,
     token: str = "raftkv",
@@ -230,7 +279,8 @@ def open_node(
     data_dir: str | PathLike[str],
     *,
     name: str,
-    cluster: Mapping[str, str],
+    cluster: Mapping[str, str] | None = None,
+    join: Mapping[str, str] | Iterable[str] | None = None,
     listen: str | None = None,
     machine: StateMachine[R] | DurableStateMachine[R],
     token: str = "raftkv",
@@ -243,7 +293,8 @@ def open_node(
     data_dir: str | PathLike[str],
     *,
     name: str,
-    cluster: Mapping[str, str],
+    cluster: Mapping[str, str] | None = None,
+    join: Mapping[str, str] | Iterable[str] | None = None,
     listen: str | None = None,
     machine: Machine[R] | None = None,
     token: str = "raftkv",
@@ -261,6 +312,7 @@ def open_node(
         data_dir,
         name=name,
         cluster=cluster,
+        join=join,
         listen=listen,
         machine=machine,  # pyright: ignore[reportArgumentType] - either overload's
         token=token,

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar, overload
 import anyio
 from anyio.abc import TaskGroup
 
-from raftkv.errors import ConfigError, InvalidArgumentError, NoLeaderError
+from raftkv.errors import ConfigError, InvalidArgumentError, NoLeaderError, RemovedError
 from raftkv.handle import Node
 from raftkv.kv import KvResult
 from raftkv.machine import Machine
@@ -55,7 +55,9 @@ class Cluster(Generic[R]):
         self._settings = settings or Settings()
         self._runtime = runtime
         self._tasks = tasks
-        self._addresses = {f"n{number}": f"n{number}:1" for number in range(1, size + 1)}
+        self._founders = {f"n{number}": f"n{number}:1" for number in range(1, size + 1)}
+        self._addresses = dict(self._founders)
+        self._added: dict[str, tuple[int, int]] = {}  # cluster and member id
         self._disks = {name: MemoryDisk() for name in self._addresses}
         self._nodes: dict[str, Node[R]] = {}
         self._lives: dict[str, _Life] = {}
@@ -119,6 +121,31 @@ class Cluster(Generic[R]):
             raise life.refusal
         return self.node(name)
 
+    async def add(self, *, timeout: float = 30.0) -> Node[R]:
+        """Add a member (``n4`` after ``n3``) and open it; returns once it is a voter.
+
+        Raises what ``node.members.add`` raises, DeadlineError if it is not in sync in time.
+        """
+        name = f"n{len(self._addresses) + 1}"
+        leader = await self.leader(timeout=timeout)
+        added = await leader.members.add(name, f"{name}:1", timeout=timeout)
+        self._addresses[name] = added.address
+        self._disks[name] = MemoryDisk()
+        self._added[name] = (leader.status().cluster_id, added.id)
+        node = await self.start(name)
+        await node.members.promoted(name, timeout=timeout)
+        return node
+
+    async def remove(self, name: str, *, timeout: float = 30.0) -> None:
+        """Remove a member from the cluster for good; returns once it has ended.
+
+        Raises what ``node.members.remove`` raises.
+        """
+        leader = await self.leader(timeout=timeout)
+        await leader.members.remove(name, timeout=timeout)
+        if name in self._nodes:
+            await self._lives[name].ended.wait()
+
     async def start_all(self) -> None:
         """For :func:`open_cluster`."""
         for name in self._addresses:
@@ -142,6 +169,8 @@ class Cluster(Generic[R]):
                     await life.stop.wait()
         except Exception as error:
             if life.settled.is_set():
+                if isinstance(error, RemovedError):
+                    return  # as it was asked to be
                 raise
             life.refusal = error  # for who started it, and nobody else
         finally:
@@ -150,15 +179,19 @@ class Cluster(Generic[R]):
             life.ended.set()
 
     def _open(self, name: str) -> AbstractAsyncContextManager[Node[R]]:
-        chosen = plan(name, self._addresses, "raftkv")
+        ids = self._added.get(name)
+        if ids is None:
+            chosen = plan(name, self._founders, "raftkv")
+            ids = (chosen.cluster_id, chosen.me.id)
         storage = None
         if self._directory is None:
-            storage = open_memory(chosen.cluster_id, chosen.me.id, disk=self._disks[name])
+            storage = open_memory(*ids, disk=self._disks[name])
         machine = None if self._machine is None else self._machine()
         opened: AbstractAsyncContextManager[Node[R]] = open_node(  # pyright: ignore[reportCallIssue, reportAssignmentType] - the overloads tell R from the machine, which may be None here
             (self._directory or Path()) / name,
             name=name,
-            cluster=self._addresses,
+            cluster=None if name in self._added else self._founders,
+            join=self._addresses if name in self._added else None,
             machine=machine,  # pyright: ignore[reportArgumentType] - as above
             settings=self._settings,
             runtime=self._runtime,

@@ -17,7 +17,8 @@ from raftkv.errors import ClosedError
 from raftkv.handle import Node
 from raftkv.kv import DeleteResult, KeyValue, PutResult, RangeResult
 from raftkv.kv.client import Kv
-from raftkv.node.status import Event, Events, Status
+from raftkv.node.members import Members
+from raftkv.node.status import Event, Events, MemberStatus, Status
 from raftkv.node.tasks import first_cause
 from raftkv.runtime.hosting import HostThread
 from raftkv.runtime.system import make_promise, poster
@@ -127,6 +128,51 @@ class HostedKv(Kv):
         )
 
 
+class HostedMembers(Members):
+    """The members as a node in another thread knows them."""
+
+    def __init__(self, thread: HostThread, inner: Members) -> None:
+        # Not the base's: everything is done by the inner one, over there.
+        self._thread = thread
+        self._inner = inner
+
+    def list(self) -> tuple[MemberStatus, ...]:
+        """As :meth:`Members.list`; waits for one turn of the node's loop."""
+        return self._thread.portal.call(self._inner.list)
+
+    async def add(
+        self, name: str, address: str, *, promote: bool = True, timeout: float = 5.0
+    ) -> MemberStatus:
+        """As :meth:`Members.add`."""
+        return await self._thread.run(
+            partial(self._inner.add, name, address, promote=promote, timeout=timeout)
+        )
+
+    async def promote(self, member: str | int, *, timeout: float = 5.0) -> None:
+        """As :meth:`Members.promote`."""
+        await self._thread.run(partial(self._inner.promote, member, timeout=timeout))
+
+    async def remove(self, member: str | int, *, timeout: float = 5.0) -> None:
+        """As :meth:`Members.remove`."""
+        await self._thread.run(partial(self._inner.remove, member, timeout=timeout))
+
+    async def replace(
+        self, old: str | int, name: str, address: str, *, timeout: float = 5.0
+    ) -> MemberStatus:
+        """As :meth:`Members.replace`."""
+        return await self._thread.run(
+            partial(self._inner.replace, old, name, address, timeout=timeout)
+        )
+
+    async def move(self, member: str | int, address: str, *, timeout: float = 5.0) -> None:
+        """As :meth:`Members.move`."""
+        await self._thread.run(partial(self._inner.move, member, address, timeout=timeout))
+
+    async def promoted(self, member: str | int, *, timeout: float = 60.0) -> MemberStatus:
+        """As :meth:`Members.promoted`."""
+        return await self._thread.run(partial(self._inner.promoted, member, timeout=timeout))
+
+
 class HostedEvents(Events):
     """The changes of a node in another thread."""
 
@@ -182,6 +228,11 @@ class HostedNode(Node[R_co]):
     def kv(self) -> Kv:
         """The key-value store."""
         return HostedKv(self._alive(), self._inner.kv)
+
+    @property
+    def members(self) -> Members:
+        """Who is in the cluster, and changing that."""
+        return HostedMembers(self._alive(), self._inner.members)
 
     def check(self) -> None:
         """As :meth:`Node.check`."""

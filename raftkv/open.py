@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from hashlib import blake2b
 from os import PathLike, fspath
-from typing import Final, TypeVar, overload
+from typing import Final, TypeVar, cast, overload
 
 import anyio
 from attrs import frozen
 
-from raftkv.errors import ConfigError
+from raftkv.errors import ConfigError, IdentityError
 from raftkv.handle import Node
 from raftkv.hosted import hosted
 from raftkv.kv import KvMachine, KvResult
 from raftkv.machine import DurableStateMachine, Machine, StateMachine
+from raftkv.node.changes import load_roster
+from raftkv.node.founding import are_founders
+from raftkv.node.joining import ask_to_join
 from raftkv.node.node import running
-from raftkv.node.peers import Member as Who
+from raftkv.node.roster import MEMBERS_MAX
+from raftkv.node.roster import Member as Who
 from raftkv.node.settings import Settings
 from raftkv.node.start import Setup
 from raftkv.runtime.base import Runtime
 from raftkv.runtime.system import system_runtime
-from raftkv.storage.base import Storage
+from raftkv.storage.base import Identity, Storage
 from raftkv.storage.directory import open_rocks
+from raftkv.storage.whose import whose
 from raftkv.transport.base import Transport
 from raftkv.transport.tcp import TcpTransport
 from raftkv.transport.tcp_settings import parse_address
 from raftkv.transport.tcp_tls import Tls
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 _ID_BITS: Final = 63  # positive in every language's integers, and clear of the core's reserved ids
-_MEMBERS_MAX: Final = 64
 
 
 @frozen(kw_only=True)
@@ -48,10 +53,8 @@ def plan(name: str, cluster: Mapping[str, str], token: str) -> Plan:
     """Check names and addresses and derive the ids. Raises ConfigError."""
     if not cluster:
         raise ConfigError("cluster= is empty: give every member's name and address, ours included")
-    if len(cluster) > _MEMBERS_MAX:
-        raise ConfigError(
-            f"cluster= has {len(cluster)} members, at most {_MEMBERS_MAX} are allowed"
-        )
+    if len(cluster) > MEMBERS_MAX:
+        raise ConfigError(f"cluster= has {len(cluster)} members, at most {MEMBERS_MAX} are allowed")
     if name not in cluster:
         raise ConfigError(
             f"name {name!r} is not in cluster=: it names {', '.join(sorted(cluster))}"
@@ -86,14 +89,14 @@ def open_node(
     data_dir: str | PathLike[str],
     *,
     name: str,
-    cluster: Mapping[str, str],
+    cluster: Mapping[str, str] | None = None,
+    join: Mapping[str, str] | Iterable[str] | None = None,
     listen: str | None = None,
     machine: None = None,
     token: str = "raftkv",
     tls: Tls | None = None,
     insecure: bool = False,
     own_thread: bool = False,
-    join: object = None,
     settings: Settings | None = None,
     runtime: Runtime | None = None,
     transport: Transport | None = None,
@@ -104,14 +107,14 @@ def open_node(
     data_dir: str | PathLike[str],
     *,
     name: str,
-    cluster: Mapping[str, str],
+    cluster: Mapping[str, str] | None = None,
+    join: Mapping[str, str] | Iterable[str] | None = None,
     listen: str | None = None,
     machine: StateMachine[R] | DurableStateMachine[R],
     token: str = "raftkv",
     tls: Tls | None = None,
     insecure: bool = False,
     own_thread: bool = False,
-    join: object = None,
     settings: Settings | None = None,
     runtime: Runtime | None = None,
     transport: Transport | None = None,
@@ -121,14 +124,14 @@ def open_node(
     data_dir: str | PathLike[str],
     *,
     name: str,
-    cluster: Mapping[str, str],
+    cluster: Mapping[str, str] | None = None,
+    join: Mapping[str, str] | Iterable[str] | None = None,
     listen: str | None = None,
     machine: Machine[R] | None = None,
     token: str = "raftkv",
     tls: Tls | None = None,
     insecure: bool = False,
     own_thread: bool = False,
-    join: object = None,
     settings: Settings | None = None,
     runtime: Runtime | None = None,
     transport: Transport | None = None,
@@ -136,11 +139,18 @@ def open_node(
 ) -> AbstractAsyncContextManager[Node[KvResult]] | AbstractAsyncContextManager[Node[R]]:
     """Run one member of a cluster in this process while the context is open.
 
-    ``cluster`` maps every member's name to its advertised address, ``name`` says which one we are.
-    It is obeyed when ``data_dir`` is empty, and must agree with what the directory knows
-    afterwards. Ids of members and cluster are pure functions of the addresses and ``token``, so
-    members need not be introduced to each other. ``listen`` is where we listen, if that is not the
-    advertised address.
+    ``cluster`` maps the name of each of the first members to its advertised address, ``name`` says
+    which one we are. It is obeyed when ``data_dir`` is empty, and must not contradict what the
+    directory knows afterwards: it is right as it was on the first day, and as the members are now.
+    Ids of members and cluster are pure functions of the addresses and ``token``, so the first
+    members need not be introduced to each other.
+
+    Who comes later is first added by a running member, ``await node.members.add(name, address)``,
+    and then opens with ``join`` instead: addresses of some running members, as a mapping like
+    ``cluster`` or alone. One of them tells who we are; nothing is written before. Later openings
+    may say ``join`` again, which then only has to be there, or ``cluster``.
+
+    ``listen`` is where we listen, if that is not the advertised address.
 
     ``own_thread`` runs the node on a loop in a thread of its own, so that heartbeats go on while
     your loop is busy; its machine runs there, too. Loop lag is in ``node.status()`` either way.
@@ -153,19 +163,17 @@ def open_node(
 
     The context is entered when the member serves locally; ``await node.ready()`` waits for a
     leader. When it is left, leadership is handed over if we have it. A node that stops by itself
-    cancels the body and raises NodeStoppedError, its cause inside.
+    cancels the body and raises NodeStoppedError, its cause inside; RemovedError if it was removed.
 
-    Raises ConfigError before anything is written; StorageError of several kinds if the directory
-    cannot be opened; TransportError if the port is in use.
+    Raises ConfigError and, for who may not join, MembershipError or UnavailableError before
+    anything is written; StorageError of several kinds if the directory cannot be opened;
+    RemovedError if it is that of a removed member; TransportError if the port is in use.
     """
-    if join is not None:
-        raise ConfigError(
-            "join= is for members that are added to a running cluster, which this version cannot:"
-            " name all members in cluster="
-        )
     options = _Options(
         data_dir=fspath(data_dir),
-        plan=plan(name, cluster, token),
+        name=name,
+        first=None if cluster is None else plan(name, cluster, token),
+        join=_addresses(cluster, join),
         listen=listen,
         tls=tls,
         insecure=insecure,
@@ -181,12 +189,33 @@ def open_node(
     return _place(own_thread, options, machine, Node[R])
 
 
+def _addresses(
+    cluster: Mapping[str, str] | None, join: Mapping[str, str] | Iterable[str] | None
+) -> tuple[str, ...]:
+    """Whom to ask. Raises ConfigError unless the user says one of the two."""
+    if (cluster is None) == (join is None):
+        raise ConfigError(
+            "give cluster= with all first members, or join= with addresses of running ones for a"
+            " member that was added to them: one of the two"
+        )
+    if join is None:
+        return ()
+    if isinstance(join, str):
+        raise ConfigError(f"join={join!r}: give several addresses, or one in a list")
+    found = tuple(cast("Mapping[str, str]", join).values() if isinstance(join, Mapping) else join)
+    if not found:
+        raise ConfigError("join= is empty: give addresses of running members")
+    for address in found:
+        parse_address(address)
+    return found
+
+
 def _place(
     own_thread: bool, options: _Options, machine: Machine[R], make: Callable[[Setup], Node[R]]
 ) -> AbstractAsyncContextManager[Node[R]]:
     """In the caller's loop, or in one of its own."""
     if own_thread:
-        return hosted(options.plan.me.name, lambda: _open(options, machine, make))
+        return hosted(options.name, lambda: _open(options, machine, make))
     return _open(options, machine, make)
 
 
@@ -194,7 +223,7 @@ def _check_machine(machine: object) -> None:
     if not isinstance(machine, StateMachine | DurableStateMachine):
         raise ConfigError(
             f"machine= is a {type(machine).__name__}, which has neither apply/snapshot/restore nor"
-            " open/apply_durable/snapshot_durable/restore_durable"
+            " open/apply_durable/snapshot_durable/restore_durable/check_restored"
         )
 
 
@@ -203,7 +232,9 @@ class _Options:
     """What the user said, checked."""
 
     data_dir: str
-    plan: Plan
+    name: str
+    first: Plan | None
+    join: tuple[str, ...]
     listen: str | None
     tls: Tls | None
     insecure: bool
@@ -212,70 +243,122 @@ class _Options:
     transport: Transport | None
     storage: Storage | None
 
+    def tcp(self, listen: str) -> TcpTransport:
+        """A transport of our own. Raises ConfigError for an address that may not be."""
+        return TcpTransport(listen, runtime=self.runtime, tls=self.tls, insecure=self.insecure)
+
+
+@frozen(kw_only=True)
+class _Self:
+    """Who we are, and whom we know."""
+
+    cluster_id: int
+    me: Who
+    members: tuple[Who, ...]
+    joins: bool
+    """Whether the members are not what the user said."""
+
 
 @asynccontextmanager
 async def _open(
     options: _Options, machine: Machine[R], make: Callable[[Setup], Node[R]]
 ) -> AsyncGenerator[Node[R]]:
-    if options.transport is not None:
-        async with _open_with(options, options.transport, machine, make) as node:
-            yield node
-        return
-    transport = _tcp(options)
-    # Before the directory is made: it would belong to a cluster with an address that cannot be had.
-    async with transport.claimed(), _open_with(options, transport, machine, make) as node:
-        yield node
-
-
-@asynccontextmanager
-async def _open_with(
-    options: _Options,
-    transport: Transport,
-    machine: Machine[R],
-    make: Callable[[Setup], Node[R]],
-) -> AsyncGenerator[Node[R]]:
-    chosen = options.plan
-    options.settings.check_frames(transport.frame_bytes_max)
-    storage = options.storage or await _storage(options)
-    try:
-        identity = storage.identity
-        if (identity.cluster_id, identity.member_id) != (chosen.cluster_id, chosen.me.id):
-            raise ConfigError(
-                f"the storage given is of member {identity.member_id} of cluster"
-                f" {identity.cluster_id}, not of {chosen.me.id} of {chosen.cluster_id}"
-            )
+    asker = options.transport or options.tcp("127.0.0.1:0")
+    options.settings.check_frames(asker.frame_bytes_max)
+    async with AsyncExitStack() as stack:
+        storage, is_new = options.storage, True
+        if storage is None:
+            known = await _in_worker(options.runtime, lambda: whose(options.data_dir))
+            is_new = known.is_new
+            if known.identity is not None:
+                storage = await _storage(options, known.identity)
+        if storage is not None:
+            stack.callback(storage.close)
+        who = await _who(options, storage, asker, is_new=is_new)
+        transport = options.transport
+        if transport is None:
+            transport = _tcp(options, who)
+            # Before a directory is made: it would be that of an address that cannot be had.
+            await stack.enter_async_context(transport.claimed())
+        if storage is None:
+            storage = await _storage(options, Identity(who.cluster_id, who.me.id, b"", 0))
+            stack.callback(storage.close)
         setup = Setup(
-            me=chosen.me,
-            members=chosen.members,
+            me=who.me,
+            members=who.members,
             storage=storage,
             transport=transport,
             machine=machine,
             settings=options.settings,
             runtime=options.runtime,
             is_kv=isinstance(machine, KvMachine),
+            joins=who.joins,
         )
-        async with running(make(setup)) as node:
-            yield node
-    finally:
-        storage.close()
+        yield await stack.enter_async_context(running(make(setup)))
 
 
-def _tcp(options: _Options) -> TcpTransport:
-    me = options.plan.me
-    transport = TcpTransport(
-        options.listen or me.address,
-        runtime=options.runtime,
-        tls=options.tls,
-        insecure=options.insecure,
-    )
+async def _who(
+    options: _Options, storage: Storage | None, asker: Transport, *, is_new: bool
+) -> _Self:
+    """From the directory, if it knows; else from the user, or from those whom it says to ask.
+
+    Raises ConfigError, MembershipError or UnavailableError.
+    """
+    first = options.first
+    roster = None if storage is None else load_roster(storage.store)
+    if storage is not None and roster is not None:
+        identity = storage.identity
+        is_another = first is not None and first.cluster_id != identity.cluster_id
+        if first is not None and is_another and are_founders(storage.store, first.members):
+            raise IdentityError(
+                f"the data directory belongs to cluster {identity.cluster_id:x}, not to"
+                f" {first.cluster_id:x}: give token= as it was when the directory was made"
+            )
+        # Whether that is our name, and whether cluster= agrees, is for the node to say.
+        known = roster.member(identity.member_id)
+        address = "" if known is None else known.address
+        me = Who(identity.member_id, options.name, address or options.listen or "127.0.0.1:0")
+        members = roster.members if first is None else first.members
+        return _Self(cluster_id=identity.cluster_id, me=me, members=members, joins=first is None)
+    if first is not None:
+        found = _Self(cluster_id=first.cluster_id, me=first.me, members=first.members, joins=False)
+    else:
+        invitation = await ask_to_join(
+            asker.ask, options.join, options.name, options.runtime.clock, is_new=is_new
+        )
+        found = _Self(
+            cluster_id=invitation.cluster_id,
+            me=invitation.me,
+            members=invitation.roster.members,
+            joins=True,
+        )
+    if storage is not None:
+        identity = storage.identity
+        if (identity.cluster_id, identity.member_id) != (found.cluster_id, found.me.id):
+            raise ConfigError(
+                f"the storage given is of member {identity.member_id} of cluster"
+                f" {identity.cluster_id}, not of {found.me.id} of {found.cluster_id}"
+            )
+    return found
+
+
+def _tcp(options: _Options, who: _Self) -> TcpTransport:
+    transport = options.tcp(options.listen or who.me.address)
     # Now, so that an address that may not be is refused before anything is written.
-    transport.set_peers(
-        {member.id: member.address for member in options.plan.members if member.id != me.id}
-    )
+    transport.set_peers({one.id: one.address for one in who.members if one.id != who.me.id})
     return transport
 
 
-async def _storage(options: _Options) -> Storage:
+async def _in_worker(runtime: Runtime, job: Callable[[], T]) -> T:
+    """Run a job of the opening off the loop."""
+    worker = runtime.workers.worker("look")
+    try:
+        return await worker.run(job)
+    finally:
+        await worker.close()
+
+
+async def _storage(options: _Options, identity: Identity) -> Storage:
     """Open the directory in a thread: it reads, checks and syncs for as long as that takes."""
     worker = options.runtime.workers.worker("open")
     opened: list[Storage] = []
@@ -285,8 +368,8 @@ async def _storage(options: _Options) -> Storage:
         opened.append(
             open_rocks(
                 options.data_dir,
-                cluster_id=options.plan.cluster_id,
-                member_id=options.plan.me.id,
+                cluster_id=identity.cluster_id,
+                member_id=identity.member_id,
                 rng=options.runtime.rng,
             )
         )

@@ -79,7 +79,7 @@ def test_every_input_and_message_of_the_core_can_be_named(union: str) -> None:
 _DRIVEN = {"check", "failure", "live", "on_failure", "serving", "stop_soon"}
 
 
-@pytest.mark.parametrize("name", ["Kv", "Node"])
+@pytest.mark.parametrize("name", ["Kv", "Members", "Node"])
 def test_threads_have_every_method_under_the_same_name(name: str) -> None:
     awaited, blocking = getattr(raftkv, name), getattr(raftkv.blocking, name)
     names = [one for one in dir(awaited) if not one.startswith("_") and one not in _DRIVEN]

@@ -19,6 +19,7 @@ from raftkv.core import (
     State,
 )
 from raftkv.node.applier import Applier
+from raftkv.node.changes import Changes
 from raftkv.node.disk import Disk
 from raftkv.node.images import Images, snapshot_of
 from raftkv.node.retention import (
@@ -70,6 +71,7 @@ class Applying:
         events: EventHub,
         memberships: History,
         upkeep: Upkeep,
+        changes: Changes,
     ) -> None:
         self._core = core
         self._settings = settings
@@ -84,6 +86,7 @@ class Applying:
         self._events = events
         self._memberships = memberships
         self._upkeep = upkeep
+        self._changes = changes
 
     @property
     def has_work(self) -> bool:
@@ -138,6 +141,7 @@ class Applying:
         self._applier.reset(mark)
         self._upkeep.replaced(mark)
         self._memberships[:] = [(snapshot.index, snapshot.membership)]
+        self._changes.replaced(snapshot.data, self._core.state, self._disk.batch)
 
     def _apply_next(self) -> None:
         applier, batch = self._applier, self._disk.batch
@@ -152,8 +156,10 @@ class Applying:
         self._core.step(ApplyChange(change))
         membership = self._core.state.membership
         applier.changed(membership, batch)
-        self._memberships.append((applier.mark.index, membership))
-        self._events.put(MembershipChanged(membership))
+        index = applier.mark.index
+        self._memberships.append((index, membership))
+        self._changes.applied(index, change, self._core.state, batch)
+        self._events.put(MembershipChanged(membership, self._changes.roster.members))
 
     def _compact_if_long(self) -> None:
         """Forget applied entries beyond the retention; an in-memory machine's image comes first."""

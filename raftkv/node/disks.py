@@ -84,6 +84,10 @@ class Disks:
         """How many members' disks are known, our own included."""
         return len(self._seen)
 
+    def knows(self, member: int) -> bool:
+        """Whether the member was ever seen with a data directory."""
+        return member in self._seen
+
     # --- who may come in ------------------------------------------------------------------------
 
     def refusal(self, hello: Hello) -> Refusal | None:

@@ -60,14 +60,18 @@ def check_said(
         )
     if said is None:
         return
-    record = store.get(Space.META, _FOUNDERS_KEY)
-    founders = () if record is None else decode_roster(record).members
-    if _where(said) not in (_where(roster.members), _where(founders)):
+    if _where(said) != _where(roster.members) and not are_founders(store, said):
         raise ConfigError(
             f"cluster= contradicts the data directory: {_differences(said, roster.members)}. Give"
             " cluster= as it was when the directory was made, or as the members are now; or join="
             " with addresses of running members, if the directory has missed a change"
         )
+
+
+def are_founders(store: Reader, members: Iterable[Member]) -> bool:
+    """Whether these are the members that the directory began with."""
+    record = store.get(Space.META, _FOUNDERS_KEY)
+    return record is not None and _where(decode_roster(record).members) == _where(members)
 
 
 def _where(members: Iterable[Member]) -> dict[str, str]:

@@ -38,6 +38,7 @@ from raftkv.errors import (
 )
 from raftkv.machine import DurableStateMachine, StateMachine
 from raftkv.node.applier import AnyMachine
+from raftkv.node.roster import FIRST_INDEX
 from raftkv.storage.base import AppliedMark, Batch, Reader, Space, Storage, View
 
 T = TypeVar("T")
@@ -151,6 +152,8 @@ class Images:
             return
         self._manifest = None if record is None else _decode_manifest(record)
         kept = self._manifest.index if self._manifest is not None else 0
+        if not kept and mark.index <= FIRST_INDEX:
+            return  # nothing was ever applied but the cluster's beginning
         if kept != mark.index:
             raise ConfigError(
                 f"the directory's state machine has applied up to entry {mark.index}, and its image"

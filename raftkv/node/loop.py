@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from raftkv.core import (
     EntryKind,
@@ -49,6 +49,7 @@ from raftkv.errors import InvariantError, WireError
 from raftkv.node.applier import Applier
 from raftkv.node.applying import Applying
 from raftkv.node.bulk import REPAIR, SNAPSHOTS, STATE_HASHES, BulkFrames
+from raftkv.node.changes import Changes, removed_error
 from raftkv.node.commands import check_forwarded, encode_commands
 from raftkv.node.disk import Disk
 from raftkv.node.images import Images
@@ -93,6 +94,7 @@ class Parts:
     reads: Reads
     events: EventHub
     upkeep: Upkeep
+    changes: Changes
 
 
 class Loop:
@@ -131,7 +133,9 @@ class Loop:
             parts.events,
             memberships,
             parts.upkeep,
+            parts.changes,
         )
+        self._changes = parts.changes
         self.bulk = BulkFrames()
         """Frames of the bulk lane; others than snapshots' register here before the first turn."""
         self.bulk.register(SNAPSHOTS, self._on_snapshot_frame)
@@ -208,6 +212,9 @@ class Loop:
     async def _turn(self) -> None:
         self._may_linger = not self._outgoing.has_some
         self._feed_ticks()
+        if self._changes.is_over:
+            await self._disk.write()
+            raise removed_error(self._peers.me.name)
         self._upkeep.turn()  # before anything that came from those who have just come in
         self._feed_frames()
         if self._bulk_frames:
@@ -216,6 +223,7 @@ class Loop:
         while self._inputs:
             self.state = step(self.state, self._inputs.popleft())
         self._feed_commands()
+        self._changes.feed(self)
         if self._reads.has_new:
             self._feed_ticks()  # an image that arrived may have held us up: know our age first
             self._feed_reads()
@@ -252,6 +260,7 @@ class Loop:
         self._receiver.sweep(now, self._applier.mark.index)
         self.note_acknowledged()
         self._upkeep.tick(self.state)
+        self._changes.tick(self, now)
 
     def note_acknowledged(self) -> None:
         """Let what others have said to hold, and cannot lose any more, be remembered of them."""
@@ -301,6 +310,10 @@ class Loop:
             try:
                 if isinstance(message, ForwardProposal):
                     check_forwarded(message)
+                    objection = self._changes.objection(message, state)
+                    if objection is not None:
+                        self._post(objection)
+                        continue
                 elif isinstance(message, InstallSnapshot):
                     raise WireError("a snapshot comes on the lane for snapshots, with its image")
             except WireError as error:
@@ -349,6 +362,9 @@ class Loop:
 
     def _refused(self, request: int, reason: Refusal) -> None:
         """A proposal of ours was not taken, here or by the leader: it may wait for better times."""
+        now = self._clock.monotonic_ns()
+        if not request or self._changes.refused(request, reason, self.state.leader, now):
+            return
         waiters = self._in_flight.take_back(request)
         if is_passing(reason):
             self._queue.put_back(waiters)
@@ -420,7 +436,8 @@ class Loop:
 
     def _post(self, message: PeerMessage) -> None:
         if isinstance(message, InstallSnapshot):
-            self._sender.begin(message, self._applier.mark)
+            snapshot = evolve(message.snapshot, data=self._changes.encoded())
+            self._sender.begin(evolve(message, snapshot=snapshot), self._applier.mark)
         else:
             self._outgoing.post(message)
 

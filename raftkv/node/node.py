@@ -21,6 +21,9 @@ from raftkv.errors import (
     TooManyRequestsError,
     WrongThreadError,
 )
+from raftkv.node.home import NodeHome
+from raftkv.node.joining import answer_question
+from raftkv.node.members import Members, members_of
 from raftkv.node.start import Hands, Setup, assemble, recover
 from raftkv.node.status import (
     EventHub,
@@ -33,7 +36,7 @@ from raftkv.node.status import (
 from raftkv.node.tasks import TaskSpawner, first_cause
 from raftkv.node.waiters import Waiter, checked_timeout, stopped
 from raftkv.storage.base import Recovered
-from raftkv.transport.base import Hello, Lane, Refusal
+from raftkv.transport.base import Code, Hello, Lane, Refusal
 
 _log = logging.getLogger("raftkv.node")
 
@@ -63,8 +66,15 @@ class _Gate:
         self._hands.loop.note_acknowledged()
         return self._hands.peers.refusal(hello)
 
+    def on_question(self, question: bytes) -> bytes:
+        peers = self._hands.peers
+        return answer_question(
+            question, peers.cluster_id, self._hands.changes.roster, peers.disks.knows
+        )
+
     def on_refused(self, peer: int, refusal: Refusal) -> None:
-        pass
+        if refusal.code == Code.REMOVED:
+            self._hands.changes.removed(self._hands.disk.batch)
 
 
 class Node(Generic[R_co]):
@@ -95,6 +105,7 @@ class Node(Generic[R_co]):
         self._watchers: list[Waiter] = []
         self._lags = [0] * _LAGS_REMEMBERED
         self._lag_max = 0
+        self._members = Members(NodeHome(setup, self._check, self._deadline_ns, self._until))
 
     # --- what an application calls --------------------------------------------------------------
 
@@ -107,6 +118,11 @@ class Node(Generic[R_co]):
     def id(self) -> int:
         """The member's id."""
         return self._setup.me.id
+
+    @property
+    def members(self) -> Members:
+        """Who is in the cluster, and changing that."""
+        return self._members
 
     async def propose(self, command: bytes, *, timeout: float = 5.0) -> R_co:
         """Replicate a command; its result once it is committed and applied here.
@@ -204,6 +220,7 @@ class Node(Generic[R_co]):
             last_index=state.log.last_index,
             log_bytes=state.log.size_bytes,
             membership=state.membership,
+            members=members_of(state, hands.peers, hands.changes.roster),
             peers=tuple(
                 self._peer_status(hands, one, leads=leads)
                 for one in state.membership.members()
@@ -276,7 +293,7 @@ class Node(Generic[R_co]):
         return self._clock.monotonic_ns() + round(seconds * 1e9)
 
     def _member_names(self) -> str:
-        return ", ".join(sorted(member.name for member in self._setup.members))
+        return ", ".join(sorted(one.name for one in self._check().peers.members))
 
     def _peer_status(self, hands: Hands, peer: int, *, leads: bool) -> PeerStatus:
         state = hands.loop.state
@@ -330,8 +347,9 @@ class Node(Generic[R_co]):
                     spawner = TaskSpawner(tasks)
                     hands = assemble(self._setup, recovered, self._events, spawner, wal, snapshot)
                     async with self._setup.transport.serve(hello, _Gate(hands)):
-                        self._setup.transport.set_peers(hands.peers.addresses)
+                        hands.changes.connect()
                         hands.loop.on_change = self._wake_watchers
+                        hands.changes.on_change = self._wake_watchers
                         self._hands = hands
                         # From here on only `close` or a failure ends us: when our owner is
                         # cancelled we still hand over in order.
@@ -430,6 +448,7 @@ class Node(Generic[R_co]):
         hands.reads.fail_all(never)
         what = "the node was closed" if cause is None else f"the node stopped ({cause})"
         hands.in_flight.fail_all(what, cause)
+        hands.changes.fail_all(never, what)
         for watcher in self._watchers:
             watcher.fail(never)
         self._watchers.clear()

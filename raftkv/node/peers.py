@@ -5,21 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 
-from attrs import frozen
-
 from raftkv.node.disks import Disks
+from raftkv.node.roster import Member
 from raftkv.transport.base import Code, Hello, Refusal
 
 _log = logging.getLogger("raftkv.node")
-
-
-@frozen(slots=True)
-class Member:
-    """One member of the cluster."""
-
-    id: int
-    name: str
-    address: str
 
 
 class Peers:
@@ -31,9 +21,23 @@ class Peers:
         self.me = me
         self.cluster_id = cluster_id
         self._members = {member.id: member for member in members}
+        self._removed: frozenset[int] = frozenset()
+        self.departing = 0
+        """A removed leader that is still let in: it hands over before it goes."""
         self.disks = disks
         """Which disks they had."""
         self._up: dict[int, Hello] = {}
+
+    def adopt(self, members: tuple[Member, ...], removed: frozenset[int]) -> None:
+        """These are the members from now on, and those never again."""
+        self._members = {member.id: member for member in members}
+        self._removed = removed
+        self.me = self._members.get(self.me.id, self.me)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All members, ourselves included, ascending by id."""
+        return tuple(self._members[node] for node in sorted(self._members))
 
     @property
     def addresses(self) -> Mapping[int, str]:
@@ -83,6 +87,12 @@ class Peers:
             return Refusal(
                 Code.CLUSTER,
                 f"it belongs to cluster {hello.cluster_id:x}, this is {self.cluster_id:x}",
+            )
+        if hello.member_id == self.departing:
+            return None
+        if hello.member_id in self._removed:
+            return Refusal(
+                Code.REMOVED, f"member id {hello.member_id} was removed from this cluster for good"
             )
         if hello.member_id not in self._members or hello.member_id == self.me.id:
             return Refusal(Code.IDENTITY, f"member id {hello.member_id} is not of this cluster")

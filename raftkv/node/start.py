@@ -10,7 +10,6 @@ from attrs import frozen
 from raftkv.core import (
     EntryKind,
     Membership,
-    Snapshot,
     SnapshotTaken,
     State,
     decode_change,
@@ -22,13 +21,16 @@ from raftkv.core.progress import new_progress
 from raftkv.errors import ConfigError
 from raftkv.machine import DurableStateMachine
 from raftkv.node.applier import AnyMachine, Applier
+from raftkv.node.changes import Changes, load_roster
 from raftkv.node.disk import Disk
 from raftkv.node.disks import Disks
+from raftkv.node.founding import check_said, found, know
 from raftkv.node.hashes import StateHashes
 from raftkv.node.images import Images, snapshot_of
 from raftkv.node.loop import Loop, Parts
 from raftkv.node.peers import Member, Peers
 from raftkv.node.receiving import Receiver
+from raftkv.node.roster import Roster
 from raftkv.node.scrub import Reading, Scrubber
 from raftkv.node.sending import Sender
 from raftkv.node.settings import Settings
@@ -64,6 +66,8 @@ class Setup:
     settings: Settings
     runtime: Runtime
     is_kv: bool = False
+    joins: bool = False
+    """``members`` are not what the user said, but what running members told, or the directory."""
 
     @property
     def kind(self) -> str:
@@ -71,11 +75,6 @@ class Setup:
         if self.is_kv:
             return "kv"
         return "on-disk" if isinstance(self.machine, DurableStateMachine) else "in-memory"
-
-    @property
-    def voters(self) -> tuple[int, ...]:
-        """The members a new cluster starts with."""
-        return tuple(sorted(member.id for member in self.members))
 
 
 async def recover(setup: Setup, wal: Worker) -> Recovered:
@@ -85,23 +84,23 @@ async def recover(setup: Setup, wal: Worker) -> Recovered:
     empty, and put its own marks over it.
 
     Raises ConfigError if the directory knows other members or another kind of machine than those
-    configured.
+    configured, RemovedError if it is that of a removed member.
     """
     storage = setup.storage
     recovered = await wal.run(storage.log.recover)  # off the loop: it reads the whole log
-    if recovered.applied.membership == Membership():
+    check_said(storage.store, setup.me, None if setup.joins else setup.members, recovered)
+    if load_roster(storage.store) is None:
         batch = storage.store.batch()
-        storage.log.install_snapshot(batch, Snapshot(0, 0, 0, Membership(setup.voters)))
+        # A directory that lost what it was is filled by the others, as that of one who joins.
+        is_new = recovered.applied.membership == Membership() and recovered.damage is None
+        if is_new and not setup.joins:
+            found(batch, storage.log, setup.members)
+        else:
+            know(batch, setup.members, are_founders=not setup.joins)
         batch.put(Space.META, _KIND_KEY, setup.kind.encode())
         storage.store.write(batch)
         await wal.run(storage.store.sync)
         recovered = await wal.run(storage.log.recover)
-    known = recovered.applied.membership.members()
-    if known != setup.voters:
-        raise ConfigError(
-            f"cluster= names {len(setup.voters)} members, the data directory knows {len(known)}"
-            " and they are not the same: give cluster= as it was when the directory was made"
-        )
     kind = storage.store.get(Space.META, _KIND_KEY)
     if kind is not None and kind != setup.kind.encode():
         raise ConfigError(
@@ -157,6 +156,7 @@ class Hands:
     in_flight: InFlight
     reads: Reads
     events: EventHub
+    changes: Changes
     upkeep: Upkeep
     scrubber: Scrubber
 
@@ -219,7 +219,11 @@ def assemble(
         retry_ns=settings.election_ticks * settings.tick_ns,
         patience_ns=patience_ns,
     )
-    peers = Peers(setup.me, setup.members, identity.cluster_id, Disks(storage.store, identity))
+    roster = load_roster(storage.store) or Roster(setup.members)
+    peers = Peers(setup.me, roster.members, identity.cluster_id, Disks(storage.store, identity))
+    peers.adopt(roster.members, frozenset(recovered.applied.membership.removed or ()))
+    changes = Changes(roster, peers, setup.transport, in_flight, settings.election_ticks)
+    changes.on_alarm = events.alarm
     reading = Reading(snapshot, runtime.clock, settings.scrub_bytes_per_second)
     hashes = _state_hashes(setup, recovered, events, spawner, reading, peers)
     upkeep = Upkeep(identity, settings, runtime.clock, disk, peers, setup.transport, hashes)
@@ -248,6 +252,7 @@ def assemble(
         reads=Reads(me, boot),
         events=events,
         upkeep=upkeep,
+        changes=changes,
     )
     loop = Loop(_first_state(setup, recovered, images), parts, memberships_of(recovered))
     sender.on_ended = loop.on_snapshot_sent
@@ -261,6 +266,7 @@ def assemble(
         in_flight=in_flight,
         reads=parts.reads,
         events=events,
+        changes=changes,
         upkeep=upkeep,
         scrubber=Scrubber(storage, reading, runtime.clock, settings.scrub_pause_seconds),
     )

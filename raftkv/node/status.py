@@ -11,6 +11,7 @@ from attrs import frozen
 
 from raftkv.core.progress import ProgressState
 from raftkv.core.types import Membership, Role
+from raftkv.node.roster import Member
 from raftkv.runtime.base import Waker
 
 _log = logging.getLogger("raftkv.node")
@@ -33,6 +34,29 @@ class PeerStatus:
     lag: int | None
     """How many entries it is behind our log."""
     state: ProgressState | None
+
+
+@frozen(slots=True)
+class MemberStatus:
+    """One member as this one knows it. ``match`` and ``lag`` are known to a leader only."""
+
+    id: int
+    name: str
+    address: str
+    is_voter: bool
+    """Whether its vote counts; else it is a learner, which only receives."""
+    is_leader: bool
+    is_connected: bool
+    """Whether we are connected to it; of ourselves always true."""
+    match: int | None
+    """The last entry it is known to have."""
+    lag: int | None
+    """How many entries it is behind the log of the leader."""
+
+    @property
+    def is_learner(self) -> bool:
+        """Whether it only receives."""
+        return not self.is_voter
 
 
 @frozen(slots=True)
@@ -72,6 +96,8 @@ class Status:
     last_index: int
     log_bytes: int
     membership: Membership
+    members: tuple[MemberStatus, ...]
+    """The same with names and addresses, ourselves included, ascending by name."""
     peers: tuple[PeerStatus, ...]
     outstanding_commands: int
     outstanding_reads: int
@@ -123,9 +149,10 @@ class LeaderChanged:
 
 @frozen(slots=True)
 class MembershipChanged:
-    """A membership change took effect here."""
+    """A membership change took effect here; ``members`` tell names and addresses."""
 
     membership: Membership
+    members: tuple[Member, ...] = ()
 
 
 @frozen(slots=True)

@@ -130,9 +130,25 @@ async def test_what_makes_no_cluster_is_refused(
     assert not (tmp_path / "data").exists()
 
 
-async def test_joining_is_not_there_yet_and_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="join="):
-        raftkv.open_node(tmp_path, name="n1", cluster=GOOD, join="n2")
+@pytest.mark.parametrize(
+    ("cluster", "join", "sentence"),
+    [
+        (None, None, "one of the two"),
+        (GOOD, GOOD, "one of the two"),
+        (None, {}, "join= is empty"),
+        (None, "127.0.0.1:7400", "one in a list"),
+        (None, ["nonsense"], "nonsense"),
+    ],
+)
+def test_a_member_is_one_of_the_first_or_joins(
+    tmp_path: Path,
+    cluster: dict[str, str] | None,
+    join: dict[str, str] | list[str] | None,
+    sentence: str,
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        raftkv.open_node(tmp_path / "data", name="n1", cluster=cluster, join=join)
+    assert not (tmp_path / "data").exists()
 
 
 def test_ids_are_pure_functions_of_addresses_and_token() -> None:
@@ -155,8 +171,13 @@ async def test_a_directory_of_another_cluster_is_refused(
     one = {"n1": addresses["n1"]}
     async with raftkv.open_node(tmp_path, name="n1", cluster=one, settings=QUICK) as node:
         await node.ready()
-    with pytest.raises(IdentityError):
+    with pytest.raises(ConfigError, match="it knows no member 'n2'; it knows no member 'n3'"):
         async with raftkv.open_node(tmp_path, name="n1", cluster=addresses, settings=QUICK):
+            pass
+    with pytest.raises(IdentityError, match="give token= as it was"):
+        async with raftkv.open_node(
+            tmp_path, name="n1", cluster=one, token="another", settings=QUICK
+        ):
             pass
     async with raftkv.open_node(tmp_path, name="n1", cluster=one, settings=QUICK) as node:
         await node.ready()  # it was left as it was
