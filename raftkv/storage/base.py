@@ -18,6 +18,7 @@ from typing import Protocol
 from attrs import frozen
 
 from raftkv.core.types import Entry, HardState, Membership, Snapshot
+from raftkv.errors import StorageCorruptError
 
 
 class Space(Enum):

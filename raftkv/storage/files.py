@@ -17,6 +17,7 @@ from weakref import WeakSet
 from raftkv.storage.witness import SlotFile
 
 _OWNER_ONLY: Final = 0o700
+SMALL_BYTES: Final = 64 * 1024
 
 
 class Lock(Protocol):
@@ -54,8 +55,8 @@ class Files(Protocol):
         """Remove ``path`` and all below it; no error if there is nothing."""
         ...
 
-    def read(self, path: Path) -> bytes | None:
-        """All of a small file; None if there is none."""
+    def read(self, path: Path, start: int = 0, size_bytes: int = SMALL_BYTES) -> bytes | None:
+        """So much of a file from ``start`` on, less at its end; None if there is none."""
         ...
 
     def write(self, path: Path, data: bytes) -> None:
@@ -129,12 +130,16 @@ class OsFiles(Files):
         if os.path.lexists(path):
             shutil.rmtree(path)
 
-    def read(self, path: Path) -> bytes | None:
-        """All of a small file; None if there is none."""
+    def read(self, path: Path, start: int = 0, size_bytes: int = SMALL_BYTES) -> bytes | None:
+        """So much of a file from ``start`` on, less at its end; None if there is none."""
         try:
-            return path.read_bytes()
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
+        try:
+            return os.pread(descriptor, size_bytes, start)
+        finally:
+            os.close(descriptor)
 
     def write(self, path: Path, data: bytes) -> None:
         """Put a small file in place, whole or not at all, durably."""

@@ -20,9 +20,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
-from typing import BinaryIO, Final
+from typing import Final
+
+from raftkv.storage.files import Files
 
 _BLOCK_BYTES: Final = 32 * 1024
+_READ_BYTES: Final = 32 * _BLOCK_BYTES
 _RECORD: Final = Struct("<IHB")
 _BATCH: Final = Struct("<QI")
 _WHOLE: Final = 1
@@ -34,71 +37,71 @@ _NUMBER_TAGS: Final = frozenset({2, 3, 9, 10, 203})
 _BYTES_TAGS: Final = frozenset({1, 8193})
 
 
-def missing_batches(store: Path) -> str | None:
-    """What is missing, for a human; None if nothing is, as far as can be told."""
-    known = newest_sequence(store)
+def missing_batches(store: Path, files: Files) -> str | None:
+    """What is missing, for a human; None if nothing is, as far as can be told. Raises OSError."""
+    known = newest_sequence(store, files)
     if known is None:
         return None
-    for wal in sorted(store.glob("*.log")):
-        found = _span(wal)
+    for name in files.names(store):
+        found = _span(store / name, files) if name.endswith(".log") else None
         if found is None:
             continue
         first, last = found
         if first > known + 1:
             return (
-                f"{wal} begins with write {first}, but the files before it end with write {known}:"
-                " what lies between is missing"
+                f"{store / name} begins with write {first}, but the files before it end with write"
+                f" {known}: what lies between is missing"
             )
         known = max(known, last)
     return None
 
 
-def newest_sequence(store: Path) -> int | None:
+def newest_sequence(store: Path, files: Files) -> int | None:
     """The newest sequence number that the current MANIFEST knows of."""
-    try:
-        name = (store / "CURRENT").read_text().strip()
-        with (store / name).open("rb") as manifest:
-            sequences = [_sequence_of(edit) for edit, _ in _records(manifest, whole=True)]
-    except (OSError, UnicodeDecodeError, ValueError):
+    name = (files.read(store / "CURRENT") or b"").decode(errors="replace").strip()
+    if not name.startswith("MANIFEST-"):
         return None
-    return max((number for number in sequences if number is not None), default=None)
+    newest: int | None = None
+    pieces = b""
+    for kind, payload in _records(store / name, files):
+        pieces = payload if kind in (_WHOLE, _FIRST) else pieces + payload
+        number = _sequence_of(pieces) if kind in (_WHOLE, _LAST) else None
+        if number is not None:
+            newest = max(newest or 0, number)
+    return newest
 
 
-def _span(wal: Path) -> tuple[int, int] | None:
+def _span(wal: Path, files: Files) -> tuple[int, int] | None:
     """First and last sequence number of a write-ahead log; None if it holds no batch."""
     first = last = None
-    with wal.open("rb") as file:
-        for head, size in _records(file, whole=False):
-            if size < _BATCH.size:
-                break
-            number, count = _BATCH.unpack_from(head)
-            first = number if first is None else first
-            last = number + max(count, 1) - 1
+    for kind, payload in _records(wal, files):
+        if kind not in (_WHOLE, _FIRST):
+            continue
+        if len(payload) < _BATCH.size:
+            break
+        number, count = _BATCH.unpack_from(payload)
+        first = number if first is None else first
+        last = number + max(count, 1) - 1
     return None if first is None or last is None else (first, last)
 
 
-def _records(file: BinaryIO, *, whole: bool) -> Iterator[tuple[bytes, int]]:
-    """Each record's payload, or just its head, and the size of its first piece."""
-    position, pieces = 0, b""
+def _records(path: Path, files: Files) -> Iterator[tuple[int, bytes]]:
+    """Kind and payload of each record and piece of one, up to what cannot be one."""
+    start = 0
     while True:
-        if _BLOCK_BYTES - position % _BLOCK_BYTES < _RECORD.size:
-            position += _BLOCK_BYTES - position % _BLOCK_BYTES
-        file.seek(position)
-        header = file.read(_RECORD.size)
-        if len(header) < _RECORD.size:
+        content = files.read(path, start, _READ_BYTES)
+        if not content:
             return
-        _, size, kind = _RECORD.unpack(header)
-        if not _WHOLE <= kind <= _LAST:
-            return
-        payload = file.read(size if whole else min(size, _BATCH.size))
-        position += _RECORD.size + size
-        if not whole:
-            if kind in (_WHOLE, _FIRST):
-                yield payload, size
-            continue
-        pieces = payload if kind in (_WHOLE, _FIRST) else pieces + payload
-        if kind in (_WHOLE, _LAST):
-            yield pieces, len(pieces)
+        for block in range(0, len(content), _BLOCK_BYTES):
+            position, end = block, min(block + _BLOCK_BYTES, len(content))
+            while end - position >= _RECORD.size:
+                _, size, kind = _RECORD.unpack_from(content, position)
+                position += _RECORD.size
+                if not _WHOLE <= kind <= _LAST or size > end - position:
+                    return
+                yield kind, content[position : position + size]
+                position += size
+        start += len(content)
 
 
 def _sequence_of(edit: bytes) -> int | None:

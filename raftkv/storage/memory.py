@@ -18,7 +18,14 @@ from itertools import count
 from typing import Final
 from weakref import WeakSet
 
-from raftkv.errors import ClosedError, Error, StorageError, StorageLockedError, UsageError
+from raftkv.errors import (
+    ClosedError,
+    Error,
+    StorageCorruptError,
+    StorageError,
+    StorageLockedError,
+    UsageError,
+)
 from raftkv.storage.base import Batch, Identity, Reader, Space, Store, View
 from raftkv.storage.batch import ADOPT, DELETE, PUT, Change, ChangeList
 from raftkv.storage.member import MemberStorage, MemoryNotes, again

@@ -66,7 +66,7 @@ class RocksPlace(Place):
         """Open the store for good if it passes ``check``; a torn tail is cut if the rest does."""
         if not self._files.exists(self._path):
             corrupt(f"{self._path} is missing")
-        missing = missing_batches(self._path)
+        missing = missing_batches(self._path, self._files)
         if missing is not None:
             corrupt(missing)
         try:
@@ -110,7 +110,9 @@ class RocksPlace(Place):
 
     def look(self) -> RocksStore | None:
         """Open it for reading only, as far as it can be read; None if it cannot be at all."""
-        if not self._files.exists(self._path) or missing_batches(self._path) is not None:
+        if not self._files.exists(self._path):
+            return None
+        if missing_batches(self._path, self._files) is not None:
             return None
         try:
             return RocksStore(self._path, Mode.LOOK)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from raftkv.storage.base import Space
+from raftkv.storage.files import OsFiles
 from raftkv.storage.manifest import missing_batches, newest_sequence
 from raftkv.storage.member import MemberStorage
 from raftkv.storage.rocks import RocksStore
@@ -17,6 +18,8 @@ from raftkv.storage.rocks_options import Mode
 from tests.storage.member_model import Writer, everything
 from tests.storage.opening import opened
 from tests.storage.test_quarantine import Crashed, Truth, quarantined, turns
+
+FILES = OsFiles()
 
 
 def flush(store: RocksStore) -> None:
@@ -83,7 +86,7 @@ def test_a_manifest_cut_at_the_end_of_any_record_is_noticed(
     for end in ends:
         copy = original.copy(tmp_path / "copy")
         os.truncate(manifest(copy.store), end)
-        gaps += missing_batches(copy.store) is not None
+        gaps += missing_batches(copy.store, FILES) is not None
         assert verdict(copy)[0] == "log", end
     assert gaps > 10
 
@@ -94,7 +97,7 @@ def test_an_older_manifest_put_back_is_noticed(
     original, older = flushed
     copy = original.copy(tmp_path / "copy")
     manifest(copy.store).write_bytes(older)
-    complaint = missing_batches(copy.store)
+    complaint = missing_batches(copy.store, FILES)
     assert complaint is not None
     assert "what lies between is missing" in complaint
     assert verdict(copy)[0] == "log"
@@ -104,9 +107,9 @@ def test_a_whole_store_misses_nothing_whatever_was_flushed(
     flushed: tuple[Crashed, bytes], tmp_path: Path
 ) -> None:
     copy = flushed[0].copy(tmp_path / "copy")
-    assert missing_batches(copy.store) is None
+    assert missing_batches(copy.store, FILES) is None
     assert verdict(copy)[0] == "whole"
-    assert missing_batches(copy.store) is None
+    assert missing_batches(copy.store, FILES) is None
 
 
 def test_a_log_of_many_blocks_is_followed_to_its_end(tmp_path: Path) -> None:
@@ -123,22 +126,22 @@ def test_a_log_of_many_blocks_is_followed_to_its_end(tmp_path: Path) -> None:
         written += 3
         if size == 32_000:
             store._families[Space.LOG].flush()  # pyright: ignore[reportPrivateUsage]
-    assert missing_batches(tmp_path / "store") is None
+    assert missing_batches(tmp_path / "store", FILES) is None
     shutil.copytree(tmp_path / "store", tmp_path / "crashed")
     flush(store)
     # The contract with RocksDB: what is parsed is what it counts.
     counted = store._db.latest_sequence_number()  # pyright: ignore[reportPrivateUsage]
     assert counted == written
-    assert newest_sequence(tmp_path / "store") == counted
+    assert newest_sequence(tmp_path / "store", FILES) == counted
     store.close()
     older, newer = sorted((tmp_path / "crashed").glob("*.log"))
     assert newer.stat().st_size > 500_000
-    assert missing_batches(tmp_path / "crashed") is None
+    assert missing_batches(tmp_path / "crashed", FILES) is None
     manifest(tmp_path / "crashed").write_bytes(b"")
-    assert missing_batches(tmp_path / "crashed") is None  # for RocksDB to refuse
+    assert missing_batches(tmp_path / "crashed", FILES) is None  # for RocksDB to refuse
     shutil.copy(manifest(tmp_path / "store"), manifest(tmp_path / "crashed"))
     older.unlink()
-    assert missing_batches(tmp_path / "crashed") is None  # it is in tables now
+    assert missing_batches(tmp_path / "crashed", FILES) is None  # it is in tables now
 
 
 @pytest.mark.parametrize("current", [b"", b"MANIFEST-999999\n", b"\xff\xfe", b"\0"])
@@ -146,7 +149,7 @@ def test_what_cannot_be_parsed_is_left_to_rocksdb(tmp_path: Path, current: bytes
     store = tmp_path / "store"
     RocksStore(store, Mode.CREATE).close()
     (store / "CURRENT").write_bytes(current)
-    assert missing_batches(store) is None
+    assert missing_batches(store, FILES) is None
 
 
 @pytest.mark.parametrize(
@@ -163,7 +166,7 @@ def test_a_manifest_of_junk_is_left_to_rocksdb(tmp_path: Path, content: bytes) -
     store = tmp_path / "store"
     RocksStore(store, Mode.CREATE).close()
     manifest(store).write_bytes(content)
-    assert missing_batches(store) is None
+    assert missing_batches(store, FILES) is None
 
 
 def test_a_log_of_junk_is_left_to_rocksdb(tmp_path: Path) -> None:
@@ -171,4 +174,4 @@ def test_a_log_of_junk_is_left_to_rocksdb(tmp_path: Path) -> None:
     RocksStore(store, Mode.CREATE).close()
     for number, content in enumerate((b"", b"\0\0\0\0\x02\0\x01xx", b"\0" * 64)):
         (store / f"9000{number}.log").write_bytes(content)
-    assert missing_batches(store) is None
+    assert missing_batches(store, FILES) is None
