@@ -231,8 +231,8 @@ class Images:
             self.unstage(batch)
         self._put_staged(batch, staged)
 
-    def stage_chunk(self, batch: Batch, chunk: bytes) -> None:
-        """Keep the next chunk.
+    def stage_chunk(self, batch: Batch, chunk: bytes, crc: int) -> None:
+        """Keep the next chunk; ``crc`` is the checksum of all of them up to its end.
 
         Raises what the machine does if it has no use for it; :meth:`unstage` then.
         """
@@ -249,7 +249,6 @@ class Images:
             if rows:
                 last = max(rows)[0]
                 self._last_staged = max(self._last_staged or last, last)
-        crc = crc32(chunk, now.crc)
         self._put_staged(batch, evolve(now, chunks=now.chunks + 1, crc=crc, carry=carry))
 
     def check_staged(self) -> Manifest:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from typing import Final
+from zlib import crc32
 
 from attrs import evolve
 
@@ -126,11 +127,13 @@ class Receiver:
             if frame.number > staged.chunks and self._asked != staged.chunks:
                 self._tell(staged, Flag.AGAIN)
             return
+        if crc32(frame.payload, staged.crc) != frame.crc:
+            raise WireError(f"chunk {frame.number} of a snapshot fails its checksum")
         if len(frame.payload) > CHUNK_BYTES_MAX:
             self._refuse(staged, f"chunk {frame.number} has {len(frame.payload)} bytes")
             return
         try:
-            self._images.stage_chunk(self._disk.batch, frame.payload)
+            self._images.stage_chunk(self._disk.batch, frame.payload, frame.crc)
         except (MachineError, StorageCorruptError, StorageFormatError) as error:
             self._refuse(staged, str(error))
             return

@@ -18,7 +18,15 @@ from attrs import evolve
 from raftkv.core.messages import InstallSnapshot
 from raftkv.node.images import Images, Source
 from raftkv.node.pace import Pace
-from raftkv.node.snapshots import Flag, Frame, Kind, encode, encode_end, transfer_of
+from raftkv.node.snapshots import (
+    Flag,
+    Frame,
+    Kind,
+    encode,
+    encode_chunk,
+    encode_end,
+    transfer_of,
+)
 from raftkv.runtime.base import Clock, Spawner, Waker, Worker
 from raftkv.storage.base import AppliedMark
 from raftkv.transport.base import Lane, Transport
@@ -39,7 +47,7 @@ class _Sending:
         self.waker = waker
         # Chunks from `acked` on that were read; the peer has those before. `sent` is the next one
         # to send, and behind the last one (`total`, once it is known) comes the end.
-        self.window: deque[bytes] = deque()
+        self.window: deque[tuple[bytes, int]] = deque()  # chunk, checksum of all up to its end
         self.window_bytes = 0
         self.acked = 0
         self.sent = 0
@@ -84,7 +92,7 @@ class _Sending:
         if number > self.acked:
             self.moved_ns = now_ns
         while self.acked < number:
-            self.window_bytes -= len(self.window.popleft())
+            self.window_bytes -= len(self.window.popleft()[0])
             self.acked += 1
         self.sent = number if again else max(self.sent, number)
         if again:
@@ -246,7 +254,7 @@ class Sender:
             sending.total = sending.read
         else:
             sending.crc = crc32(chunk, sending.crc)
-            sending.window.append(chunk)
+            sending.window.append((chunk, sending.crc))
             sending.window_bytes += len(chunk)
 
     async def _next(self, source: Source) -> bytes | None:
@@ -256,7 +264,7 @@ class Sender:
 
     async def _send_next(self, peer: int, sending: _Sending) -> None:
         ends = sending.sent == sending.total
-        size = 0 if ends else len(sending.window[sending.sent - sending.acked])
+        size = 0 if ends else len(sending.window[sending.sent - sending.acked][0])
         await self._pace.take(size)
         if not await self._transport.drained(peer, Lane.BULK):
             sending.must_ask = True
@@ -268,8 +276,8 @@ class Sender:
         if number == sending.total:
             frame = encode_end(transfer, number, sending.crc)
         else:
-            chunk = sending.window[number - sending.acked]
-            frame = encode(Kind.CHUNK, transfer, number, payload=chunk)
+            chunk, crc = sending.window[number - sending.acked]
+            frame = encode_chunk(transfer, number, crc, chunk)
         if self._transport.send(peer, frame, Lane.BULK):
             sending.sent += 1
         else:

@@ -1,9 +1,12 @@
 """Carrying an image of the machine to a member whose log ends before ours begins: the frames.
 
 The core decides when and to whom; it sees one InstallSnapshot message. The image travels on the
-bulk lane, one frame a chunk, each with a checksum over all of it::
+bulk lane, one frame a chunk, each with a checksum::
 
     kind u8 | transfer u64 | number u32 | flags u8 | CRC-32 u32 | payload
+
+The checksum of a CHUNK goes on over all chunks from the first one to it, so that a chunk of another
+image is noticed as well as a damaged one; that of other frames is of their payload.
 
 ======== ======================== ==========================================================
 kind     payload, number          says
@@ -38,9 +41,8 @@ from raftkv.errors import WireError
 from raftkv.node.images import Manifest
 from raftkv.transport.codec import decode_messages
 
-_HEAD: Final = Struct("<BQIB")
+_HEAD: Final = Struct("<BQIBI")
 _CRC: Final = Struct("<I")
-_HEAD_BYTES: Final = _HEAD.size + _CRC.size
 _BOOT_SHIFT: Final = 32
 
 
@@ -69,6 +71,7 @@ class Frame:
     transfer: int
     number: int
     flags: int
+    crc: int
     payload: bytes
 
 
@@ -89,8 +92,12 @@ def encode(
     kind: Kind, transfer: int, number: int = 0, flags: int = 0, payload: bytes = b""
 ) -> bytes:
     """The bytes of a frame."""
-    head = _HEAD.pack(kind, transfer, number, flags)
-    return b"".join((head, _CRC.pack(crc32(payload, crc32(head))), payload))
+    return _HEAD.pack(kind, transfer, number, flags, crc32(payload)) + payload
+
+
+def encode_chunk(transfer: int, number: int, crc: int, chunk: bytes) -> bytes:
+    """The frame of a chunk; ``crc`` is the checksum over all chunks up to its end."""
+    return _HEAD.pack(Kind.CHUNK, transfer, number, 0, crc) + chunk
 
 
 def encode_end(transfer: int, chunks: int, crc: int) -> bytes:
@@ -99,16 +106,15 @@ def encode_end(transfer: int, chunks: int, crc: int) -> bytes:
 
 
 def decode(frame: bytes) -> Frame:
-    """A frame from its bytes. Raises WireError."""
+    """A frame from its bytes. Raises WireError; who takes a CHUNK checks it."""
     try:
-        kind, transfer, number, flags = _HEAD.unpack_from(frame)
-        (crc,) = _CRC.unpack_from(frame, _HEAD.size)
+        kind, transfer, number, flags, crc = _HEAD.unpack_from(frame)
     except StructError as error:
         raise WireError(f"a snapshot frame of {len(frame)} bytes: {error}") from error
-    payload = frame[_HEAD_BYTES:]
-    if crc32(payload, crc32(frame[: _HEAD.size])) != crc:
-        raise WireError(f"frame {number} of a snapshot fails its checksum")
-    return Frame(kind, transfer, number, flags, payload)
+    payload = frame[_HEAD.size :]
+    if kind != Kind.CHUNK and crc32(payload) != crc:
+        raise WireError("a snapshot frame fails its checksum")
+    return Frame(kind, transfer, number, flags, crc, payload)
 
 
 def decode_end(payload: bytes) -> int:

@@ -52,9 +52,9 @@ class ChangeList(Batch):
 
     def put_rows(self, space: Space, rows: Iterable[tuple[bytes, bytes]]) -> None:
         """Set each key to its value."""
-        made = [(PUT, space, key, value) for key, value in rows]
-        self.changes += made
-        sizes = [len(key) + len(value) for _, _, key, value in made]
+        before = len(self.changes)
+        self.changes += [(PUT, space, key, value) for key, value in rows]
+        sizes = [len(one[2]) + len(one[3]) for one in self.changes[before:]]
         self.size += sum(sizes) + len(sizes) * _OVERHEAD_BYTES
 
     def adopt_staged(self) -> None:

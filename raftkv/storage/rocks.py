@@ -130,8 +130,10 @@ class _Cursor:
                 self._place(start if last is None else last, stop, reverse and last is None)
                 if last is not None:
                     self._step(reverse)
+            elif reverse:
+                self.iterator.prev()
             else:
-                self._step(reverse)
+                self.iterator.next()
             if not self.iterator.valid():
                 self.iterator.status()  # without this, damage looks like the end
                 return
@@ -157,9 +159,19 @@ class _Cursor:
                 self.iterator.prev()
 
 
+class _Health:
+    """Whether a store still serves: asked for each row, so without a call."""
+
+    __slots__ = ("is_lost",)
+
+    def __init__(self) -> None:
+        self.is_lost = False
+
+
 class _Reading(Reader):
     """What the store and its views read alike."""
 
+    _health: _Health
     _where: str
     _scans: WeakSet[Generator[tuple[bytes, bytes], None, None]]
 
@@ -188,12 +200,14 @@ class _Reading(Reader):
     def _rows(
         self, rows: Generator[tuple[bytes, bytes], None, None]
     ) -> Generator[tuple[bytes, bytes], None, None]:
+        health = self._health
         try:
             for row in rows:
                 yield row
-                refused = self._refused()
-                if refused is not None:
-                    raise refused
+                if health.is_lost:
+                    refused = self._refused()
+                    if refused is not None:
+                        raise refused
         except Error:
             raise
         except Exception as error:
@@ -225,6 +239,7 @@ class RocksView(_Reading, View):
         self, store: RocksStore, families: dict[Space, Rdict], where: str, cached: bool
     ) -> None:
         self._store = store
+        self._health = store.health
         self._snapshots: dict[Space, Snapshot] = {}
         self._cursors: dict[Space, _Cursor] = {}
         for space in Space:
@@ -291,6 +306,7 @@ class RocksStore(_Reading, Store):
         self._scans = WeakSet()
         self._cursors: WeakSet[_Cursor] = WeakSet()
         self._refusal: Error | None = None
+        self.health = self._health = _Health()
         self.corruption: StorageCorruptError | None = None
         """The first damage that a read met; reads of what is intact go on."""
         access = AccessType.read_only(False) if mode is Mode.LOOK else AccessType.read_write()
@@ -443,12 +459,14 @@ class RocksStore(_Reading, Store):
         """Refuse every later call with ``error``, reads included; the first reason stays."""
         if self._refusal is None:
             self._refusal = again(error)
+            self._health.is_lost = True
 
     def abandon(self) -> None:
         """In a forked child: refuse everything, and let the handles live for ever.
 
         Their destructors, run when the child ends, would wait for threads that were not forked.
         """
+        self._health.is_lost = True
         self._refusal = ForkedError(
             "this process was forked after the store was opened: open a node of its own here, or"
             " start processes by spawning"
