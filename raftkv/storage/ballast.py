@@ -3,7 +3,8 @@
 RocksDB refuses to open on a disk that is full, so a member that filled it could not even be asked
 to delete something. The ballast is allocated while there is plenty of room and removed when the
 disk is full, at the end of the node or at its next opening; the next opening that finds three times
-its size free makes it again.
+its size free makes it again. An opening writes what the last process left in memtables, which is at
+most 64 MiB: hence the size.
 """
 
 from __future__ import annotations
