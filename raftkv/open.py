@@ -371,6 +371,7 @@ async def _storage(options: _Options, identity: Identity) -> Storage:
                 cluster_id=identity.cluster_id,
                 member_id=identity.member_id,
                 rng=options.runtime.rng,
+                ballast_bytes=options.settings.ballast_bytes,
             )
         )
         if is_abandoned:  # and nobody waits for the worker either

@@ -79,6 +79,8 @@ class Settings:
     state_hash_seconds: float = 300.0
     """So often the leader has all members compare their states; see raftkv.node.hashes."""
 
+    ballast_bytes: int = 64 * _MIB
+    """Kept in reserve in the data directory, so that a full disk can be opened again; 0: none."""
     stall_seconds_max: float = 10.0
     """A store that stalls for longer has failed, and the node stops."""
     close_seconds_max: float = 1.0
@@ -90,7 +92,7 @@ class Settings:
         """Refuse what cannot work."""
         for name in (field.name for field in fields(Settings)):
             value: float = getattr(self, name)
-            if value <= 0:
+            if value < 0 or (value == 0 and name != "ballast_bytes"):
                 raise ConfigError(f"{name} must be above zero, not {value}")
         if self.election_ticks < 3 * self.heartbeat_ticks:
             raise ConfigError(
