@@ -54,6 +54,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--limit-seconds", type=float, default=600.0, help="then it has failed")
     parser.add_argument("--spy", type=Path, help="write profiles by py-spy to this folder")
+    parser.add_argument(
+        "--tick-ms", type=float, default=50.0, help="heartbeat 2, election 20 ticks"
+    )
     parser.add_argument("--dir", type=Path, help="where to put data (default: temporary)")
 
 
@@ -62,7 +65,7 @@ def measure(options: Namespace) -> Report:
     keys: int = options.keys
     # Less than the keys need: the member that comes finds no log from the beginning.
     retention = min(64 * 2**20, keys * _KEY_LOG_BYTES // 8)
-    settings = {"retention_bytes": retention}
+    settings = {"retention_bytes": retention, "tick_seconds": options.tick_ms / 1e3}
     names = NAMES if options.way == "added" else NAMES[:2]
     with (
         tempfile.TemporaryDirectory(prefix="raftkv-bench-", dir=options.dir) as directory,

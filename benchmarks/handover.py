@@ -31,6 +31,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--window-seconds", type=float, default=1.0, help="where gaps are looked at"
     )
+    parser.add_argument(
+        "--tick-ms", type=float, default=50.0, help="heartbeat 2, election 20 ticks"
+    )
     parser.add_argument("--dir", type=Path, help="where to put data (default: temporary)")
 
 
@@ -39,9 +42,10 @@ def measure(options: Namespace) -> Report:
     rows: list[dict[str, Cell]] = []
     details: list[dict[str, Cell]] = []
     targets: list[Target] = []
+    settings = {"tick_seconds": options.tick_ms / 1e3, "heartbeat_ticks": 2, "election_ticks": 20}
     with (
         tempfile.TemporaryDirectory(prefix="raftkv-bench-", dir=options.dir) as directory,
-        Raftkv(Path(directory), "asyncio") as system,
+        Raftkv(Path(directory), "asyncio", settings=settings) as system,
     ):
         for way in cast("str", options.ways).split(","):
             runs = [_run(system, way, number, options) for number in range(options.runs)]
@@ -59,8 +63,8 @@ def measure(options: Namespace) -> Report:
     notes: dict[str, Cell] = {
         "outstanding_puts": f"{options.clients} at each member",
         "value_bytes": 256,
-        "heartbeat_ms": 100,
-        "election_ms": 1000,
+        "heartbeat_ms": 2 * options.tick_ms,
+        "election_ms": 20 * options.tick_ms,
     }
     return Report("handover", rows, notes, targets, details)
 

@@ -81,14 +81,14 @@ def test_failover_kills_a_leader_and_sees_writes_go_on() -> None:
 
 
 def test_handover_transfers_and_closes_leaders() -> None:
-    found = report("handover", "--runs", "1", "--window-seconds", "0.2")
+    found = report("handover", "--runs", "1", "--window-seconds", "0.2", "--tick-ms", "15")
     assert [row["way"] for row in found["rows"]] == ["transfer", "close"]
     assert all(number(row, "max_ms") > 0 for row in found["rows"])
     assert {run["problem"] for run in found["details"]} == {None}
 
 
 def test_catchup_brings_an_empty_member_up() -> None:
-    found = report("catchup", "--keys", "3000", "--before-seconds", "0.2")
+    found = report("catchup", "--keys", "3000", "--before-seconds", "0.2", "--tick-ms", "15")
     (row,) = found["rows"]
     assert row["way"] == "snapshot"
     for name in ("keys_per_second", "put_rate_kept", "sender_rss_peak_mib"):
