@@ -121,19 +121,24 @@ class Cluster(Generic[R]):
             raise life.refusal
         return self.node(name)
 
-    async def add(self, *, timeout: float = 30.0) -> Node[R]:
+    async def add(self, *, promote: bool = True, timeout: float = 30.0) -> Node[R]:
         """Add a member (``n4`` after ``n3``) and open it; returns once it is a voter.
+
+        Without ``promote`` it stays a learner, and is returned once it has caught up.
 
         Raises what ``node.members.add`` raises, DeadlineError if it is not in sync in time.
         """
         name = f"n{len(self._addresses) + 1}"
         leader = await self.leader(timeout=timeout)
-        added = await leader.members.add(name, f"{name}:1", timeout=timeout)
+        added = await leader.members.add(name, f"{name}:1", promote=promote, timeout=timeout)
         self._addresses[name] = added.address
         self._disks[name] = MemoryDisk()
         self._added[name] = (leader.status().cluster_id, added.id)
         node = await self.start(name)
-        await node.members.promoted(name, timeout=timeout)
+        if promote:
+            await node.members.promoted(name, timeout=timeout)
+        else:
+            await node.ready(timeout=timeout)
         return node
 
     async def remove(self, name: str, *, timeout: float = 30.0) -> None:

@@ -332,6 +332,8 @@ class Loop:
 
     def _feed_commands(self) -> None:
         queue, in_flight, settings = self._queue, self._in_flight, self._settings
+        if not self.state.membership.voters:
+            return  # the snapshot that we wait for could contain them, without telling the results
         while len(queue) and not self._holding:
             payloads: list[Payload] = []
             first, count, size = in_flight.next_sequence, 0, 0

@@ -48,7 +48,7 @@ _CHANGES: Final = {
 
 def is_passing(reason: Refusal) -> bool:
     """Whether the same proposal may well be taken in a moment."""
-    return reason is Refusal.NO_LEADER or reason is Refusal.TRANSFERRING
+    return reason in (Refusal.NO_LEADER, Refusal.TRANSFERRING, Refusal.NOT_A_MEMBER)
 
 
 def error_of(reason: Refusal, leader: int) -> Error:

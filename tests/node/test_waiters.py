@@ -276,6 +276,11 @@ EXPECTED: dict[Refusal, type[Error]] = {
     Refusal.CHANGE_WHILE_JOINT: MembershipError,
     Refusal.NOT_JOINT: MembershipError,
     Refusal.CHANGE_INVALID: MembershipError,
+    Refusal.REMOVED_FOR_GOOD: MembershipError,
+    Refusal.NOT_A_LEARNER: MembershipError,
+    Refusal.LEARNER_BEHIND: MembershipError,
+    Refusal.UNHEALTHY: MembershipError,
+    Refusal.RECORD_TAKEN: MembershipError,
 }
 
 
@@ -284,7 +289,8 @@ def test_every_refusal_has_an_error_that_says_nothing_happened(reason: Refusal) 
     error = error_of(reason, 5)
     assert type(error) is EXPECTED[reason]
     assert not error.may_have_happened
-    assert is_passing(reason) == (reason in (Refusal.NO_LEADER, Refusal.TRANSFERRING))
+    passing = (Refusal.NO_LEADER, Refusal.TRANSFERRING, Refusal.NOT_A_MEMBER)
+    assert is_passing(reason) == (reason in passing)
 
 
 def test_an_answer_to_a_proposal_of_an_earlier_boot_meets_nobody_in_a_later_one() -> None:
