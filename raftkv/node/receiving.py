@@ -27,7 +27,7 @@ from raftkv.node.snapshots import (
     decode_end,
     encode,
 )
-from raftkv.node.status import Alarm, EventHub
+from raftkv.node.status import EventHub
 from raftkv.runtime.base import Clock
 from raftkv.transport.base import Lane, Transport
 
@@ -175,8 +175,7 @@ class Receiver:
             f"the snapshot at entry {staged.index} from member {staged.peer} is refused, and the"
             f" state stays what it was: {why}"
         )
-        _log.error("%s", what)
-        self._events.put(Alarm(what))
+        self._events.alarm(what)
         self._images.unstage(self._disk.batch)
         self._answer(Kind.BROKEN, staged.peer, staged.transfer)
 
