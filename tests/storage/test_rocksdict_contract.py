@@ -26,6 +26,7 @@ from rocksdict import (
     WriteOptions,
 )
 
+from raftkv.storage.base import Space
 from raftkv.storage.rocks import Mode as OpenMode
 from raftkv.storage.rocks import RocksStore
 
@@ -335,3 +336,25 @@ def test_changes_within_a_batch_take_effect_in_their_order(tmp_path: Path) -> No
     db.write(batch)
     assert rows(db.iter(ReadOptions())) == [(b"b", b"2")]
     db.close()
+
+
+def test_a_scan_keeps_its_upper_bound_alive_which_rocksdict_does_not(tmp_path: Path) -> None:
+    """An iterator points into the bound of its options; freed memory goes to who asks next."""
+    store = RocksStore(tmp_path / "store", OpenMode.CREATE)
+    batch = store.batch()
+    wanted = [(b"%04d" % number, b"") for number in range(2000)]
+    for key, value in wanted:
+        batch.put(Space.LOG, key, value)
+    store.write(batch)
+    stop = b"1999" + b"\xff" * 60
+    scan = store.scan(Space.LOG, b"", stop)
+    others: list[ReadOptions] = []
+    for _ in range(50):  # bounds of the same size, before every row
+        others.append(ReadOptions())
+        others[-1].set_iterate_upper_bound(bytes(len(stop)))
+    assert list(scan) == wanted
+    # Nothing but a living reference keeps that true: whose memory it would be else is chance.
+    cursor = store._cursor(Space.LOG, stop)  # pyright: ignore[reportPrivateUsage]
+    assert isinstance(cursor.options, ReadOptions)
+    del cursor
+    store.close()
