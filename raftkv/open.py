@@ -243,6 +243,11 @@ class _Options:
     transport: Transport | None
     storage: Storage | None
 
+    @property
+    def has_others(self) -> bool:
+        """Whether other members can give back what a damaged directory lost."""
+        return self.first is None or len(self.first.members) > 1
+
     def tcp(self, listen: str) -> TcpTransport:
         """A transport of our own. Raises ConfigError for an address that may not be."""
         return TcpTransport(listen, runtime=self.runtime, tls=self.tls, insecure=self.insecure)
@@ -371,6 +376,7 @@ async def _storage(options: _Options, identity: Identity) -> Storage:
                 cluster_id=identity.cluster_id,
                 member_id=identity.member_id,
                 rng=options.runtime.rng,
+                can_recover=options.has_others,
                 ballast_bytes=options.settings.ballast_bytes,
             )
         )

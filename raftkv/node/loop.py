@@ -45,7 +45,7 @@ from raftkv.core import (
     step,
     take_answers,
 )
-from raftkv.errors import InvariantError, WireError
+from raftkv.errors import InvariantError, StorageCorruptError, WireError
 from raftkv.node.applier import Applier
 from raftkv.node.applying import Applying
 from raftkv.node.bulk import REPAIR, SNAPSHOTS, STATE_HASHES, BulkFrames
@@ -56,13 +56,15 @@ from raftkv.node.images import Images
 from raftkv.node.outgoing import Outgoing
 from raftkv.node.peers import Peers
 from raftkv.node.receiving import Receiver
+from raftkv.node.recovery import Recovery
 from raftkv.node.refusals import error_of, is_passing
+from raftkv.node.repair import Repair
 from raftkv.node.retention import History
 from raftkv.node.sending import Sender
 from raftkv.node.settings import Settings
 from raftkv.node.snapshots import Arrived
 from raftkv.node.status import EventHub, LeaderChanged, RoleChanged
-from raftkv.node.upkeep import Upkeep
+from raftkv.node.upkeep import SEEN, Upkeep
 from raftkv.node.waiters import InFlight, Queue, Reads
 from raftkv.runtime.base import Clock, Waker
 from raftkv.transport.base import Lane, Transport
@@ -94,6 +96,9 @@ class Parts:
     reads: Reads
     events: EventHub
     upkeep: Upkeep
+    recovery: Recovery
+    repair: Repair
+    corruption: Callable[[], StorageCorruptError | None]
     changes: Changes
 
 
@@ -117,6 +122,11 @@ class Loop:
         self._events = parts.events
         self._upkeep = parts.upkeep
         self._upkeep.give = self.give
+        self._recovery = parts.recovery
+        self._recovery.give = self.give
+        self._repair = parts.repair
+        self._repair.give = self.give
+        self._corruption = parts.corruption
         self._outgoing = Outgoing(parts.transport, self._not_sent)
         self._disk.on_durable = self._outgoing.release
         self._disk.is_awaited = lambda: self.state.commit >= self.state.unstable
@@ -259,8 +269,21 @@ class Loop:
         self._sender.sweep(now)
         self._receiver.sweep(now, self._applier.mark.index)
         self.note_acknowledged()
+        self._check_stored()
         self._upkeep.tick(self.state)
+        self._recovery.tick(self.state)
         self._changes.tick(self, now)
+
+    def _check_stored(self) -> None:
+        """Stop where a read of anybody met damage, or the others' state is another."""
+        corruption = self._corruption()
+        if corruption is not None:
+            raise corruption
+        if self._upkeep.odd:
+            raise StorageCorruptError(
+                f"{self._upkeep.odd}: the state here is damaged; open the node again, and it is"
+                " made anew from the other members"
+            )
 
     def note_acknowledged(self) -> None:
         """Let what others have said to hold, and cannot lose any more, be remembered of them."""
@@ -412,16 +435,13 @@ class Loop:
             self._post(message)
         if todo.snapshot is not None:
             self._install(todo.snapshot)
+        if todo.recovering is not None:
+            self._recovery.changed(todo.recovering)
         self._disk.save(todo)
         if todo.committed:
             self._applier.add(todo.committed)
-        if todo.reads:
-            for read in todo.reads:
-                self._reads.confirm(read.context, read.index)
-            if self._installing is None:  # else nobody can read it yet: `_drain` tells them
-                self._reads.resolve(self._applier.mark.index)
-        for context in todo.dropped_reads:
-            self._reads.drop(context)
+        if todo.reads or todo.dropped_reads:
+            self._take_reads(todo)
         for answer in todo.answers:
             if isinstance(answer, Refused) and not answer.sender:
                 self._refused(answer.request, answer.reason)
@@ -435,6 +455,14 @@ class Loop:
                 " disk damage on either side"
             )
             self._events.alarm(what)
+
+    def _take_reads(self, todo: Ready) -> None:
+        for read in todo.reads:
+            self._reads.confirm(read.context, read.index)
+        if todo.reads and self._installing is None:  # else nobody can read it: `_drain` tells them
+            self._reads.resolve(self._applier.mark.index)
+        for context in todo.dropped_reads:
+            self._reads.drop(context)
 
     def _post(self, message: PeerMessage) -> None:
         if isinstance(message, InstallSnapshot):
@@ -468,7 +496,10 @@ class Loop:
     # --- the bulk lane ----------------------------------------------------------------------------
 
     def _on_repair_frame(self, peer: int, frame: bytes) -> None:
-        self._upkeep.on_frame(peer, frame, self.state.membership)
+        if frame[0] == SEEN:
+            self._upkeep.on_frame(peer, frame, self.state.membership)
+        else:
+            self._repair.on_frame(peer, frame, self.state)
 
     # --- images that arrive -----------------------------------------------------------------------
 

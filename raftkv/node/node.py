@@ -18,6 +18,7 @@ from raftkv.errors import (
     InvalidArgumentError,
     NodeStoppedError,
     RequestTooLargeError,
+    StorageCorruptError,
     TooManyRequestsError,
     WrongThreadError,
 )
@@ -35,7 +36,8 @@ from raftkv.node.status import (
 )
 from raftkv.node.tasks import TaskSpawner, first_cause
 from raftkv.node.waiters import Waiter, checked_timeout, stopped
-from raftkv.storage.base import Recovered
+from raftkv.runtime.base import Worker
+from raftkv.storage.base import Damage, Loss
 from raftkv.transport.base import Code, Hello, Lane, Refusal
 
 _log = logging.getLogger("raftkv.node")
@@ -73,6 +75,7 @@ class _Gate:
         )
 
     def on_refused(self, peer: int, refusal: Refusal) -> None:
+        self._hands.recovery.on_refused(peer, refusal)
         if refusal.code == Code.REMOVED:
             self._hands.changes.removed(self._hands.disk.batch)
 
@@ -174,11 +177,18 @@ class Node(Generic[R_co]):
         return cast("int", await promise)
 
     async def ready(self, *, timeout: float = 30.0) -> None:
-        """Wait until a leader is known and this member has caught up with it.
+        """Wait until a leader is known and this member has caught up with it, and is whole.
 
         Raises DeadlineError if that does not happen in time.
         """
+        deadline_ns = self._deadline_ns(timeout)
         await self.read(timeout=timeout)
+        hands = self._check()
+        await self._until(
+            lambda: hands.loop.state.recovery is None,
+            deadline_ns,
+            "this member still recovers from what its disk lost: see status().recovering",
+        )
 
     async def transfer_leadership(self, target: str | int, *, timeout: float = 5.0) -> None:
         """Hand leadership to the member of that name or id; returns once it is known to lead.
@@ -231,6 +241,7 @@ class Node(Generic[R_co]):
             unapplied_commands=hands.applier.commands,
             loop=LoopStatus(max(self._lags) / 1e9, self._lag_max / 1e9),
             disk=disk_status(hands.disk.syncs, hands.disk.sync_ns),
+            recovering=hands.recovery.status(state),
             alarms=tuple(self._events.alarms),
         )
 
@@ -341,14 +352,14 @@ class Node(Generic[R_co]):
         started = False
         try:
             recovered = await recover(self._setup, wal)
-            hello = self._hello(recovered)
             with anyio.CancelScope() as shield:
                 async with anyio.create_task_group() as tasks:
                     spawner = TaskSpawner(tasks)
                     hands = assemble(self._setup, recovered, self._events, spawner, wal, snapshot)
-                    async with self._setup.transport.serve(hello, _Gate(hands)):
+                    async with self._setup.transport.serve(hands.recovery.hello, _Gate(hands)):
                         hands.changes.connect()
                         hands.loop.on_change = self._wake_watchers
+                        hands.recovery.on_change = self._wake_watchers
                         hands.changes.on_change = self._wake_watchers
                         self._hands = hands
                         # From here on only `close` or a failure ends us: when our owner is
@@ -364,6 +375,9 @@ class Node(Generic[R_co]):
                     tasks.cancel_scope.cancel()
         except BaseException as error:
             cause = first_cause(error)
+            if isinstance(cause, StorageCorruptError):
+                odd = self._hands is not None and bool(self._hands.upkeep.odd)
+                await self._condemn(cause, wal, keep_rows=not odd)
             if not started or not isinstance(cause, Exception):
                 raise cause from cause.__cause__
             self._failure = cause
@@ -384,16 +398,14 @@ class Node(Generic[R_co]):
                 if self._failure is not None:
                     self._on_failure()
 
-    def _hello(self, recovered: Recovered) -> Hello:
-        identity = self._setup.storage.identity
-        return Hello(
-            identity.cluster_id,
-            identity.member_id,
-            identity.disk_uuid,
-            identity.boot,
-            boot_token=identity.boot_token,
-            last_index=recovered.snapshot.index + len(recovered.entries),
-        )
+    async def _condemn(self, corrupt: StorageCorruptError, wal: Worker, *, keep_rows: bool) -> None:
+        """Have the next opening of the directory begin it anew, and recover from the others."""
+        if len(self._setup.members) < 2:
+            return  # nobody could give it back: what is there stays for whoever can save it
+        damage = Damage(Loss.LOG, str(corrupt))
+        storage = self._setup.storage
+        with anyio.CancelScope(shield=True):
+            await wal.run(lambda: storage.condemn(damage, keep_rows=keep_rows))
 
     async def _tick(self) -> None:
         clock, tick_ns = self._clock, self._settings.tick_ns

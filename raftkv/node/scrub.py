@@ -13,6 +13,7 @@ Rows that are whole but wrong are for :mod:`raftkv.node.hashes`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 import anyio
@@ -62,11 +63,14 @@ class Scrubber:
     """Reads one member's store over and over."""
 
     def __init__(
-        self, storage: Storage, reading: Reading, clock: Clock, pause_seconds: float
+        self, storage: Storage, reading: Reading, wal: Worker, clock: Clock, pause_seconds: float
     ) -> None:
         self._storage = storage
         self._reading = reading
+        self._wal = wal
         self._clock = clock
+        self.on_alarm: Callable[[str], None] = _nobody
+        """Told of damage that was mended at once."""
         self._pause_ns = round(pause_seconds * 1e9)
         self.passes = 0
         """How often everything was read since the node started."""
@@ -82,4 +86,11 @@ class Scrubber:
                 self.rows = await self._reading.all_of(self._storage.scrub(view))
             finally:
                 view.close()
+            complaint = await self._wal.run(self._storage.check_witness)
+            if complaint is not None:
+                self.on_alarm(f"{complaint}: it was written anew; look after the disk")
             self.passes += 1
+
+
+def _nobody(_what: str) -> None:
+    pass

@@ -30,6 +30,8 @@ from raftkv.node.images import Images, snapshot_of
 from raftkv.node.loop import Loop, Parts
 from raftkv.node.peers import Member, Peers
 from raftkv.node.receiving import Receiver
+from raftkv.node.recovery import Recovery
+from raftkv.node.repair import Repair
 from raftkv.node.roster import Roster
 from raftkv.node.scrub import Reading, Scrubber
 from raftkv.node.sending import Sender
@@ -39,7 +41,7 @@ from raftkv.node.upkeep import Upkeep
 from raftkv.node.waiters import InFlight, Queue, Reads
 from raftkv.runtime.base import Runtime, Spawner, Waker, Worker
 from raftkv.storage.base import Recovered, Space, Storage
-from raftkv.transport.base import Transport
+from raftkv.transport.base import Hello, Transport
 
 # Keys of the log begin with a group id of four zero bytes, those of peers with a word of their own.
 _KIND_KEY: Final = b"machine-kind"
@@ -128,7 +130,8 @@ def memberships_of(recovered: Recovered) -> list[tuple[int, Membership]]:
     return found
 
 
-def _first_state(setup: Setup, recovered: Recovered, images: Images) -> State:
+def _first_state(setup: Setup, recovered: Recovered, images: Images, recovery: Recovery) -> State:
+    recovering, promised = recovery.start_with
     config = setup.settings.core(setup.me.id, seed=1 + setup.runtime.rng.below(2**63))
     state = start(
         config,
@@ -137,6 +140,8 @@ def _first_state(setup: Setup, recovered: Recovered, images: Images) -> State:
         entries=recovered.entries,
         applied=recovered.applied.index,
         membership=recovered.applied.membership,
+        recovering=recovering,
+        promised=promised,
     )
     if images.must_take and images.taken.index:
         state = step(state, SnapshotTaken(snapshot_of(images.taken)))
@@ -148,17 +153,58 @@ class Hands:
     """A node's driver and what it shares with the node's own methods."""
 
     loop: Loop
-    waker: Waker
-    disk: Disk
-    applier: Applier
-    peers: Peers
-    queue: Queue
-    in_flight: InFlight
-    reads: Reads
-    events: EventHub
-    changes: Changes
-    upkeep: Upkeep
+    parts: Parts
     scrubber: Scrubber
+
+    @property
+    def waker(self) -> Waker:
+        """The driver's doorbell."""
+        return self.parts.waker
+
+    @property
+    def disk(self) -> Disk:
+        """The hand on the disk."""
+        return self.parts.disk
+
+    @property
+    def applier(self) -> Applier:
+        """The queue before the machine."""
+        return self.parts.applier
+
+    @property
+    def peers(self) -> Peers:
+        """The other members."""
+        return self.parts.peers
+
+    @property
+    def queue(self) -> Queue:
+        """Commands that have not left."""
+        return self.parts.queue
+
+    @property
+    def in_flight(self) -> InFlight:
+        """Commands that have."""
+        return self.parts.in_flight
+
+    @property
+    def reads(self) -> Reads:
+        """Reads on their way."""
+        return self.parts.reads
+
+    @property
+    def changes(self) -> Changes:
+        """Membership changes."""
+        return self.parts.changes
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """What members do for each other."""
+        return self.parts.upkeep
+
+    @property
+    def recovery(self) -> Recovery:
+        """The way back of a member that lost something."""
+        return self.parts.recovery
 
 
 def _state_hashes(
@@ -183,6 +229,108 @@ def _state_hashes(
     return hashes
 
 
+def _hello(setup: Setup, recovered: Recovered) -> Hello:
+    identity = setup.storage.identity
+    return Hello(
+        identity.cluster_id,
+        identity.member_id,
+        identity.disk_uuid,
+        identity.boot,
+        boot_token=identity.boot_token,
+        last_index=recovered.snapshot.index + len(recovered.entries),
+    )
+
+
+def _sender(setup: Setup, images: Images, spawner: Spawner, snapshot: Worker) -> Sender:
+    runtime, settings = setup.runtime, setup.settings
+    return Sender(
+        images,
+        setup.transport,
+        snapshot,
+        spawner,
+        runtime.clock,
+        runtime.waker,
+        boot=setup.storage.identity.boot,
+        bytes_per_second=settings.snapshot_bytes_per_second,
+        inflight_bytes_max=settings.snapshot_inflight_bytes_max,
+        retry_ns=settings.election_ticks * settings.tick_ns,
+        patience_ns=round(settings.snapshot_seconds_max * 1e9),
+    )
+
+
+def _receiver(
+    setup: Setup, images: Images, disk: Disk, sender: Sender, events: EventHub
+) -> Receiver:
+    return Receiver(
+        setup.me.id,
+        images,
+        disk,
+        setup.transport,
+        sender,
+        setup.runtime.clock,
+        events,
+        patience_ns=round(setup.settings.snapshot_seconds_max * 1e9),
+    )
+
+
+def _others(
+    setup: Setup, recovered: Recovered, in_flight: InFlight, events: EventHub
+) -> tuple[Peers, Changes]:
+    storage = setup.storage
+    roster = load_roster(storage.store) or Roster(setup.members)
+    disks = Disks(storage.store, storage.identity)
+    peers = Peers(setup.me, roster.members, storage.identity.cluster_id, disks)
+    peers.adopt(roster.members, frozenset(recovered.applied.membership.removed or ()))
+    changes = Changes(roster, peers, setup.transport, in_flight, setup.settings.election_ticks)
+    changes.on_alarm = events.alarm
+    return peers, changes
+
+
+@frozen(kw_only=True)
+class _Care:
+    """What looks after the member itself, beside the driver."""
+
+    upkeep: Upkeep
+    repair: Repair
+    recovery: Recovery
+    scrubber: Scrubber
+
+
+def _care(
+    setup: Setup,
+    recovered: Recovered,
+    events: EventHub,
+    spawner: Spawner,
+    wal: Worker,
+    snapshot: Worker,
+    disk: Disk,
+    peers: Peers,
+) -> _Care:
+    storage, transport, settings = setup.storage, setup.transport, setup.settings
+    clock = setup.runtime.clock
+    reading = Reading(snapshot, clock, settings.scrub_bytes_per_second)
+    hashes = _state_hashes(setup, recovered, events, spawner, reading, peers)
+    upkeep = Upkeep(storage.identity, settings, clock, disk, peers, transport, hashes)
+    repair = Repair(transport, spawner, transport.frame_bytes_max)
+    recovery = Recovery(
+        _hello(setup, recovered),
+        recovered,
+        settings,
+        clock,
+        storage.log,
+        disk,
+        peers,
+        transport,
+        events,
+        repair,
+    )
+    upkeep.on_regressed = recovery.regressed
+    recovery.reconnect = upkeep.reconnect
+    scrubber = Scrubber(storage, reading, wal, clock, settings.scrub_pause_seconds)
+    scrubber.on_alarm = events.alarm
+    return _Care(upkeep=upkeep, repair=repair, recovery=recovery, scrubber=scrubber)
+
+
 def assemble(
     setup: Setup,
     recovered: Recovered,
@@ -193,8 +341,7 @@ def assemble(
 ) -> Hands:
     """Open the machine and put the parts together; nothing runs yet."""
     storage, runtime, settings = setup.storage, setup.runtime, setup.settings
-    identity = storage.identity
-    me, boot = identity.member_id, identity.boot
+    me, boot = storage.identity.member_id, storage.identity.boot
     waker = runtime.waker()
     images = Images(setup.machine, storage)
     images.start(recovered.applied)
@@ -205,28 +352,9 @@ def assemble(
     applier = Applier(
         setup.machine, storage.log, in_flight, recovered.applied, settings.entry_commands_max
     )
-    patience_ns = round(settings.snapshot_seconds_max * 1e9)
-    sender = Sender(
-        images,
-        setup.transport,
-        snapshot,
-        spawner,
-        runtime.clock,
-        runtime.waker,
-        boot=boot,
-        bytes_per_second=settings.snapshot_bytes_per_second,
-        inflight_bytes_max=settings.snapshot_inflight_bytes_max,
-        retry_ns=settings.election_ticks * settings.tick_ns,
-        patience_ns=patience_ns,
-    )
-    roster = load_roster(storage.store) or Roster(setup.members)
-    peers = Peers(setup.me, roster.members, identity.cluster_id, Disks(storage.store, identity))
-    peers.adopt(roster.members, frozenset(recovered.applied.membership.removed or ()))
-    changes = Changes(roster, peers, setup.transport, in_flight, settings.election_ticks)
-    changes.on_alarm = events.alarm
-    reading = Reading(snapshot, runtime.clock, settings.scrub_bytes_per_second)
-    hashes = _state_hashes(setup, recovered, events, spawner, reading, peers)
-    upkeep = Upkeep(identity, settings, runtime.clock, disk, peers, setup.transport, hashes)
+    sender = _sender(setup, images, spawner, snapshot)
+    peers, changes = _others(setup, recovered, in_flight, events)
+    care = _care(setup, recovered, events, spawner, wal, snapshot, disk, peers)
     parts = Parts(
         settings=settings,
         clock=runtime.clock,
@@ -235,38 +363,20 @@ def assemble(
         applier=applier,
         images=images,
         sender=sender,
-        receiver=Receiver(
-            me,
-            images,
-            disk,
-            setup.transport,
-            sender,
-            runtime.clock,
-            events,
-            patience_ns=patience_ns,
-        ),
+        receiver=_receiver(setup, images, disk, sender, events),
         transport=setup.transport,
         peers=peers,
         queue=Queue(),
         in_flight=in_flight,
         reads=Reads(me, boot),
         events=events,
-        upkeep=upkeep,
+        upkeep=care.upkeep,
+        recovery=care.recovery,
+        repair=care.repair,
+        corruption=lambda: storage.corruption,
         changes=changes,
     )
-    loop = Loop(_first_state(setup, recovered, images), parts, memberships_of(recovered))
+    state = _first_state(setup, recovered, images, care.recovery)
+    loop = Loop(state, parts, memberships_of(recovered))
     sender.on_ended = loop.on_snapshot_sent
-    return Hands(
-        loop=loop,
-        waker=waker,
-        disk=disk,
-        applier=applier,
-        peers=peers,
-        queue=parts.queue,
-        in_flight=in_flight,
-        reads=parts.reads,
-        events=events,
-        changes=changes,
-        upkeep=upkeep,
-        scrubber=Scrubber(storage, reading, runtime.clock, settings.scrub_pause_seconds),
-    )
+    return Hands(loop=loop, parts=parts, scrubber=care.scrubber)

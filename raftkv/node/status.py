@@ -78,6 +78,21 @@ class DiskStatus:
 
 
 @frozen(slots=True)
+class RecoveryStatus:
+    """A member that lost something, on its way back: it neither votes nor is counted."""
+
+    what: str
+    """What was found, where, and what becomes of it."""
+    votes_known: bool
+    """Whether only entries are lost. Else every other voter has to tell its term, too."""
+    last_index: int
+    goal_index: int | None
+    """How far the log must reach, once that is known."""
+    waits_for: tuple[str, ...]
+    """The voters whose term was not heard yet."""
+
+
+@frozen(slots=True)
 class Status:
     """One moment of one node."""
 
@@ -104,6 +119,8 @@ class Status:
     unapplied_commands: int
     loop: LoopStatus
     disk: DiskStatus
+    recovering: RecoveryStatus | None = None
+    """What this member lost, until it is whole again."""
     alarms: tuple[str, ...] = ()
     """What was alarmed since the node started: the newest, oldest first."""
 
@@ -163,13 +180,20 @@ class Alarm:
 
 
 @frozen(slots=True)
+class RecoveryChanged:
+    """The member recovers from ``what`` it lost; empty: it is whole again."""
+
+    what: str
+
+
+@frozen(slots=True)
 class EventsLost:
     """The listener was too slow: so many events before this one are gone; look at the status."""
 
     count: int
 
 
-Event = RoleChanged | LeaderChanged | MembershipChanged | Alarm | EventsLost
+Event = RoleChanged | LeaderChanged | MembershipChanged | RecoveryChanged | Alarm | EventsLost
 
 
 class Events:

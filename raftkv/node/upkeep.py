@@ -31,7 +31,7 @@ from raftkv.transport.base import Hello, Lane, Transport
 
 _log = logging.getLogger("raftkv.node")
 
-_SEEN: Final = 20  # on the wire: it never changes
+SEEN: Final = 20  # on the wire: it never changes
 _HEAD: Final = Struct("<BQ16s")  # kind, boot, boot token
 
 
@@ -62,6 +62,9 @@ class Upkeep:
         self._clock = clock
         self._to_greet: set[int] = set()
         self._is_regressed = False
+        self.odd = ""
+        """What shows that our stored state is not that of the others; empty if nothing does."""
+        hashes.on_odd = self._on_odd
         self.give: Callable[[Input], None] = _nobody
         """Gives the core an input in the next turn."""
         self.on_regressed: Callable[[str], None] = _nobody
@@ -122,6 +125,9 @@ class Upkeep:
         self._hash_due_ns = self._clock.monotonic_ns() + self._hash_ns
         self.hashes.take(applier.mark)
 
+    def _on_odd(self, what: str) -> None:
+        self.odd = what
+
     def replaced(self, _mark: AppliedMark) -> None:
         """An image took the machine's place."""
         self.hashes.abandon()
@@ -140,7 +146,7 @@ class Upkeep:
             if hello is None:
                 self._to_greet.discard(peer)
             elif self._disks.is_durable(hello):
-                head = _HEAD.pack(_SEEN, hello.boot, hello.boot_token)
+                head = _HEAD.pack(SEEN, hello.boot, hello.boot_token)
                 # Else the bulk lane is not up yet, which calls on_up again when it is.
                 if self._transport.send(peer, head + self._disks.told(), Lane.BULK):
                     self._to_greet.discard(peer)

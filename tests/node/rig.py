@@ -134,12 +134,14 @@ class Cluster:
         self._stops: dict[int, anyio.Event] = {}
         self._ended: dict[int, anyio.Event] = {}
 
+    def open_storage(self, number: int) -> Storage:
+        alone = len(self.members) == 1
+        return open_memory(CLUSTER_ID, number, disk=self.disks[number], can_recover=not alone)
+
     def setup(self, number: int) -> Setup:
         member = self.members[number - 1]
         machine = self.machines[number] = self.make_machine()
-        storage = self.storages[number] = self.wrap(
-            number, open_memory(CLUSTER_ID, member.id, disk=self.disks[member.id])
-        )
+        storage = self.storages[number] = self.wrap(number, self.open_storage(member.id))
         return Setup(
             me=member,
             members=self.members,

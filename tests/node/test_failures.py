@@ -15,6 +15,7 @@ from raftkv.errors import (
     MachineError,
     NodeStoppedError,
     OutcomeUnknownError,
+    StorageCorruptError,
     StorageFailedError,
     StorageStallError,
 )
@@ -24,6 +25,7 @@ from raftkv.node.node import Node, running
 from raftkv.node.snapshots import Kind
 from raftkv.storage.base import (
     Batch,
+    Damage,
     HashedPieces,
     Identity,
     LogStore,
@@ -67,6 +69,16 @@ class FaultyStorage(Storage):
             self.syncs_refused += 1
             raise self.sync_error
         return self._inner.sync(promised)
+
+    @property
+    def corruption(self) -> StorageCorruptError | None:
+        return self._inner.corruption
+
+    def condemn(self, damage: Damage, *, keep_rows: bool = False) -> None:
+        self._inner.condemn(damage, keep_rows=keep_rows)
+
+    def check_witness(self) -> str | None:
+        return self._inner.check_witness()
 
     def scrub(self, view: View) -> Pieces:
         return self._inner.scrub(view)

@@ -13,6 +13,7 @@ def _copy_of(disk: MemoryDisk) -> MemoryDisk:
     """A closed disk, as a backup keeps it."""
     copy = MemoryDisk(disk.disk_uuid)
     copy.witness.mark = disk.witness.mark
+    copy.is_new = disk.is_new
     for space, rows in disk.rows.items():
         copy.rows[space].keys = [*rows.keys]
         copy.rows[space].values = {**rows.values}
