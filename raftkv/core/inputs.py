@@ -48,8 +48,8 @@ class ProposeChange:
 class Read:
     """At which index is a read begun now linearizable? Answered as a ReadState.
 
-    ``lease``: a leader whose lease holds may answer without a quorum round (bounded clock drift
-    needed).
+    ``context`` names it, and must not begin with ``recovering``. ``lease``: a leader whose lease
+    holds may answer without a quorum round (bounded clock drift needed).
     """
 
     context: bytes

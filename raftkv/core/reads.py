@@ -19,6 +19,8 @@ from raftkv.core.types import Role
 
 def on_read(draft: Draft, request: ReadRequest) -> None:
     """A read begins: here, or forwarded to us."""
+    if request.recovering and request.origin == draft.config.id:
+        return  # our own question, which went around until we lead ourselves
     if draft.role is Role.LEADER:
         _on_read_at_leader(draft, request)
     elif draft.role is Role.FOLLOWER and draft.leader:

@@ -15,8 +15,8 @@ believed of that peer and counts it for nothing: commit, reads, quorum check, le
   flag; the round is one of a quorum, never of a lease, and counts no flagged answer;
 - the log is durable here, and known to be committed, up to ``c``;
 - with ALL, everything up to ``c`` is applied, and every other voter of the membership then in
-  force has told its term since the restart. The member takes the highest, and the vote that it may
-  have given in it for spent. Who recovers with ALL itself does not know its term and tells none;
+  force has told its term since the loss was known. The member takes the highest, and the vote that
+  it may have given in it for spent;
 - or else, with LOG, when its log is exactly what it was: it passes through the last position that
   was acknowledged with the chain value it had there. Nothing is lost then, and nobody is asked.
 
@@ -43,18 +43,23 @@ If *m* lost nothing in between, it had *e* and would not have voted so. Say it l
    began after *d*, in somebody else than *m*, flagged as it was; that one was in a term above R
    already, and did not confirm R.
 
-Votes. With LOG they are known. With ALL *m* may have voted for X in a term V that it forgot. X
+**Votes.** With LOG they are known. With ALL *m* may have voted for X in a term V that it forgot. X
 stored V before it asked anybody (``Config.campaign_when_stored``), so when X tells its term it is V
 at least, and *m* is in V with its vote spent, or beyond. A majority would not do for this: of five
-voters *m* and another one may elect X, and the other two know nothing of V. By the same token *m*
-will never acknowledge anything in a term below one in which it voted.
+voters *m* and another one may elect X, and the other two know nothing of V. If X lost everything,
+too, it may tell less. But then its campaign is over, and if it was won before, a quorum stored V:
+*m* hears one of them that is whole, for nobody becomes whole without a whole quorum to confirm the
+round. By the same token *m* will never acknowledge anything in a term below one in which it voted.
 
-What remains outside. A request for votes that *m* itself sent before its loss must not arrive after
-the addressee told *m* its term: else the grant could count for a later campaign of *m* in the same
-term. Transports keep that by ending connections of an earlier boot when a new one speaks. And a
-voter X that was removed meanwhile is asked no more: a vote of *m* for X still under way could then
-count in the old membership. It takes a loss, a removal of an active candidate and a delay at
-once; who removes members by hand after a loss of this kind stops them first.
+**What is asked of the transport.** Requests for votes, and the answers to them, must not outlive a
+loss with ALL: neither what such a member sent before is delivered after what it sent since, nor is
+delivered to it what answers a campaign of before; else they could count for a campaign in the same
+term again. Connections that end with the process, and with the coming of its next one, keep that.
+Everything else may arrive as late as it likes.
+
+**What remains outside.** A voter X that was removed meanwhile is asked no more: a vote of *m* for X
+still under way could then count in the old membership. It takes a loss, the removal of an active
+candidate and a delay at once; who removes members after a loss of this kind stops them first.
 
 **What else may happen meanwhile.** *Another leader:* ``c`` stays valid, since whoever leads later
 has all of it; no answer yet: the question is asked again. *Another loss:* the recovery has another
@@ -82,7 +87,7 @@ from raftkv.core.state import Recovery
 from raftkv.core.transitions import become_follower
 from raftkv.core.types import Entry, Promise, Recovering
 
-_CONTEXT: Final = b"recovering"  # longer, with its number, than what an embedder needs
+_CONTEXT: Final = b"recovering"  # no embedder's read may begin with it
 
 
 def new_recovery(
@@ -92,6 +97,11 @@ def new_recovery(
     rng, number = between(rng, 0, 2**64 - 1)
     context = _CONTEXT + number.to_bytes(8, "little")
     return rng, Recovery(kind, context, promised, None, term)
+
+
+def is_question(context: bytes) -> bool:
+    """Whether a read was asked by a recovery: perhaps by one that has ended since."""
+    return context.startswith(_CONTEXT)
 
 
 def regress(draft: Draft) -> None:
@@ -138,10 +148,7 @@ def on_read_answered(draft: Draft, recovery: Recovery, index: int) -> None:
 
 
 def on_ask_term(draft: Draft, message: AskTerm) -> None:
-    """A member that forgot its term asks for ours; who forgot its own does not answer."""
-    now = draft.recovery
-    if now is not None and now.kind is Recovering.ALL:
-        return
+    """A member that may have forgotten its term asks for ours."""
     draft.messages.append(TellTerm(draft.config.id, message.sender, draft.term, message.context))
 
 

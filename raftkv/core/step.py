@@ -326,7 +326,7 @@ def _handle(draft: Draft, message: Message) -> None:
             recovery = draft.recovery
             if recovery is not None and message.context == recovery.context:
                 recovering.on_read_answered(draft, recovery, message.index)
-            elif role is _FOLLOWER:
+            elif role is _FOLLOWER and not recovering.is_question(message.context):
                 draft.aside.read_states.append(ReadState(message.index, message.context))
         case TransferLeadership():
             _on_transfer(draft, message)

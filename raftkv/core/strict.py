@@ -45,7 +45,7 @@ def _is_healthy(draft: Draft, node: int) -> bool:
     if node == draft.config.id:
         return True
     peer = _peer(draft, node)
-    if peer is None:
+    if peer is None or peer.recovering:
         return False
     # ``active`` alone will not do: each quorum check sets it back.
     answered = peer.acked_tick > 0

@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 
-from attrs import define, frozen
+from attrs import define, evolve, frozen
 
 from raftkv.core.messages import Message, PeerMessage
-from raftkv.core.types import Entry, HardState, Snapshot
+from raftkv.core.ready import RecoveringChanged
+from raftkv.core.types import Entry, HardState, Promise, Recovering, Snapshot
 
 
 @frozen(slots=True)
@@ -34,6 +35,7 @@ class Write:
     """Of the member's own machine; the log may be compacted to it."""
     applied: Snapshot | None = None
     """The durable machine moved here."""
+    recovering: RecoveringChanged | None = None
 
 
 @define(slots=True, eq=False)
@@ -50,6 +52,10 @@ class Disk:
     entries: list[Entry]
     hard_state: HardState
     queue: deque[Write]
+    recovering: Recovering | None = None
+    """The mark of a loss that is not made good."""
+    promised: Promise | None = None
+    """Beside the mark: where the log ended when it was last acknowledged."""
 
     @classmethod
     def holding(cls, image: Snapshot) -> Disk:
@@ -69,6 +75,10 @@ class Disk:
             return self.base_chain
         place = index - self.base_index - 1
         return self.entries[place].chain if 0 <= place < len(self.entries) else None
+
+    def copied(self) -> Disk:
+        """A copy of what is durable."""
+        return evolve(self, entries=[*self.entries], queue=deque[Write]())
 
     def submit(self, write: Write) -> None:
         """Put a batch behind those under way."""
@@ -98,6 +108,9 @@ class Disk:
     def _store(self, write: Write) -> None:
         if write.hard_state is not None:
             self.hard_state = write.hard_state
+        if write.recovering is not None:
+            self.recovering = write.recovering.now
+            self.promised = None  # made good, or beyond knowing
         snapshot = write.snapshot
         if snapshot is not None:
             self.base_index, self.base_term = snapshot.index, snapshot.term

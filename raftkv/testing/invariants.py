@@ -16,11 +16,13 @@ from raftkv.core import (
     Entry,
     EntryKind,
     HardState,
+    HeartbeatResponse,
     Log,
     Membership,
     Message,
     PreVoteResponse,
     ReadState,
+    Recovery,
     Role,
     State,
     VoteResponse,
@@ -101,6 +103,8 @@ class Checker:
         log = after.log
         if log is not before.log:
             self._log_changed(member, before, after)
+        if before.recovery is not None:
+            self._recovering(member, before.recovery, before, after)
         if after.role is not before.role:
             self._role_changed(member, before, after)
         moved = after.commit != before.commit
@@ -179,6 +183,25 @@ class Checker:
                 raise broken("I19", f"n{member.id} leaves a joint configuration before it is in it")
             self.marks["change proposed"] += 1
 
+    def _recovering(self, member: Member, recovery: Recovery, before: State, after: State) -> None:
+        """I22: a recovering member gives no vote, does not campaign, and says what it is."""
+        if after.recovery is None:
+            self.marks[f"whole again: {recovery.kind.name}"] += 1
+            return
+        if after.role is not Role.FOLLOWER:
+            raise broken("I22", f"n{member.id} recovers and is {after.role.value}")
+        after_append = after.messages_after_append[len(before.messages_after_append) :]
+        for message in (*after_append, *after.messages[len(before.messages) :]):
+            match message:
+                case VoteResponse() | PreVoteResponse() if not message.rejected:
+                    raise broken("I22", f"n{member.id} recovers and votes: {message}")
+                case AppendResponse() | HeartbeatResponse() if not message.recovering:
+                    raise broken("I22", f"n{member.id} recovers and hides it: {message}")
+                case VoteResponse() | PreVoteResponse():
+                    self.marks["vote refused while recovering"] += 1
+                case _:
+                    pass
+
     def _role_changed(self, member: Member, before: State, after: State) -> None:
         role = after.role
         if role is Role.LEADER:
@@ -250,10 +273,18 @@ class Checker:
     def _durable_on_quorum(self, leader: Member, state: State) -> None:
         index = state.commit
         chain = state.log.chain_at(index)
+        counted = [one.id for one in state.progress if one.match >= index and not one.recovering]
+        if state.role is Role.LEADER and not is_quorum(state.membership, counted):
+            raise broken(
+                "I22", f"n{leader.id} committed {index}, which only {counted} acknowledged"
+            )
         having = [
             node
             for node, member in self.members.items()
-            if member.disk.chain_at(index) == chain or member.disk.base_index > index
+            if member.disk.chain_at(index) == chain
+            or member.disk.base_index > index
+            # It had it when it said so. That its loss is not known to the leader yet is no harm.
+            or (member.recovers and member.lost_to >= index)
         ]
         if not is_quorum(state.membership, having):
             raise broken(
@@ -271,7 +302,10 @@ class Checker:
                 if found is None:
                     continue
                 old = found
-            if new.match < old.match:
+            if new.recovering:
+                if new.match:
+                    raise broken("I22", f"n{member.id} counts n{new.id}, which recovers")
+            elif new.match < old.match:
                 raise broken(
                     "I7", f"n{member.id}: match of n{new.id} from {old.match} to {new.match}"
                 )
@@ -399,6 +433,8 @@ class Checker:
                 if entry is not None and chain != entry.chain:
                     raise broken("I16", f"n{member.id} has another entry at {index}")
             vote = disk.hard_state.vote
+            if member.forgot and vote == member.id:
+                continue  # spent: perhaps on somebody else
             if vote and self.votes.get((member.id, disk.hard_state.term), vote) != vote:
                 raise broken("I2", f"n{member.id} forgot for whom it voted: {disk.hard_state}")
 

@@ -8,6 +8,8 @@ from struct import Struct
 from typing import Final
 from zlib import crc32
 
+from attrs import evolve
+
 from raftkv.core import (
     Config,
     Entry,
@@ -69,15 +71,20 @@ class Member:
 
     __slots__ = (
         "alive",
+        "backup",
         "config",
         "disk",
+        "forgot",
         "id",
         "incarnation",
+        "installed",
         "kind",
         "last_image",
+        "lost_to",
         "machine",
         "pages",
         "paused_until",
+        "regressed",
         "retired",
         "state",
         "tick_units",
@@ -96,7 +103,24 @@ class Member:
         self.paused_until = 0
         self.tick_units = 0
         self.last_image = image.index
+        self.backup: Disk | None = None
+        """An old copy of the disk, which somebody may put back."""
+        self.regressed = False
+        """The disk is an old copy, which only peers can tell."""
+        self.forgot = False
+        """It once lost its votes."""
+        self.installed = 0
+        """How many snapshots it has taken over."""
+        self.lost_to = 0
+        """While it recovers: where its log ended before."""
         self.state: State = self._opened()
+
+    @property
+    def recovers(self) -> bool:
+        """Whether it lost something and is not whole again, be it up or down."""
+        if self.alive:
+            return self.state.recovery is not None
+        return self.disk.recovering is not None or self.regressed
 
     def crash(self, kept: int) -> None:
         """Lose everything but what is durable, and what of the oldest ``kept`` writes got there."""
@@ -109,28 +133,42 @@ class Member:
         """Open the disk again."""
         self.alive = True
         self.paused_until = 0
-        self.machine.restore(self._standing())
+        self.machine.restore(self.standing)
         self.last_image = self.disk.image.index
         self.state = self._opened()
 
-    def _standing(self) -> Snapshot:
+    @property
+    def standing(self) -> Snapshot:
+        """Where the machine would be after a restart."""
         return self.disk.image if self.kind is MachineKind.MEMORY else self.disk.applied
 
     def _opened(self) -> State:
-        disk, machine = self.disk, self._standing()
-        if not disk.base_index:  # a member that is to join, and was told nothing yet
-            return start(self.config, hard_state=disk.hard_state, entries=tuple(disk.entries))
+        disk, machine = self.disk, self.standing
+        config = self.config
+        if disk.recovering is not None or self.regressed:
+            # Another seed at each start: it names the recovery.
+            config = evolve(config, seed=(self.id << 32) + self.incarnation)
+        if not disk.base_index:  # it is to join and was told nothing yet, or has lost everything
+            return start(
+                config,
+                hard_state=disk.hard_state,
+                entries=tuple(disk.entries),
+                recovering=disk.recovering,
+                promised=disk.promised,
+            )
         hard = disk.hard_state
         if not self.config.applied_bounds_commit and hard.commit < machine.index:
             # What the core does by itself with that setting: what is applied was committed.
             hard = HardState(hard.term, hard.vote, machine.index)
         base = Snapshot(disk.base_index, disk.base_term, disk.base_chain, machine.membership)
         state = start(
-            self.config,
+            config,
             hard_state=hard,
             snapshot=base,
             entries=tuple(disk.entries),
             applied=machine.index,
             membership=machine.membership,
+            recovering=disk.recovering,
+            promised=disk.promised,
         )
         return step(state, SnapshotTaken(machine))

@@ -18,6 +18,7 @@ from raftkv.core import (
 from raftkv.core.membership import apply_change
 from raftkv.errors import MembershipError
 from raftkv.testing.choices import Choices
+from raftkv.testing.damage import Damage
 from raftkv.testing.member import Member
 from raftkv.testing.network import Network
 from raftkv.testing.options import TICK
@@ -33,6 +34,7 @@ class Nemesis:
         self.world = world
         self.network = network
         self.choices = choices
+        self.damage = damage = Damage(world, choices)
         self.restart_after: Callable[[Member, int], None] = _never
         faults = world.options.faults
         acts: list[tuple[int, Callable[[], None]]] = [
@@ -44,6 +46,13 @@ class Nemesis:
             (faults.forget, self.forget),
             (faults.membership, self.change_membership),
             (faults.image, self.image),
+            (faults.lose_log, damage.lose_log),
+            (faults.lose_same_entry, damage.lose_same_entry),
+            (faults.wipe, damage.wipe),
+            (faults.back_up, damage.back_up),
+            (faults.put_back, damage.put_back),
+            (faults.regress, damage.regress),
+            (faults.repair, damage.repair),
         ]
         # Position 0 does nothing: the default of every choice is "no fault".
         self._weights = [1, *(weight for weight, _ in acts)]

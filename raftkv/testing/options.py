@@ -7,9 +7,11 @@ from most worlds.
 
 from __future__ import annotations
 
-from typing import Final, TypeVar
+from collections.abc import Mapping
+from enum import Enum
+from typing import Final, TypedDict, TypeVar
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from raftkv.core.config import SAFEST, Config, ReadMode
 from raftkv.core.types import NO_LIMIT
@@ -22,6 +24,34 @@ TICK: Final = 10
 T = TypeVar("T")
 
 Settings = dict[str, bool | int]
+
+
+class Losses(TypedDict, total=False):
+    """The fields of Faults that take from disks what was promised."""
+
+    lose_log: int
+    wipe: int
+    back_up: int
+    put_back: int
+    regress: int
+    repair: int
+    reckless: bool
+
+
+class Theme(Enum):
+    """What a world is mostly about; the swarm's is whatever its rates make of it."""
+
+    SWARM = "swarm"
+    LOST_LOG = "entries lost, and repaired by peers"
+    LOST_EVERYWHERE = "one entry lost by a majority"
+    WIPED = "disks wiped"
+    OLD_COPY = "old copies of disks put back"
+    MEMBERSHIP = "membership changes, partitions and crashes"
+    SNAPSHOTS = "snapshots, leader changes, compaction and restarts"
+
+
+_THEMES: Final = tuple(Theme)
+_THEME_WEIGHTS: Final = (12, 2, 1, 2, 2, 2, 2)
 
 
 @frozen(kw_only=True)
@@ -56,7 +86,23 @@ class Faults:
     forget: int = 0
     membership: int = 0
     image: int = 0
-    """The last eight: what the nemesis does, as weights."""
+    lose_log: int = 0
+    lose_same_entry: int = 0
+    wipe: int = 0
+    back_up: int = 0
+    put_back: int = 0
+    regress: int = 0
+    repair: int = 0
+    """From ``crash`` on: what the nemesis does, as weights."""
+    reckless: bool = False
+    """Whether nobody sees to it that a whole majority stays."""
+
+    @property
+    def damage(self) -> bool:
+        """Whether disks lose what was promised."""
+        return bool(
+            self.lose_log or self.lose_same_entry or self.wipe or self.put_back or self.regress
+        )
 
 
 @frozen(kw_only=True)
@@ -82,6 +128,7 @@ class Options:
     single_reports: bool = False
     """Whether storage threads answer one message at a time instead of once per write."""
     members_max: int = 7
+    theme: Theme = Theme.SWARM
 
     def config(self, node: int) -> Config:
         """The settings of one member."""
@@ -111,6 +158,7 @@ SAFE_WORLD: Final = Options(settings=dict(SAFEST))
 def draw_options(choices: Choices) -> Options:
     """A world of the choices' making, in one turn."""
     choices.begin()
+    theme = _THEMES[choices.weighted(_THEME_WEIGHTS)]
     voters = 1 + choices.weighted((2, 3, 16, 5, 8, 1, 2))
     settings = _draw_settings(choices)
     # A lease is only as good as what measures it.
@@ -120,12 +168,27 @@ def draw_options(choices: Choices) -> Options:
         and settings.get("transfer_ends_lease")
     )
     faults = _draw_faults(choices, settings["election_ticks"], lease_reads=lease_reads)
+    faults = _themed(faults, theme, settings["election_ticks"])
     if faults.membership:
         # What etcd's rules leave open: members that know a change to be committed, but are voters
         # no more, and those who are and do not know it, may need each other's votes for ever. And
         # one that became a learner in a higher term cannot tell the leader of it.
         settings["refusals_tell_commit"] = True
         settings["pre_vote"] = settings["pre_vote"] or not settings["check_quorum"]
+    if faults.damage:
+        # What a forgotten vote was given to must be known to whom it was given.
+        settings["campaign_when_stored"] = True
+    if theme is Theme.LOST_EVERYWHERE or (faults.damage and voters < 3):
+        voters = max(voters, 3)  # fewer cannot spare anybody
+    drawn = _draw_sizes(choices, settings, faults, voters, lease_reads=lease_reads)
+    if theme is Theme.SNAPSHOTS:
+        drawn = evolve(drawn, image_entries=4, retention=0, propose_units=5)
+    return evolve(drawn, theme=theme)
+
+
+def _draw_sizes(
+    choices: Choices, settings: Settings, faults: Faults, voters: int, *, lease_reads: bool
+) -> Options:
     return Options(
         voters=voters,
         learners=choices.weighted((6, 2, 1)) if voters < 6 else 0,
@@ -209,4 +272,42 @@ def _draw_faults(choices: Choices, election_ticks: int, *, lease_reads: bool) ->
         forget=rate(0, 0, 1, 3),
         membership=rate(0, 2, 6, 12),
         image=rate(0, 0, 2, 6),
+        **_draw_damage(choices),
     )
+
+
+def _draw_damage(choices: Choices) -> Losses:
+    """Losses, in every fourth world; the means to make them good come with them."""
+    if choices.choose(4) != 1:
+        return {}
+    return {
+        "lose_log": (0, 1, 4, 8)[choices.choose(4)],
+        "wipe": (0, 0, 1, 4)[choices.choose(4)],
+        "back_up": 4,
+        "put_back": (0, 0, 1, 4)[choices.choose(4)],
+        "regress": (0, 0, 1, 2)[choices.choose(4)],
+        "repair": (0, 0, 4, 12)[choices.choose(4)],
+        "reckless": choices.choose(8) == 1,
+    }
+
+
+def _themed(faults: Faults, theme: Theme, election_ticks: int) -> Faults:
+    """The drawn faults, with those that the theme is about among them."""
+    least = _THEME_FAULTS[theme]
+    if not least:
+        return faults
+    often = -(-40 * election_ticks // 10)
+    raised = {name: max(weight, getattr(faults, name)) for name, weight in least.items()}
+    interval = min(faults.interval or often, often)
+    return evolve(faults, interval=interval, **raised)
+
+
+_THEME_FAULTS: Final[Mapping[Theme, Mapping[str, int]]] = {
+    Theme.SWARM: {},
+    Theme.LOST_LOG: {"lose_log": 8, "repair": 4, "crash": 2, "partition": 2},
+    Theme.LOST_EVERYWHERE: {"lose_same_entry": 4, "crash": 1},
+    Theme.WIPED: {"wipe": 8, "crash": 2, "partition": 2},
+    Theme.OLD_COPY: {"back_up": 6, "put_back": 8, "crash": 2, "partition": 2},
+    Theme.MEMBERSHIP: {"membership": 8, "crash": 6, "partition": 6},
+    Theme.SNAPSHOTS: {"image": 4, "crash": 6, "partition": 6, "campaign": 2, "transfer": 2},
+}

@@ -10,25 +10,24 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping
 from enum import IntEnum
+from typing import cast
 
 from attrs import frozen
 
 from raftkv.core import (
-    EntryKind,
     InstallSnapshot,
     Membership,
     MembershipChange,
     Message,
+    RequestVote,
     Role,
     SnapshotStatus,
-    State,
     Tick,
     Unreachable,
-    decode_change,
+    VoteResponse,
 )
-from raftkv.core.membership import apply_change
-from raftkv.errors import MembershipError
 from raftkv.testing.choices import Choices, Decisions, ReplayedChoices, SeededChoices
+from raftkv.testing.damage import memberships
 from raftkv.testing.disk import Write
 from raftkv.testing.invariants import ViolationError, broken, is_quorum
 from raftkv.testing.marks import Marks
@@ -41,6 +40,8 @@ from raftkv.testing.world import World
 
 RECOVERY_ELECTIONS = 60
 """Election timeouts within which a healed cluster must agree again."""
+HALT_ELECTIONS = 10
+"""After which a cluster that lost too much is taken to stand still."""
 
 _SWEEP_MASK = 63  # the whole is looked at every 64 turns
 
@@ -91,6 +92,10 @@ class Simulation(World):
         self.network = Network(options.faults)
         self.nemesis = Nemesis(self, self.network, choices)
         self.nemesis.restart_after = self._restart_after
+        self.damage = self.nemesis.damage
+        self.damage.restart_after = self._restart_after
+        self._met: dict[tuple[int, int], int] = {}
+        """(receiver, sender) -> the newest incarnation that was heard of."""
         self.faults = options.faults
         self._due: list[tuple[int, int, int, int, object]] = []
         self._sequence = 0
@@ -124,8 +129,9 @@ class Simulation(World):
         """Schedule its arrival, twice or never if the network is in that mood."""
         if self.network.reaches(message.sender, message.to):
             delays = self.network.delays(self.choices)
+            born = (self._incarnation(message.sender), self._incarnation(message.to))
             for delay in delays:
-                self._schedule(delay, Due.MESSAGE, message.to, message)
+                self._schedule(delay, Due.MESSAGE, message.to, (message, born))
             if delays:
                 if isinstance(message, InstallSnapshot):
                     self._report_snapshot(message, delays[0], delivered=True)
@@ -206,14 +212,37 @@ class Simulation(World):
         if not self.choices.chance(self.faults.lazy_ready):
             self.work(member)
 
-    def _arrive(self, member: Member, message: object) -> None:
-        if not member.alive or not isinstance(message, _MESSAGES):
+    def _arrive(self, member: Member, detail: object) -> None:
+        message, born = cast("tuple[Message, tuple[int, int]]", detail)
+        if not member.alive or self._is_of_the_dead(member, message, born):
             return
         if not self.network.reaches(message.sender, message.to):
             self._lost(message)
             return
         self.deliver(message)
         self._work_soon(member)
+
+    def _incarnation(self, node: int) -> int:
+        member = self.members.get(node)
+        return 0 if member is None else member.incarnation
+
+    def _is_of_the_dead(self, member: Member, message: Message, born: tuple[int, int]) -> bool:
+        """Whether this is of an election that who asked for it forgot, and over for that.
+
+        Transports end connections of an earlier boot when a new one speaks. All other messages may
+        arrive as late as they like: the core has to bear it.
+        """
+        link = (member.id, message.sender)
+        newest = self._met.get(link, 0)
+        if born[0] > newest:
+            self._met[link] = born[0]
+        match message:
+            case RequestVote():
+                return born[0] < newest and self.members[message.sender].forgot
+            case VoteResponse():
+                return born[1] < member.incarnation and member.forgot
+            case _:
+                return False
 
     def _written(self, member: Member, detail: object) -> None:
         if not isinstance(detail, tuple):
@@ -308,6 +337,7 @@ class Simulation(World):
         for member in self.living():
             self.work(member)
         election = self.options.election_ticks * TICK
+        patience = self.now + HALT_ELECTIONS * election
         deadline = self.now + RECOVERY_ELECTIONS * election
         # A peer whose snapshot's fate nobody reported is only tried again after its time.
         deadline += 2 * TICK * self.options.number("snapshot_timeout_ticks")
@@ -318,8 +348,12 @@ class Simulation(World):
                 self.turn()
             self._judge_terms()
             self._tidy()
+            self.damage.repair()
             goal = goal or self._goal()
             if goal and self._agree(goal):
+                break
+            if self.now > patience and not self.damage.goes_on():
+                self.marks["safe halt"] += 1
                 break
             if self.now > deadline:
                 raise broken("I53", f"no agreement on {goal} in {RECOVERY_ELECTIONS} elections")
@@ -328,9 +362,13 @@ class Simulation(World):
 
     def _choose_core(self) -> None:
         """Who stays dead: nobody, or as many as every configuration that may come can spare."""
-        if not self.choices.choose(2):
+        if not self.choices.choose(2) or any(
+            # Who is to become whole may need an answer of every other voter.
+            one.recovers
+            for one in self.members.values()
+        ):
             return
-        possible = [one for member in self.members.values() for one in _memberships(member.state)]
+        possible = [one for member in self.members.values() for one in memberships(member.state)]
         for member in list(self.members.values()):
             if not self.choices.choose(3):
                 continue
@@ -372,10 +410,18 @@ class Simulation(World):
         newest = self.checker.newest_membership
         if newest is None or newest.is_joint or self.checker.last_committed < goal:
             return False
-        return self._all_know(newest) and all(
-            self.members[node].retired or self.members[node].machine.index >= goal
-            for node in newest.members()
+        return (
+            self._all_know(newest)
+            and self._all_whole(newest)
+            and all(
+                self.members[node].retired or self.members[node].machine.index >= goal
+                for node in newest.members()
+            )
         )
+
+    def _all_whole(self, newest: Membership) -> bool:
+        members = [self.members[node] for node in newest.members()]
+        return all(one.retired or one.state.recovery is None for one in members)
 
     def _all_know(self, newest: Membership) -> bool:
         members = [self.members[node] for node in newest.members()]
@@ -395,24 +441,6 @@ class Simulation(World):
 
 
 _TICK = Tick()
-_MESSAGES = Message
-
-
-def _memberships(state: State) -> list[Membership]:
-    """The configurations that a member may come to have: its own, and those its log leads to."""
-    found = [state.membership]
-    membership, progress = state.membership, state.progress
-    first = max(state.applied + 1, state.log.first_index)
-    for entry in state.log.slice(first, state.log.last_index + 1):
-        if entry.kind is EntryKind.NORMAL:
-            continue
-        try:
-            change = decode_change(entry.data)
-            membership, progress = apply_change(membership, progress, change, entry.index)
-        except MembershipError:
-            continue
-        found.append(membership)
-    return found
 
 
 def simulate(seed: int, steps: int, *, options: Options | None = None) -> Outcome:

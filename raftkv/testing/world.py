@@ -31,6 +31,7 @@ from raftkv.core import (
     ReadState,
     Ready,
     Receive,
+    Regressed,
     Role,
     Snapshot,
     SnapshotTaken,
@@ -130,7 +131,7 @@ class World:
             self.on_message(message)
         if todo.alarms:
             raise broken("I11", f"n{member.id} was sent what does not continue it: {todo.alarms}")
-        if todo.hard_state or todo.entries or todo.snapshot or todo.responses:
+        if todo.hard_state or todo.entries or todo.snapshot or todo.responses or todo.recovering:
             write = Write(
                 todo.number,
                 todo.hard_state,
@@ -139,6 +140,7 @@ class World:
                 todo.messages_after_persist,
                 todo.responses,
                 bool(todo.must_sync or todo.responses),
+                recovering=todo.recovering,
             )
             self._submit(member, write)
         if todo.committed:
@@ -197,6 +199,9 @@ class World:
         member.last_image = snapshot.index
         self.checker.restored(member, member.machine)
         self.marks["snapshot installed"] += 1
+        member.installed += 1
+        if member.installed > 1:
+            self.marks["snapshot installed again"] += 1
 
     def apply(self, member: Member, count: int) -> None:
         """The machine takes the next ``count`` committed entries."""
@@ -274,6 +279,8 @@ class World:
             return
         if isinstance(message, InstallSnapshot):
             self.marks["snapshot arrived"] += 1
+            if message.term < max(self.checker.leaders, default=0):
+                self.marks["snapshot of an earlier leader"] += 1
         self.feed(member, Receive(message))
 
     def propose(self, member: Member, payloads: tuple[bytes, ...]) -> None:
@@ -309,6 +316,8 @@ class World:
     def crash(self, member: Member, kept: int) -> None:
         """A member dies; the oldest ``kept`` of its writes under way had become durable."""
         under_way = len(member.disk.queue)
+        if member.state.incoming is not None:
+            self.marks["crash with a snapshot under way"] += 1
         member.crash(kept)
         self.marks["crash"] += 1
         if kept < under_way:
@@ -322,6 +331,9 @@ class World:
         self.marks["restart"] += 1
         self.note("restart", member, seen=True)
         self.on_start(member)
+        if member.regressed:
+            member.regressed = False
+            self.feed(member, Regressed())
 
     def spawn(self) -> Member:
         """A new member with an empty disk, which nobody knows yet. Ids are never used again."""
