@@ -149,6 +149,8 @@ class Cluster:
         self.case = case
         self.addresses = dict(addresses)
         """Of all that are or may become members."""
+        self.may_end = False
+        """Whether members may end by themselves: they learn that they were removed."""
         self._founders = {name: addresses[name] for name in founders or addresses}
         self.running: dict[str, Process] = {}
         self.facts: Counter[str] = Counter()
@@ -249,13 +251,17 @@ class Cluster:
         return max(leaders)[1] if leaders else None
 
     def statuses(self) -> dict[str, Json]:
-        """What running members tell; those that are just ending tell nothing."""
+        """What running members tell; those that :attr:`may_end`, and just do, tell nothing."""
         found: dict[str, Json] = {}
         for name, process in self.running.items():
-            with suppress(DiedError):
+            try:
                 told = process.ask("status")
-                if "error" not in told:
-                    found[name] = told
+            except DiedError:
+                if not self.may_end:
+                    raise
+                continue
+            if "error" not in told:
+                found[name] = told
         return found
 
     def await_leader(self, seconds: float = START_SECONDS_MAX) -> str:

@@ -198,7 +198,26 @@ class Member:
         if do == "rows":
             count = write_rows(self._machine.store, Path(str(command["path"])))
             return {"revisions": count}
-        raise ValueError(f"unknown command {do!r}")
+        return await self._change(do, command)
+
+    async def _change(self, do: str, command: Json) -> Json:
+        members, one = self._node.members, str(command.get("member", ""))
+        timeout = cast("float", command.get("timeout", 5.0))
+        name, address = str(command.get("name", "")), str(command.get("address", ""))
+        if do == "members":
+            listed = members.list()
+            return {"members": {each.name: [each.id, each.is_voter] for each in listed}}
+        if do == "add":
+            await members.add(name, address, promote=bool(command["promote"]), timeout=timeout)
+        elif do == "promote":
+            await members.promote(one, timeout=timeout)
+        elif do == "remove":
+            await members.remove(one, timeout=timeout)
+        elif do == "replace":
+            await members.replace(one, name, address, timeout=timeout)
+        else:
+            raise ValueError(f"unknown command {do!r}")
+        return {}
 
 
 def write_rows(reader: Reader, path: Path) -> int:
@@ -240,10 +259,12 @@ async def run_member(given: Json) -> None:
     diary = Diary(str(given["history"]))
     settings = raftkv.Settings(**cast("dict[str, int]", given["settings"]))
     machine = KvMachine()
+    joins = cast("list[str] | None", given.get("join"))
     async with raftkv.open_node(
         Path(str(given["directory"])),
         name=str(given["name"]),
-        cluster=cast("dict[str, str]", given["cluster"]),
+        cluster=None if joins else cast("dict[str, str]", given["cluster"]),
+        join=joins,
         listen=str(given["listen"]),
         machine=machine,
         insecure=True,

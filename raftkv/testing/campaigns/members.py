@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raftkv.testing.campaigns.changes import change_members
 from raftkv.testing.campaigns.frame import Campaign, Part
 from raftkv.testing.campaigns.namespaces import lacks_namespaces
 from raftkv.testing.campaigns.partitions import partition_members
@@ -15,6 +16,13 @@ MEMBERS = Campaign(
             about="four partitions of three or five members, some of which are killed",
             run=partition_members,
             cases=5,
+            lacks=lacks_namespaces,
+        ),
+        Part(
+            name="changes",
+            about="five changes of membership amid partitions and kills",
+            run=change_members,
+            cases=3,
             lacks=lacks_namespaces,
         ),
     ),
