@@ -10,7 +10,7 @@ are applied. Who is down may always be removed: that never makes a majority hard
 from __future__ import annotations
 
 from raftkv.core.draft import Draft
-from raftkv.core.progress import Peer, Progress, ProgressState
+from raftkv.core.progress import Progress, ProgressState
 from raftkv.core.quorum import majority
 from raftkv.core.ready import Refusal
 from raftkv.core.types import ChangeKind, Membership, MembershipChange
@@ -54,7 +54,5 @@ def _is_healthy(draft: Draft, node: int) -> bool:
     )
 
 
-def _peer(draft: Draft, node: int) -> Peer | Progress | None:
-    if node in draft.peers:
-        return draft.peers[node]
-    return next((one for one in draft.progress if one.id == node), None)
+def _peer(draft: Draft, node: int) -> Progress | None:
+    return next((one for one in draft.frozen_progress() if one.id == node), None)

@@ -214,8 +214,10 @@ async def test_a_joined_member_comes_back_with_join_or_with_the_members_as_they_
             await node.members.promoted("n2")
             await node.kv.put("k", b"1")
         now = {"n1": "n1:1", "n2": "n2:1"}
-        for said in ({"join": now}, {"cluster": now}):
-            async with _opened(cluster, "n2", ids=ids, disk=disk, **said) as node:
+        for join, members in ((now, None), (None, now)):
+            async with _opened(
+                cluster, "n2", join=join, cluster=members, ids=ids, disk=disk
+            ) as node:
                 await node.ready()
                 found = await node.kv.get("k")
                 assert found is not None
@@ -249,12 +251,11 @@ async def test_one_who_was_added_and_heard_nothing_yet_does_not_begin_a_cluster(
         ids, disk = (first.status().cluster_id, added.id), MemoryDisk()
         await _tick(cluster)
         cluster.network.partition([first.id], [added.id])
-        for said in (
-            {"join": ["n1:1"]},
-            {"join": ["n1:1"]},
-            {"cluster": {"n2": "n2:1", "n1": "n1:1"}},
-        ):
-            async with _opened(cluster, "n2", ids=ids, disk=disk, **said) as node:
+        both = {"n2": "n2:1", "n1": "n1:1"}
+        for join, members in ((both, None), (both, None), (None, both)):
+            async with _opened(
+                cluster, "n2", join=join, cluster=members, ids=ids, disk=disk
+            ) as node:
                 for _ in range(2 * QUICK.election_ticks):
                     await _tick(cluster)
                 assert node.status().membership == Membership()
