@@ -128,13 +128,14 @@ class Cluster:
         self.nodes: dict[int, Node[object]] = {}
         self.machines: dict[int, AnyMachine] = {}
         self.storages: dict[int, Storage] = {}
+        self.open_storage: Callable[[int], Storage] = self._open_memory
         self.failures: dict[int, BaseException] = {}
         self.wrap: Callable[[int, Storage], Storage] = lambda _number, storage: storage
         self._tasks = tasks
         self._stops: dict[int, anyio.Event] = {}
         self._ended: dict[int, anyio.Event] = {}
 
-    def open_storage(self, number: int) -> Storage:
+    def _open_memory(self, number: int) -> Storage:
         alone = len(self.members) == 1
         return open_memory(CLUSTER_ID, number, disk=self.disks[number], can_recover=not alone)
 
