@@ -35,6 +35,17 @@ SHARES = (
     Share("crash", "store-failpoints", 12, (("kills", 12),)),
     Share("power", "store", 4, (("cuts", 20), ("cuts amid a write or sync", 5))),
     Share("power", "cluster", 1, (("cuts", 3), ("acknowledged writes", 50))),
+    Share("torn", "offsets", 2, (("cuts", 1000),)),
+    Share("torn", "logs", 4),
+    Share("torn", "members", 2),
+    Share("torn", "restored", 1),
+    Share("torn", "wiped", 1, (("kept out", 1),)),
+    Share("flip", "stores", 4, (("flips", 40), ("alone: refused", 15), ("alone: identical", 5))),
+    Share("flip", "members", 2, (("flips", 6),)),
+    Share("ioerror", "fail", 2, (("stops", 2), ("acknowledged writes", 100))),
+    Share("ioerror", "full", 2, (("full", 3), ("stops", 1))),
+    Share("ioerror", "slow-leader", 1, (("below the election timeout: puts while slow", 20),)),
+    Share("ioerror", "slow-follower", 1, (("acknowledged writes", 100),)),
 )
 
 

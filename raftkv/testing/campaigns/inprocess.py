@@ -81,6 +81,12 @@ class Members:
                 self._stops[name].set()
                 await self._over[name].wait()
 
+    async def restart(self, name: str) -> None:
+        """Close a member if it runs still, and open it again."""
+        await self.stop(name)
+        self.ended.pop(name, None)
+        await self.start(name)
+
     async def _live(self, name: str, settled: anyio.Event) -> None:
         stop, over = self._stops[name], self._over[name] = anyio.Event(), anyio.Event()
         self.ended.pop(name, None)

@@ -25,11 +25,11 @@ struct rule {
     uint32_t skip;     /* calls that pass before */
     uint32_t error;    /* errno to fail with; 0: the call is carried out */
     uint32_t delay_us; /* to wait before */
-    uint32_t halve;    /* so many writes are cut short before any fails */
+    uint32_t halve;    /* so many writes are cut short instead, first of all */
     uint32_t seen;     /* calls that matched while the rule was on */
-    uint32_t failed;   /* calls that were failed */
+    uint32_t failed;   /* calls that were failed or cut short */
     uint32_t unused;
-    uint64_t first_ns; /* CLOCK_MONOTONIC of the first failure */
+    uint64_t first_ns; /* CLOCK_MONOTONIC of the first of these */
 };
 
 struct control {
@@ -103,15 +103,16 @@ static int verdict(int kind, int descriptor) {
         nanosleep(&pause, NULL);
     }
     errno = before;
-    if (take(&rule->halve))
-        return 1;
-    if (!rule->error)
+    int halved = take(&rule->halve);
+    if (!halved && !rule->error)
         return 0;
     if (!__atomic_fetch_add(&rule->failed, 1, __ATOMIC_ACQ_REL)) {
         struct timespec now;
         clock_gettime(CLOCK_MONOTONIC, &now);
         rule->first_ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
     }
+    if (halved)
+        return 1;
     errno = (int)rule->error;
     return -1;
 }

@@ -102,7 +102,7 @@ class Shim:
             _NUMBER.pack_into(self._memory, self._at(kind), 0)
 
     def failed(self) -> int:
-        """How many calls were failed, since the rules were last set."""
+        """How many calls were failed or cut short, since the rules were last set."""
         return sum(self._rule(kind)[6] for kind in (_WRITES, _SYNCS))
 
     def seen(self) -> int:
@@ -110,7 +110,7 @@ class Shim:
         return sum(self._rule(kind)[5] for kind in (_WRITES, _SYNCS))
 
     def first_failure_ns(self) -> int:
-        """When the first call was failed, on the monotonic clock; 0 if none was."""
+        """When the first of these was, on the monotonic clock; 0 if none was."""
         moments = [self._rule(kind)[8] for kind in (_WRITES, _SYNCS)]
         return min((moment for moment in moments if moment), default=0)
 

@@ -227,7 +227,7 @@ class Life:
         writer = Writer(storage)
         found = writer.state()
         allowed = diary.allowed()
-        if allowed and _digest(found) not in allowed:
+        if allowed and digest(found) not in allowed:
             raise FindingError(f"found a state that nobody may have left: {found.hard_state}")
         if not rows_match(storage.store, found):
             raise FindingError("the machine's rows are not those of the applied entries")
@@ -267,7 +267,7 @@ class _Diary:
 
     def note(self, kind: bytes, state: Recovered) -> None:
         """``I``: may be found from now on. ``A``: nothing older may be."""
-        os.write(self._file, kind + _digest(state))
+        os.write(self._file, kind + digest(state))
 
     def allowed(self) -> set[bytes]:
         """The states that may be found: the last acknowledged and those intended after it."""
@@ -282,7 +282,7 @@ class _Diary:
         return found
 
 
-def _digest(state: Recovered) -> bytes:
+def digest(state: Recovered) -> bytes:
     """A state as a few bytes; its entries are told by the last chain value."""
     last = state.entries[-1] if state.entries else state.snapshot
     told = (state.hard_state, state.snapshot, last.index, last.chain, state.applied)
