@@ -123,8 +123,9 @@ def on_heartbeat(draft: Draft, message: Heartbeat) -> None:
                 f"the leader knows entry {message.commit} to be here, but the log ends at"
                 f" {draft.log.last_index}: was it truncated or lost?",
             )
-        # Only we ourselves can have told the leader that we have it, in this very term.
-        regress(draft)
+        if draft.recovery is None:
+            # Only we ourselves can have told the leader that we have it, in this very term.
+            regress(draft)
         hint, hint_term = draft.log.last_index, draft.log.last_term
         send_append_response(
             draft, message.sender, message.commit, rejected=True, hint=hint, hint_term=hint_term

@@ -77,7 +77,7 @@ def on_recovering(draft: Draft, node: int) -> None:
     What it acknowledged until now may be from before its loss, even if we knew of another one.
     """
     peer = draft.peer(node)
-    if peer is not None:
+    if peer is not None and node != draft.config.id:
         distrust(draft, peer)
 
 
