@@ -1,0 +1,155 @@
+"""Members compare their states: who differs is named, and nobody who does not."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raftkv.core import Membership
+from raftkv.errors import NodeStoppedError, StorageCorruptError
+from raftkv.node.hashes import StateHash, judge
+from raftkv.storage.base import Space
+from raftkv.transport.base import Lane
+from tests.node.rig import MACHINES, QUICK, Cluster, Journal, Ledger, cluster
+
+OFTEN = evolve(QUICK, state_hash_seconds=0.1, retention_entries=20)
+
+HASHES = tuple(
+    StateHash(7, chain, bytes([value]) * 32) for chain, value in ((1, 1), (1, 2), (2, 1))
+)
+    StateHash(7, chain, bytes([value]) * 32) for chain, value in ((1, 1), (1, 2), (2, 1))
+)
+members = st.lists(st.integers(1, 7), unique=True, max_size=5).map(lambda ids: tuple(sorted(ids)))
+
+
+@given(st.dictionaries(st.integers(1, 8), st.sampled_from(HASHES)), members, members, members)
+def test_who_differs_from_a_quorum_is_odd_and_nobody_else(
+    reports: dict[int, StateHash],
+    voters: tuple[int, ...],
+    outgoing: tuple[int, ...],
+    learners: tuple[int, ...],
+) -> None:
+    verdict = judge(reports, Membership(voters or (1,), outgoing, learners))
+    configurations = [voters or (1,), *([outgoing] if outgoing else [])]
+    quorate = [
+        value
+        for value in HASHES
+        if all(
+            sum(reports.get(voter) == value for voter in each) > len(each) / 2
+            for each in configurations
+        )
+    ]
+    if len(set(reports.values())) < 2:
+        assert verdict is None
+    elif not quorate:
+        assert verdict is not None
+        assert verdict.agreed is None
+    else:
+        assert verdict is not None
+        assert [verdict.agreed] == quorate
+        assert verdict.odd == tuple(
+            sorted(one for one, value in reports.items() if value != verdict.agreed)
+        )
+
+
+def spoil(made: Cluster, number: int, change: bytes = b"spoiled") -> None:
+    """Change the last row of a member's machine, as damage that no checksum sees."""
+    store = made.storages[number].store
+    key, _ = next(store.scan(Space.MACHINE, reverse=True))
+    batch = store.batch()
+    batch.put(Space.MACHINE, key, change)
+    store.write(batch)
+
+
+def alarms(made: Cluster) -> list[str]:
+    return [alarm for node in made.nodes.values() for alarm in node.status().alarms]
+
+
+@pytest.mark.parametrize("whose", ["leader", "follower"])
+async def test_the_odd_one_out_is_named_stops_and_is_made_anew_when_it_starts_again(
+    whose: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with cluster(machine=Ledger, settings=OFTEN) as made:
+        leader = await made.leader()
+        for count in range(5):
+            await leader.propose(b"%d" % count)
+        odd = leader.id if whose == "leader" else made.followers(leader)[0].id
+        await made.nodes[odd].read()
+        spoil(made, odd)
+        await made.ended(odd)
+        failure = made.failures[odd]
+        assert isinstance(failure, NodeStoppedError)
+        assert isinstance(failure.__cause__, StorageCorruptError)
+        assert "open the node again" in str(failure)
+        assert f"the state of member n{odd} at entry" in caplog.text
+        rest = [number for number in (1, 2, 3) if number != odd]
+        if whose == "follower":
+            assert any(f"member n{odd}" in alarm for alarm in alarms(made))
+        assert sorted(made.nodes) == rest
+        node = await made.start(odd)
+        await node.ready()
+        assert made.commands(odd) == [b"%d" % count for count in range(5)]
+        assert node.status().recovering is None
+
+
+async def test_where_no_quorum_agrees_there_is_an_alarm_and_nobody_stops() -> None:
+    async with cluster(machine=Ledger, settings=OFTEN) as made:
+        leader = await made.leader()
+        await leader.propose(b"x")
+        for node in made.nodes.values():
+            await node.read()
+        spoil(made, 1, b"one thing")
+        spoil(made, 2, b"another")
+        await made.until(lambda: any("no quorum agrees" in alarm for alarm in alarms(made)))
+        told = next(alarm for alarm in alarms(made) if "no quorum agrees" in alarm)
+        assert all(f"n{number} has" in told for number in (1, 2, 3))
+        assert sorted(made.nodes) == [1, 2, 3]
+
+
+async def test_an_in_memory_machine_that_differs_is_named_and_goes_on() -> None:
+    async with cluster(machine=Journal, settings=OFTEN) as made:
+        leader = await made.leader()
+        await leader.propose(b"x")
+        odd = made.followers(leader)[0]
+        await odd.read()
+        made.commands(odd.id)[0] = b"y"
+        await made.until(lambda: any("restart this member" in one for one in odd.status().alarms))
+        await made.until(lambda: any(f"member n{odd.id}" in alarm for alarm in alarms(made)))
+        assert sorted(made.nodes) == [1, 2, 3]
+        assert await leader.propose(b"z") == 2
+
+
+async def compared(made: Cluster, rounds: int) -> None:
+    """Until the leader has asked so many times more."""
+    seen: set[bytes] = set()
+    before = made.network.tap
+
+    def count(_sender: int, _to: int, lane: Lane, frame: bytes) -> bytes | None:
+        if lane is Lane.BULK and frame[0] == 30:
+            seen.add(frame[:9])
+        return frame
+
+    made.network.tap = count
+    await made.until(lambda: len(seen) >= rounds)
+    made.network.tap = before
+
+
+@pytest.mark.parametrize("kind", MACHINES)
+async def test_equal_members_raise_no_alarm_through_restarts_snapshots_and_loss(kind: str) -> None:
+    async with cluster(machine=MACHINES[kind], settings=OFTEN) as made:
+        for turn in range(3):
+            leader = await made.leader()
+            gone = made.followers(leader)[turn % 2].id
+            await made.stop(gone)
+            for count in range(60):  # beyond the retention: it comes back by a snapshot
+                await leader.propose(b"%d" % count)
+            await made.start(gone)
+            await made.nodes[gone].ready()
+            made.network.disconnect(1, 2)
+            await compared(made, 2)
+        await made.stop((await made.leader()).id)
+        await compared(made, 2)
+        assert alarms(made) == []
+        assert not made.failures
