@@ -19,8 +19,6 @@ OFTEN = evolve(QUICK, state_hash_seconds=0.1, retention_entries=20)
 HASHES = tuple(
     StateHash(7, chain, bytes([value]) * 32) for chain, value in ((1, 1), (1, 2), (2, 1))
 )
-    StateHash(7, chain, bytes([value]) * 32) for chain, value in ((1, 1), (1, 2), (2, 1))
-)
 members = st.lists(st.integers(1, 7), unique=True, max_size=5).map(lambda ids: tuple(sorted(ids)))
 
 
