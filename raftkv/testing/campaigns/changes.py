@@ -45,7 +45,7 @@ def change_members(case: Case) -> Facts:
             for _ in range(_CHANGES):
                 time.sleep(random.uniform(0.1, 0.4))
                 changing.one()
-            changing.settle()
+            changing.settle(finally_=True)
             made.rest()
             made.converge()
             changing.agree()
@@ -66,6 +66,8 @@ class _Changing:
     ids: dict[str, int] = field(factory=dict[str, int])
     """Of the members as they were told last."""
     removed: set[int] = field(factory=set[int])
+    rising: dict[str, str] = field(factory=dict[str, str])
+    """Who was added to become a voter, and in whose place, who then has to go."""
     gone: set[str] = field(factory=set[str])
     """Who is dead and shall stay so, as somebody is to take its place."""
 
@@ -104,12 +106,15 @@ class _Changing:
         words: Json = {"timeout": _CHANGE_SECONDS}
         if kind in ("add", "add learner"):
             words |= self._new() | {"do": "add", "promote": kind == "add"}
+            if kind == "add":
+                self.rising[str(words["name"])] = ""
         elif kind == "replace":
             old = random.choice(voters)
             if len(voters) > _VOTERS_MIN and old in self.made.running and random.random() < 0.5:
                 self.made.kill([old])
                 self.gone.add(old)
             words |= self._new() | {"do": "replace", "member": old}
+            self.rising[str(words["name"])] = old
         elif kind == "promote":
             words |= {"do": "promote", "member": random.choice(learners)}
         else:
@@ -147,8 +152,11 @@ class _Changing:
 
     # --- how things stand -----------------------------------------------------------------------
 
-    def settle(self) -> dict[str, tuple[int, bool]]:
-        """Wait until members run and others do not. Who is a member, its id, whether it votes."""
+    def settle(self, *, finally_: bool = False) -> dict[str, tuple[int, bool]]:
+        """Wait until members run and others do not. Who is a member, its id, whether it votes.
+
+        ``finally_``, also until who was to become a voter is one.
+        """
         began = time.monotonic()
         while True:
             self._bury_removed()
@@ -159,7 +167,13 @@ class _Changing:
             missing = self.ids.keys() - self.made.running.keys() - self.gone
             self._start(sorted(missing))
             if told is not None and not missing and not self.made.running.keys() - told.keys():
-                return told
+                waiting = [
+                    new
+                    for new, old in self.rising.items()
+                    if new in told and (old in told or not told[new][1])
+                ]
+                if not (finally_ and waiting):
+                    return told
             waited = time.monotonic() - began
             if waited > _SETTLE_SECONDS_MAX / 2:
                 self.gone.clear()  # without them there is no majority: they come back after all
