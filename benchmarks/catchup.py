@@ -57,6 +57,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--tick-ms", type=float, default=50.0, help="heartbeat 2, election 20 ticks"
     )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="NAME=NUMBER", help="a setting of the nodes"
+    )
     parser.add_argument("--dir", type=Path, help="where to put data (default: temporary)")
 
 
@@ -66,6 +69,7 @@ def measure(options: Namespace) -> Report:
     # Less than the keys need: the member that comes finds no log from the beginning.
     retention = min(64 * 2**20, keys * _KEY_LOG_BYTES // 8)
     settings = {"retention_bytes": retention, "tick_seconds": options.tick_ms / 1e3}
+    settings |= {name: float(number) for name, _, number in _parted(options.set)}
     names = NAMES if options.way == "added" else NAMES[:2]
     with (
         tempfile.TemporaryDirectory(prefix="raftkv-bench-", dir=options.dir) as directory,
@@ -86,9 +90,14 @@ def measure(options: Namespace) -> Report:
         "outstanding_puts": options.clients,
         "retention_bytes": retention,
         "empty_member": "removed, added again" if options.way == "added" else "a first one, late",
+        "settings": " ".join(options.set) or "defaults",
         "spied_on": "yes" if options.spy else "no",
     }
     return Report("catchup", [row], notes, _targets(row), details)
+
+
+def _parted(settings: list[str]) -> list[tuple[str, str, str]]:
+    return [setting.partition("=") for setting in settings]
 
 
 def _targets(row: dict[str, Cell]) -> list[Target]:
