@@ -73,6 +73,8 @@ from raftkv.node.status import (
     MembershipChanged,
     MemberStatus,
     PeerStatus,
+    RecoveryChanged,
+    RecoveryStatus,
     RoleChanged,
     Status,
 )
@@ -122,6 +124,8 @@ __all__ = [
     "PutResult",
     "RangeResult",
     "Reader",
+    "RecoveryChanged",
+    "RecoveryStatus",
     "RemovedError",
     "RequestTooLargeError",
     "RoleChanged",

@@ -64,7 +64,7 @@ from raftkv.node.sending import Sender
 from raftkv.node.settings import Settings
 from raftkv.node.snapshots import Arrived
 from raftkv.node.status import EventHub, LeaderChanged, RoleChanged
-from raftkv.node.upkeep import SEEN, Upkeep
+from raftkv.node.upkeep import AGAIN, SEEN, Upkeep
 from raftkv.node.waiters import InFlight, Queue, Reads
 from raftkv.runtime.base import Clock, Waker
 from raftkv.transport.base import Lane, Transport
@@ -496,7 +496,7 @@ class Loop:
     # --- the bulk lane ----------------------------------------------------------------------------
 
     def _on_repair_frame(self, peer: int, frame: bytes) -> None:
-        if frame[0] == SEEN:
+        if frame[0] in (SEEN, AGAIN):
             self._upkeep.on_frame(peer, frame, self.state.membership)
         else:
             self._repair.on_frame(peer, frame, self.state)

@@ -4,6 +4,7 @@ Two frames of the bulk lane carry what is known of disks; a member sends one to 
 connects, once that peer's boot is durable here::
 
     SEEN   20 u8 | boot u64 | boot token (16) | table of disks     your boot, and all that I know
+    AGAIN  21 u8                                                   I have not heard that from you
 
 The rest goes through the log as notes, which the leader proposes (:mod:`raftkv.node.notes`).
 """
@@ -31,7 +32,9 @@ from raftkv.transport.base import Hello, Lane, Transport
 
 _log = logging.getLogger("raftkv.node")
 
-SEEN: Final = 20  # on the wire: it never changes
+# The numbers are on the wire: they never change.
+SEEN: Final = 20
+AGAIN: Final = 21
 _HEAD: Final = Struct("<BQ16s")  # kind, boot, boot token
 
 
@@ -59,6 +62,7 @@ class Upkeep:
         self._retry_ns = settings.election_ticks * settings.tick_ns
         self._hash_due_ns = clock.monotonic_ns() + self._hash_ns
         self._boots_due_ns = 0
+        self._again_due_ns = self._hash_due_ns - self._hash_ns + self._retry_ns
         self._clock = clock
         self._to_greet: set[int] = set()
         self._is_regressed = False
@@ -95,6 +99,10 @@ class Upkeep:
             self._save()
         self.hashes.tick(state.leader, state.membership)
         now = self._clock.monotonic_ns()
+        if not self.admission.is_open and now >= self._again_due_ns:
+            self._again_due_ns = now + self._retry_ns
+            for peer in self._peers.addresses:
+                self._transport.send(peer, bytes((AGAIN,)), Lane.BULK)
         if state.role is not Role.LEADER:
             return
         notes: list[Note] = []
@@ -152,7 +160,10 @@ class Upkeep:
                     self._to_greet.discard(peer)
 
     def on_frame(self, peer: int, frame: bytes, membership: Membership) -> None:
-        """A peer tells what it knows."""
+        """A peer tells what it knows, or wants to hear what we do."""
+        if frame[0] == AGAIN:
+            self._to_greet.add(peer)
+            return
         try:
             _, boot, token = _HEAD.unpack_from(frame)
             self._disks.hear(frame[_HEAD.size :])
