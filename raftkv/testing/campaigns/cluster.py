@@ -27,8 +27,13 @@ Json = dict[str, object]
 
 START_SECONDS_MAX: Final = 60.0
 ANSWER_SECONDS_MAX: Final = 60.0
-CONVERGENCE_SECONDS_MAX: Final = float(os.environ.get("RAFTKV_CONVERGENCE_SECONDS", "5"))
+_CONVERGENCE_SECONDS: Final = 5.0
+CONVERGENCE_SECONDS_MAX: Final = float(
+    os.environ.get("RAFTKV_CONVERGENCE_SECONDS", _CONVERGENCE_SECONDS)
+)
 """A healed cluster must be one again within so long; a busy machine may be given more."""
+IS_PATIENT: Final = CONVERGENCE_SECONDS_MAX > _CONVERGENCE_SECONDS
+"""Whether the machine is a busy one, on which speed is not judged."""
 _POLL_SECONDS: Final = 0.02
 _MODULE: Final = "raftkv.testing.campaigns.member"
 
