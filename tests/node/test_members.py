@@ -12,7 +12,17 @@ from anyio.lowlevel import checkpoint
 from attrs import evolve
 
 import raftkv
-from raftkv.core import Campaign, Membership
+from raftkv.core import (
+    Campaign,
+    Change,
+    ChangeKind,
+    EntryKind,
+    ForwardProposal,
+    Membership,
+    MembershipChange,
+    Payload,
+)
+from raftkv.core.membership import encode_change
 from raftkv.errors import (
     ConfigError,
     DeadlineError,
@@ -23,9 +33,12 @@ from raftkv.errors import (
     UnavailableError,
 )
 from raftkv.kv import KvResult
+from raftkv.node.roster import ChangeNote, Member, encode_change_note
 from raftkv.node.settings import Settings
 from raftkv.storage.memory import MemoryDisk, open_memory
-from tests.node.rig import QUICK
+from raftkv.transport.base import Lane
+from raftkv.transport.codec import encode_messages
+from tests.node.rig import QUICK, Journal, Ledger
 
 Cluster = raftkv.Cluster[KvResult]
 Node = raftkv.Node[KvResult]
@@ -475,3 +488,54 @@ async def test_no_member_is_too_much() -> None:
             await first.members.add(f"n{number}", f"n{number}:1", promote=False)
         with pytest.raises(MembershipError, match="at most 64 members"):
             await first.members.add("n65", "n65:1")
+
+
+@pytest.mark.parametrize("machine", [Journal, Ledger])
+async def test_a_machine_of_ones_own_grows_and_comes_back(
+    machine: Callable[[], Journal | Ledger],
+) -> None:
+    made: dict[str, list[Journal | Ledger]] = {}
+    names_in_order = iter(["n1", "n2", "n3", "n2", "n3", "n1"])
+
+    def make() -> Journal | Ledger:
+        one = machine()
+        made.setdefault(next(names_in_order), []).append(one)
+        return one
+
+    async with raftkv.open_cluster(None, size=1, machine=make, settings=QUICK) as cluster:
+        first = await cluster.leader()
+        for number in range(20):
+            await first.propose(b"%d" % number)
+        await cluster.add()
+        await cluster.add()
+        for name in ("n2", "n3", "n1"):
+            await cluster.stop(name)
+            node = await cluster.start(name)
+            await node.ready()
+            answer = await node.propose(name.encode())
+            assert answer == len(made[name][-1].commands)
+        for node in cluster.nodes:
+            await node.read()
+            status = node.status()
+            assert [one.name for one in status.members if one.is_voter] == ["n1", "n2", "n3"]
+        assert len({tuple(those[-1].commands) for those in made.values()}) == 1
+
+
+async def test_a_hostile_change_is_kept_out_of_the_log() -> None:
+    """Records that name others than the change does, or that are none, stop at the leader."""
+    async with _cluster(3) as cluster:
+        leader = await cluster.leader()
+        follower = next(node for node in cluster.nodes if node is not leader)
+        hands = leader._hands  # pyright: ignore[reportPrivateUsage]
+        assert hands is not None
+        before = leader.status().last_index
+        steps = (Change(ChangeKind.LEARNER, 9),)
+        other = encode_change_note(ChangeNote(records=(Member(8, "n8", "n8:1"),)))
+        for context in (b"\xff", other):
+            change = MembershipChange(steps, context=context)
+            payload = Payload(EntryKind.CHANGE, encode_change(change))
+            message = ForwardProposal(follower.id, leader.id, (payload,), 77)
+            hands.loop.on_frame(follower.id, Lane.RAFT, encode_messages((message,)))
+        await leader.read()
+        assert leader.status().last_index == before
+        assert names(leader) == ["n1", "n2", "n3"]
