@@ -15,7 +15,7 @@ from raftkv.core.messages import InstallSnapshot
 from raftkv.core.types import Membership, Snapshot
 from raftkv.kv.commands import Put, encode
 from raftkv.kv.machine import KvMachine
-from raftkv.machine import Command
+from raftkv.machine import Command, DurableStateMachine
 from raftkv.node import snapshots
 from raftkv.node.applier import AnyMachine
 from raftkv.node.disk import Disk
@@ -157,7 +157,7 @@ def filled(kind: str, index: int, disk: MemoryDisk | None = None) -> Member:
         while not images.advance(batch):
             pass
     else:
-        machine.apply_durable(commands, batch)  # pyright: ignore[reportAttributeAccessIssue]
+        cast("DurableStateMachine[object]", machine).apply_durable(commands, batch)
     member.store.write(batch)
     member.store.sync()
     return member
