@@ -71,6 +71,8 @@ class FailingSlots(SlotFile):
         self._files = files
 
     def read(self, size: int) -> bytes:
+        if self._files.failing == "read":
+            raise OSError(EIO, "Input/output error")
         return self._inner.read(size)
 
     def write(self, offset: int, data: bytes) -> None:

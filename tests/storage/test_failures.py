@@ -24,13 +24,15 @@ from raftkv.errors import (
     StorageStallError,
     UsageError,
 )
-from raftkv.storage.base import Space, WitnessRecord
+from raftkv.storage.base import Damage, Loss, Recovered, Space, WitnessRecord
+from raftkv.storage.directory import open_rocks
 from raftkv.storage.files import OsFiles
+from raftkv.storage.log import StoredLog
 from raftkv.storage.member import WITNESS_SYNCS_MAX, MemberStorage
 from raftkv.storage.memory import MemoryDisk, open_memory
 from raftkv.storage.rocks import Mode, RocksStore, classify
 from raftkv.storage.witness import FileWitness
-from tests.storage.member_model import CLUSTER, MEMBER, Writer, everything
+from tests.storage.member_model import CLUSTER, MEMBER, FixedRng, Writer, everything
 from tests.storage.opening import Scripted, WatchedFiles, as_a_new_process, one_turn, opened
 
 ROOT = Path(__file__).parents[2]
@@ -154,6 +156,110 @@ def test_a_stall_is_tried_again_with_the_same_batch(tmp_path: Path) -> None:
     again = opened(tmp_path)
     assert again.log.recover() == writer.state()
     again.close()
+
+
+OPENER = """
+import sys
+from raftkv.storage.directory import open_rocks
+from tests.storage.member_model import CLUSTER, MEMBER, FixedRng
+open_rocks(sys.argv[1], cluster_id=CLUSTER, member_id=MEMBER, rng=FixedRng()).close()
+"""
+
+
+def test_a_fresh_process_writes_anew_what_a_failed_sync_left_behind(tmp_path: Path) -> None:
+    """The log may be in the page cache alone: all of it is in synced tables afterwards."""
+    failpoint = Scripted()
+    storage = opened(tmp_path / "live", failpoint=failpoint)
+    writer = Writer(storage)
+    one_turn(writer)
+    failpoint.raising["sync.before"] = OSError("IO error: While fsync: Input/output error")
+    with pytest.raises(StorageFailedError):
+        one_turn(writer)
+    state = writer.state()
+    shutil.copytree(tmp_path / "live", tmp_path / "killed")
+    storage.close()
+    for _ in range(2):
+        with pytest.raises(StorageFailedError, match="open the node in a new process"):
+            opened(tmp_path / "live")
+    command = [sys.executable, "-c", OPENER, str(tmp_path / "live")]
+    subprocess.run(command, cwd=ROOT, check=True)
+    assert not (tmp_path / "live" / "member" / "failed").exists()
+    store = tmp_path / "killed" / "member" / "store"
+    suspect = {wal.name for wal in store.glob("*.log") if wal.stat().st_size}
+    assert suspect
+    opened(tmp_path / "killed").close()
+    assert not suspect & {wal.name for wal in store.glob("*.log")}
+    with RocksLook(store) as found:
+        assert found == state
+
+
+class RocksLook:
+    """What a store holds in its tables, its logs taken away."""
+
+    def __init__(self, store: Path) -> None:
+        self._copy = store.with_name("tables-alone")
+        shutil.copytree(store, self._copy)
+        for wal in self._copy.glob("*.log"):
+            wal.unlink()
+
+    def __enter__(self) -> Recovered:
+        self._store = RocksStore(self._copy)
+        return StoredLog(self._store).recover()
+
+    def __exit__(self, *_: object) -> None:
+        self._store.close()
+
+
+def test_another_directory_at_the_same_place_is_not_blamed(tmp_path: Path) -> None:
+    """An inode is given again once its directory is gone."""
+    failpoint = Scripted()
+    storage = opened(tmp_path / "data", failpoint=failpoint)
+    failpoint.raising["sync.before"] = OSError("IO error: While fsync: Input/output error")
+    with pytest.raises(StorageFailedError):
+        one_turn(Writer(storage))
+    storage.close()
+    place = OsFiles().place(tmp_path / "data" / "member")
+
+    class SamePlace(OsFiles):
+        def place(self, path: Path) -> tuple[int, int]:
+            return place
+
+    other = open_rocks(
+        tmp_path / "other", cluster_id=CLUSTER, member_id=MEMBER, rng=FixedRng(9), files=SamePlace()
+    )
+    other.close()
+    os.truncate(tmp_path / "other" / "member" / "witness", 100)
+    with pytest.raises(StorageFailedError, match="open the node in a new process"):
+        opened(tmp_path / "other", files=SamePlace())  # whose it is cannot be told
+
+
+def test_a_marker_that_cannot_be_written_is_not_missed(tmp_path: Path) -> None:
+    class NoMore(OsFiles):
+        def write(self, path: Path, data: bytes) -> None:
+            raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+    failpoint = Scripted()
+    storage = opened(tmp_path, failpoint=failpoint, files=NoMore())
+    with pytest.raises(StorageFailedError, match=r"could not be noted .*wrong rows"):
+        storage.condemn(Damage(Loss.ALL, "wrong rows"))
+    failpoint.raising["sync.before"] = OSError("IO error: While fsync: Input/output error")
+    with pytest.raises(StorageFailedError):
+        one_turn(Writer(storage))
+    storage.close()
+    with pytest.raises(StorageFailedError, match="open the node in a new process"):
+        opened(tmp_path)
+
+
+def test_a_witness_that_cannot_be_read_again_ends_the_store(tmp_path: Path) -> None:
+    files = WatchedFiles()
+    storage = opened(tmp_path, files=files)
+    writer = Writer(storage)
+    one_turn(writer)
+    files.failing = "read"
+    with pytest.raises(StorageFailedError, match="witness could not be read"):
+        storage.check_witness()
+    everything_is_refused(storage, writer, StorageFailedError)
+    storage.close()
 
 
 @pytest.mark.parametrize("failing", ["write", "datasync"])
