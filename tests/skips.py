@@ -31,6 +31,8 @@ class Exemption:
         if kind == "env":
             name, _, value = what.partition("=")
             holds = environment.get(name) == value
+        elif kind == "lacks":
+            holds = os.geteuid() != 0 if what == "root" else not os.path.exists(what)
         else:
             holds = shutil.which(what, path=environment.get("PATH", "")) is None
         return holds and fnmatchcase(test, self.pattern)
@@ -43,7 +45,7 @@ def read(lines: Iterable[str]) -> list[Exemption]:
         if not line.strip() or line.startswith("#"):
             continue
         pattern, condition, reason = (part.strip() for part in line.split("|", 2))
-        if condition.partition(" ")[0] not in {"env", "missing"} or not reason:
+        if condition.partition(" ")[0] not in {"env", "lacks", "missing"} or not reason:
             raise ValueError(f"an exemption needs a condition and a reason: {line!r}")
         exemptions.append(Exemption(pattern, condition, reason))
     return exemptions

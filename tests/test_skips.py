@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from textwrap import dedent
 
 import pytest
@@ -17,6 +18,9 @@ _EXEMPTIONS = read(
         "tests/a.py* | env TRACES=none | no files",
         "tests/b.py::test_x | missing no-such-program-anywhere | optional",
         "tests/c.py::test_x | missing sh | optional",
+        "tests/d.py::test_x | lacks /no/such/file | optional",
+        "tests/e.py::test_x | lacks / | optional",
+        "tests/f.py::test_x | lacks root | optional",
     ]
 )
 
@@ -41,6 +45,9 @@ def test_a_skip_stands_outside_ci() -> None:
         ("tests/b.py::test_x", {}, True),
         ("tests/b.py::test_y", {}, False),
         ("tests/c.py::test_x", {"PATH": "/bin:/usr/bin"}, False),
+        ("tests/d.py::test_x", {}, True),
+        ("tests/e.py::test_x", {}, False),
+        ("tests/f.py::test_x", {}, os.geteuid() != 0),
     ],
 )
 def test_an_exemption_counts_only_under_its_condition(
