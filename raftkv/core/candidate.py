@@ -39,6 +39,20 @@ def campaign(draft: Draft, *, transfer: bool = False) -> None:
         _ask_for_votes(draft, transfer=transfer)
 
 
+def hasten(draft: Draft) -> None:
+    """The leader may be gone: await the end of every promise to it, then our turn, and no longer.
+
+    Chance spreads campaigns over a whole election timeout so that votes are not split. Where the
+    connection broke at everybody the order of ids does that, too. The timeout itself still counts
+    from the leader's last word, so a leader that lives, and reaches us, loses nothing; a tick is
+    added because the others' clocks tick at other moments.
+    """
+    config = draft.config
+    rank = sum(voter < config.id for voter in _voters(draft) if voter != draft.leader)
+    turn = config.election_ticks + 1 + rank * config.heartbeat_ticks
+    draft.timeout_ticks = min(turn, 2 * config.election_ticks - 1)  # as long as chance may take
+
+
 def has_unapplied_changes(draft: Draft) -> bool:
     """Whether a committed membership change is unapplied: we might count the wrong voters."""
     if draft.apply.applied >= draft.commit:

@@ -80,6 +80,11 @@ class Config:
     """A peer is sent only a snapshot that knows it for a member; else a newer one is wanted.
 
     A member that was added after the newest snapshot ignores it, and would be sent it for ever."""
+    heirs_in_order: bool = False
+    """A follower whose connection to the leader broke campaigns when no promise to it can last.
+
+    One tick after the election timeout the first of the other voters, by id, a heartbeat interval
+    later the next: soon, and without split votes. Else each waits up to twice the timeout."""
     recheck_campaign: bool = False
     """A won pre-election, too, ends without campaign beside unapplied membership changes."""
     campaign_when_stored: bool = False
@@ -140,6 +145,7 @@ SAFEST: Mapping[str, bool | int] = {
     "measured_lease": True,
     "snapshot_timeout_ticks": 300,
     "snapshots_for_members": True,
+    "heirs_in_order": True,
     "recheck_campaign": True,
     "campaign_when_stored": True,
     "refusals_tell_commit": True,

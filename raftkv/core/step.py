@@ -6,7 +6,7 @@ from enum import Enum
 from typing import Final, assert_never
 
 from raftkv.core import leader, recovering
-from raftkv.core.candidate import campaign, on_vote_response
+from raftkv.core.candidate import campaign, hasten, on_vote_response
 from raftkv.core.config import ReadMode
 from raftkv.core.draft import Draft
 from raftkv.core.durability import on_applied, on_stored, taken_writes
@@ -129,6 +129,8 @@ def _dispatch(draft: Draft, event: Input) -> None:
         case Unreachable():
             if draft.role is _LEADER:
                 leader.on_unreachable(draft, event.peer)
+            elif draft.config.heirs_in_order and event.peer == draft.leader:
+                hasten(draft)
         case SnapshotStatus():
             if draft.role is _LEADER:
                 leader.on_snapshot_status(draft, event.peer, delivered=event.delivered)

@@ -10,11 +10,13 @@ import pytest
 from attrs import evolve
 
 from raftkv.core import (
+    SAFEST,
     AppendEntries,
     ApplyChange,
     Campaign,
     Config,
     EntryKind,
+    Heartbeat,
     MembershipChange,
     PreVote,
     PreVoteResponse,
@@ -26,9 +28,11 @@ from raftkv.core import (
     Role,
     State,
     TimeoutNow,
+    Unreachable,
     VoteResponse,
     ready,
 )
+from raftkv.testing import Options
 from tests.core.cluster import (
     ONE,
     Cluster,
@@ -46,7 +50,9 @@ from tests.core.cluster import (
     run,
     sent_by,
     settled,
+    ticked,
 )
+from tests.core.worlds import ByHand
 
 both = pytest.mark.parametrize("on", [False, True], ids=["off", "on"])
 
@@ -240,3 +246,63 @@ def test_a_follower_learns_from_a_late_refusal_and_a_leader_does_not() -> None:
     assert run(state, late).commit == 2
     leader = elected(state)
     assert run(leader, evolve(late, term=leader.term)) == leader
+
+
+# --- heirs_in_order -----------------------------------------------------------------------------
+
+
+def following(own: int, on: bool) -> State:
+    """A member that follows 1 and has drawn the longest timeout there is."""
+    config = Config(id=own, election_ticks=10, heartbeat_ticks=2, heirs_in_order=on)
+    state = run(member(config), Heartbeat(1, own, 1, 0))
+    return evolve(state, timeout_ticks=19)
+
+
+@both
+def test_heirs_of_a_leader_that_is_cut_off_campaign_in_order(on: bool) -> None:
+    for own, turn in ((2, 11), (3, 13)):
+        severed = run(following(own, on), Unreachable(1))
+        for ticks in (10, 11, 13, 19):
+            due = ticks >= (turn if on else 19)
+            assert (ticked(severed, ticks).role is Role.CANDIDATE) == due, (own, ticks)
+
+
+def test_an_heir_waits_for_its_turn_though_chance_gave_it_less() -> None:
+    state = run(evolve(following(3, True), timeout_ticks=11), Unreachable(1))
+    assert ticked(state, 12).role is Role.FOLLOWER
+    assert ticked(state, 13).role is Role.CANDIDATE
+
+
+def test_an_heir_never_waits_longer_than_chance_would_have_it() -> None:
+    config = Config(id=9, election_ticks=10, heartbeat_ticks=2, heirs_in_order=True)
+    state = run(member(config, voters=tuple(range(1, 10))), Heartbeat(1, 9, 1, 0), Unreachable(1))
+    assert ticked(state, 18).role is Role.FOLLOWER
+    assert ticked(state, 19).role is Role.CANDIDATE
+
+
+def test_a_lost_peer_that_does_not_lead_hastens_nobody() -> None:
+    state = following(2, True)
+    assert run(state, Unreachable(3)) == state
+    assert run(member(Config(id=2, heirs_in_order=True)), Unreachable(1)).role is Role.FOLLOWER
+
+
+def test_a_leader_that_is_heard_all_the_same_stays() -> None:
+    state = run(following(2, True), Unreachable(1))
+    for _ in range(5):
+        state = run(ticked(state, 10), Heartbeat(1, 2, 1, 0))
+        assert (state.role, state.leader) == (Role.FOLLOWER, 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_three_members_have_a_new_leader_a_few_ticks_after_the_timeout(seed: int) -> None:
+    settings = {**SAFEST, "election_ticks": 20, "heartbeat_ticks": 2, "seed": seed}
+    world = ByHand(Options(voters=3, settings=settings))
+    world.elect(world.members[1])
+    world.elapse(4)
+    leader = world.members[1].state.leader
+    heirs = [one for one in (1, 2, 3) if one != leader]
+    world.cut.add(leader)
+    for heir in heirs:
+        world.feed(world.members[heir], Unreachable(leader))
+    world.elapse(23)
+    assert {world.members[heir].state.leader for heir in heirs} == {heirs[0]}
