@@ -291,15 +291,19 @@ def test_a_forked_child_that_ends_does_not_wait_for_threads_it_never_had(tmp_pat
 def test_a_forked_child_does_not_keep_the_directory_locked(tmp_path: Path) -> None:
     storage = opened(tmp_path)
     readable, writable = os.pipe()
+    born, birth = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.close(writable)
+        os.write(birth, b"!")
         os.read(readable, 1)  # lives until the parent lets go
         os._exit(0)
     os.close(readable)
     try:
+        os.read(born, 1)  # it lets go of the lock in its first moments
         storage.close()
         opened(tmp_path).close()
     finally:
-        os.close(writable)
+        for descriptor in (writable, born, birth):
+            os.close(descriptor)
         os.waitpid(pid, 0)
