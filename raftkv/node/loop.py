@@ -30,6 +30,7 @@ from raftkv.core import (
     ReadIndexRequest,
     Ready,
     Receive,
+    Recovering,
     Refusal,
     Refused,
     Role,
@@ -257,7 +258,9 @@ class Loop:
         self._holding = False
         now = self._clock.monotonic_ns()
         reason = (
-            "no leader is known, or no majority of the members is reachable"
+            "this member recovers from what its disk lost, see status().recovering"
+            if self.state.recovering is Recovering.ALL
+            else "no leader is known, or no majority of the members is reachable"
             if not self.state.leader
             else "the leader does not answer"
         )
@@ -357,6 +360,8 @@ class Loop:
         queue, in_flight, settings = self._queue, self._in_flight, self._settings
         if not self.state.membership.voters:
             return  # the snapshot that we wait for could contain them, without telling the results
+        if self.state.recovering is Recovering.ALL:
+            return  # an old copy counts its starts anew: commands of the first one may be under way
         while len(queue) and not self._holding:
             payloads: list[Payload] = []
             first, count, size = in_flight.next_sequence, 0, 0
@@ -504,6 +509,8 @@ class Loop:
     # --- images that arrive -----------------------------------------------------------------------
 
     async def _on_snapshot_frame(self, peer: int, frame: bytes) -> None:
+        if not self._upkeep.admission.is_open:
+            return  # to take one is to acknowledge it
         arrived = self._receiver.on_frame(peer, frame)
         if arrived is not None:
             await self._arrive(arrived)

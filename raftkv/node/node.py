@@ -20,6 +20,7 @@ from raftkv.errors import (
     RequestTooLargeError,
     StorageCorruptError,
     TooManyRequestsError,
+    UnavailableError,
     WrongThreadError,
 )
 from raftkv.node.home import NodeHome
@@ -265,8 +266,15 @@ class Node(Generic[R_co]):
     # --- checks -----------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Raise what any call would: closed, stopped, another thread or loop, after a fork."""
-        self._check()
+        """Raise what any read would: closed, stopped, another thread or loop, after a fork.
+
+        Also of a member that recovers: what it has may be far behind what it once showed.
+        """
+        if self._check().loop.state.recovery is not None:
+            raise UnavailableError(
+                "this member recovers from what its disk lost: read through another one, or wait"
+                " for ready()"
+            )
 
     def _check(self) -> Hands:
         """Whether a call may go on."""

@@ -368,7 +368,7 @@ def assemble(
         peers=peers,
         queue=Queue(),
         in_flight=in_flight,
-        reads=Reads(me, boot),
+        reads=Reads(storage.identity.boot_token),
         events=events,
         upkeep=care.upkeep,
         recovery=care.recovery,

@@ -222,9 +222,10 @@ class Reads:
     A question that is lost or dropped is asked anew, which for a read is always safe.
     """
 
-    def __init__(self, member: int, boot: int) -> None:
-        # Contexts differ between members and starts: a late answer never meets another question.
-        self._prefix = member.to_bytes(8, "little") + boot.to_bytes(8, "little")
+    def __init__(self, boot_token: bytes) -> None:
+        # Contexts differ between all starts of all members, those of an old copy of a directory
+        # too: a late answer never meets another question.
+        self._prefix = boot_token
         self._asked_count = 0
         self._new: dict[bool, list[Waiter]] = {False: [], True: []}
         self._asked: dict[bytes, tuple[int, bool, list[Waiter]]] = {}

@@ -20,6 +20,8 @@ from raftkv.errors import (
 from raftkv.node.refusals import error_of, is_passing
 from raftkv.node.waiters import InFlight, Queue, Reads, Waiter
 
+TOKEN = b"a" * 16
+
 
 @define
 class Told:
@@ -163,7 +165,7 @@ def test_the_end_tells_all_who_are_in_flight_why() -> None:
 
 
 def test_reads_of_one_turn_share_a_question() -> None:
-    reads = Reads(1, 1)
+    reads = Reads(TOKEN)
     waiters = [make_waiter() for _ in range(3)]
     for waiter, _ in waiters:
         reads.add(waiter, lease=False)
@@ -180,7 +182,7 @@ def test_reads_of_one_turn_share_a_question() -> None:
 
 
 def test_a_read_that_begins_after_the_question_is_not_answered_by_it() -> None:
-    reads = Reads(1, 1)
+    reads = Reads(TOKEN)
     first, first_told = make_waiter()
     second, second_told = make_waiter()
     reads.add(first, lease=False)
@@ -196,8 +198,8 @@ def test_a_read_that_begins_after_the_question_is_not_answered_by_it() -> None:
 
 def test_questions_differ_between_starts_and_members() -> None:
     contexts: set[bytes | None] = set()
-    for member, boot in ((1, 1), (1, 2), (2, 1)):
-        reads = Reads(member, boot)
+    for token in (b"a" * 16, b"b" * 16, b"c" * 16):
+        reads = Reads(token)
         for _ in range(2):
             reads.add(make_waiter()[0], lease=False)
             contexts.add(reads.ask(lease=False, now_ns=0))
@@ -205,7 +207,7 @@ def test_questions_differ_between_starts_and_members() -> None:
 
 
 def test_a_dropped_or_lost_question_is_asked_again() -> None:
-    reads = Reads(1, 1)
+    reads = Reads(TOKEN)
     waiter, told = make_waiter(deadline_ns=1000)
     reads.add(waiter, lease=True)
     first = reads.ask(lease=True, now_ns=0)
@@ -224,7 +226,7 @@ def test_a_dropped_or_lost_question_is_asked_again() -> None:
 
 @pytest.mark.parametrize("stage", ["new", "asked", "confirmed"])
 def test_a_read_ends_at_its_deadline_wherever_it_is(stage: str) -> None:
-    reads = Reads(1, 1)
+    reads = Reads(TOKEN)
     waiter, told = make_waiter(deadline_ns=100)
     patient, patient_told = make_waiter(deadline_ns=101)
     reads.add(waiter, lease=False)
@@ -244,7 +246,7 @@ def test_a_read_ends_at_its_deadline_wherever_it_is(stage: str) -> None:
 
 
 def test_a_cancelled_read_is_not_asked_for() -> None:
-    reads = Reads(1, 1)
+    reads = Reads(TOKEN)
     waiter, told = make_waiter()
     told.gone = True
     reads.add(waiter, lease=False)
@@ -253,7 +255,7 @@ def test_a_cancelled_read_is_not_asked_for() -> None:
 
 
 def test_answers_of_different_leaders_may_come_in_any_order_of_index() -> None:
-    reads = Reads(1, 1)
+    reads = Reads(TOKEN)
     told: list[Told] = []
     for index in (20, 10):
         waiter, one = make_waiter()
