@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from raftkv.testing.campaigns import killpoints
-from raftkv.testing.campaigns.killpoints import FUNCTIONS, arm
+from raftkv.testing.campaigns.killpoints import FUNCTIONS, arm, tally
 
 
 class Victim:
@@ -56,6 +56,21 @@ def test_death_comes_at_the_passing_that_was_asked_for(
     with pytest.raises(DeadError):
         Recording().method(3)
     assert passed == seen
+
+
+def test_passings_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted(Victim):
+        pass
+
+    def import_module(_name: str) -> SimpleNamespace:
+        return SimpleNamespace(Counted=Counted)
+
+    monkeypatch.setattr(killpoints, "FUNCTIONS", {"point": f"{__name__}:Counted.method"})
+    monkeypatch.setattr(importlib, "import_module", import_module)
+    passed = tally("point")
+    assert passed() == 0
+    assert Counted().method(1, more=2) == 3
+    assert passed() == 1
 
 
 def test_nothing_is_armed_by_nothing_and_what_is_not_there_is_refused() -> None:

@@ -50,6 +50,7 @@ SHARES = (
         (("at image-install.after", 1),),
         POINTS["image-install.after"],
     ),
+    Share("crash", "images", 1, (("transfers met", 1), ("images installed", 1))),
     Share("crash", "pause", 1, (("pauses", 3),)),
     Share("power", "store", 4, (("cuts", 20), ("cuts amid a write or sync", 5))),
     Share("power", "cluster", 1, (("cuts", 3), ("acknowledged writes", 50))),

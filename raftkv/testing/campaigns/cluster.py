@@ -148,6 +148,7 @@ class Cluster:
         *,
         clients: int = 3,
         keys: int = 10,
+        long_values: float = 0.05,
         before: Callable[[str], Sequence[str]] = lambda _name: (),
         founders: Sequence[str] = (),
     ) -> None:
@@ -162,6 +163,7 @@ class Cluster:
         self.settings = dict(settings)
         self._clients = clients
         self._keys = keys
+        self._long_values = long_values
         self._before = before
         self._lives: Counter[str] = Counter()
         self._is_working = False
@@ -181,6 +183,7 @@ class Cluster:
                 "listen": self.addresses[name],
                 "clients": self._clients,
                 "keys": self._keys,
+                "long_values": self._long_values,
                 "kill_at": kill_at,
                 **more,
             }
@@ -342,11 +345,17 @@ def cluster(
     case: Case,
     names: Sequence[str],
     settings: Mapping[str, float],
+    *,
+    long_values: float = 0.05,
 ) -> Generator[Cluster]:
-    """A cluster of members on this machine's loopback, started and led; none is left behind."""
+    """A cluster of members on this machine's loopback, started and led; none is left behind.
+
+    ``long_values`` is the share of puts whose values have some kilobytes.
+    """
     ports = free_ports(len(names))
     addresses = {name: f"127.0.0.1:{port}" for name, port in zip(names, ports, strict=True)}
-    with started(Cluster(case, addresses, settings), names) as made:
+    made = Cluster(case, addresses, settings, long_values=long_values)
+    with started(made, names):
         yield made
 
 

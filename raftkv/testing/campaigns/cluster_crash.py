@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from random import Random
-from typing import Final
+from typing import Final, cast
 
 from raftkv.testing.campaigns.cluster import START_SECONDS_MAX, Cluster, cluster
 from raftkv.testing.campaigns.frame import Case, Facts, FindingError
@@ -63,7 +63,7 @@ def kill_members(case: Case) -> Facts:
             time.sleep(random.choice((0.0, random.uniform(0.0, 1.5))))
             made.start(victims)
             made.await_serving(victims)
-        _judge(made)
+        judge(made)
         return made.facts
 
 
@@ -118,7 +118,7 @@ def kill_at_point(case: Case) -> Facts:
         time.sleep(random.uniform(0.0, 0.5))
         made.start([victim])
         made.await_serving([victim])
-        _judge(made)
+        judge(made)
         return made.facts
 
 
@@ -149,14 +149,17 @@ def pause_leader(case: Case) -> Facts:
             time.sleep(random.uniform(1.0, 3.0))
             made.running[leader].signal(signal.SIGCONT)
             made.facts["pauses"] += 1
-        _judge(made)
+        judge(made)
         return made.facts
 
 
-def _judge(made: Cluster) -> None:
+def judge(made: Cluster) -> None:
+    """Everybody runs: they must be one again soon, and everything they said right."""
     time.sleep(0.2)  # let the clients of those who came back do something
     made.await_leader()
     made.rest()
     made.converge()
+    for told in made.statuses().values():
+        made.facts["images installed"] += cast("int", told["images installed"])
     made.check()
     made.stop()

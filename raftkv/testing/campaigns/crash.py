@@ -9,6 +9,7 @@ from raftkv.testing.campaigns.cluster_crash import (
     pause_leader,
 )
 from raftkv.testing.campaigns.frame import Campaign, Part
+from raftkv.testing.campaigns.image_crash import break_transfers
 from raftkv.testing.campaigns.store_crash import (
     STORE_FAILPOINTS,
     kill_anywhere,
@@ -42,6 +43,12 @@ CRASH = Campaign(
             about="a member killed at each named point of a node",
             run=kill_at_point,
             cases=len(KILL_POINTS),
+        ),
+        Part(
+            name="images",
+            about="slow transfers of snapshots, broken by deaths and other leaders",
+            run=break_transfers,
+            cases=3,
         ),
         Part(
             name="pause",

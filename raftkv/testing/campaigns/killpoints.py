@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+Function = Callable[..., object]
+
 FUNCTIONS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "write": "raftkv.storage.rocks:RocksStore.write",
@@ -45,13 +47,33 @@ def arm(text: str) -> None:
         return
     point, _, count = text.partition(":")
     name, _, side = point.partition(".")
+    _wrap(name, lambda function: _deadly(function, side, int(count or 1)))
+
+
+def tally(name: str) -> Callable[[], int]:
+    """Count the passings of a point from now on; the function that tells how many there were."""
+    passed = 0
+
+    def counted(function: Function) -> Function:
+        def wrapped(*arguments: object, **options: object) -> object:
+            nonlocal passed
+            passed += 1
+            return function(*arguments, **options)
+
+        return wrapped
+
+    _wrap(name, counted)
+    return lambda: passed
+
+
+def _wrap(name: str, change: Callable[[Function], Function]) -> None:
     module, _, path = FUNCTIONS[name].partition(":")
     owner_name, _, method = path.rpartition(".")
     owner = getattr(importlib.import_module(module), owner_name)
-    setattr(owner, method, _deadly(getattr(owner, method), side, int(count or 1)))
+    setattr(owner, method, change(getattr(owner, method)))
 
 
-def _deadly(function: Callable[..., object], side: str, count: int) -> Callable[..., object]:
+def _deadly(function: Function, side: str, count: int) -> Function:
     left = count
 
     def wrapped(*arguments: object, **options: object) -> object:

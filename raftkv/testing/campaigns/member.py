@@ -22,7 +22,7 @@ from raftkv.kv import KvMachine, rows
 from raftkv.kv.reader import read_key
 from raftkv.storage.base import Reader, Space
 from raftkv.testing.campaigns.history import Kind, Outcome
-from raftkv.testing.campaigns.killpoints import arm
+from raftkv.testing.campaigns.killpoints import arm, tally
 
 _CALL_SECONDS = 2.0
 _CLIENTS_ID = 1_000_000  # numbers of one client's calls
@@ -44,13 +44,22 @@ class Diary:
 class Client:
     """Calls one after another, as chance has it."""
 
-    def __init__(self, kv: raftkv.Kv, diary: Diary, name: str, number: int, keys: int) -> None:
+    def __init__(
+        self,
+        kv: raftkv.Kv,
+        diary: Diary,
+        name: str,
+        number: int,
+        keys: int,
+        long_values: float,
+    ) -> None:
         self._kv = kv
         self._diary = diary
         self._name = f"{name}/{number}"
         self._random = Random(self._name)
         self._number = number * _CLIENTS_ID
         self._keys = keys
+        self._long_values = long_values
 
     async def work(self, is_resting: Callable[[], bool]) -> None:
         """Until it is time to rest."""
@@ -60,8 +69,8 @@ class Client:
             key = f"k{random.randrange(self._keys)}"
             chance = random.random()
             if chance < 0.45:
-                # Now and then a long one, which has a row of its own in the store.
-                padding = "." * (2000 if random.random() < 0.05 else 0)
+                # A long one has a row of its own in the store.
+                padding = "." * (4000 if random.random() < self._long_values else 0)
                 value = f"{self._name}/{self._number}{padding}"
                 await self._call(Kind.PUT, key, value, self._put(key, value))
             elif chance < 0.55:
@@ -126,6 +135,9 @@ class Member:
         self._clients = cast("int", given["clients"])
         self._keys = cast("int", given["keys"])
         self._name = f"{node.name}.{node.status().boot}"
+        self._images_begun = tally("image-begin")
+        self._images_installed = tally("image-install")
+        self._long_values = cast("float", given["long_values"])
         self._rounds = 0
         self._is_resting = True
         self._working = 0
@@ -159,7 +171,9 @@ class Member:
     async def _client(self, number: int) -> None:
         self._working += 1
         try:
-            client = Client(self._kv, self._diary, self._name, number, self._keys)
+            client = Client(
+                self._kv, self._diary, self._name, number, self._keys, self._long_values
+            )
             await client.work(lambda: self._is_resting)
         finally:
             self._working -= 1
@@ -189,6 +203,8 @@ class Member:
                 "voters": list(status.membership.voters),
                 "learners": list(status.membership.learners),
                 "id": status.id,
+                "images begun": self._images_begun(),
+                "images installed": self._images_installed(),
             }
         if do == "arm":
             arm(str(command["at"]))
