@@ -9,15 +9,20 @@ from raftkv.core import (
     Change,
     ChangeKind,
     Config,
+    EntryKind,
+    ForwardProposal,
     Input,
     Membership,
     MembershipChange,
+    Payload,
+    ProposalRefused,
     ProposeChange,
     Refusal,
     Role,
     State,
     start,
 )
+from raftkv.core.membership import encode_change
 from raftkv.errors import (
     ClosedError,
     ConfigError,
@@ -26,6 +31,7 @@ from raftkv.errors import (
     InvalidArgumentError,
     MembershipError,
     OutcomeUnknownError,
+    WireError,
 )
 from raftkv.node.changes import Asked, Changes, Plan, load_roster, was_removed
 from raftkv.node.disks import Disks
@@ -309,3 +315,27 @@ def test_the_leader_proposes_who_is_to_be_promoted_and_nobody_else() -> None:
     stage.state = evolve(stage.state, membership=evolve(learning, outgoing=(1, 2)))
     stage.changes.tick(stage, 0)
     assert not stage.given
+
+
+def test_the_leader_refuses_names_that_are_taken_and_nobody_else_does() -> None:
+    stage = Stage()
+
+    def forwarded(*records: Member, context: bytes = b"") -> ForwardProposal:
+        note = context or encode_change_note(ChangeNote(records=records))
+        change = MembershipChange((Change(ChangeKind.LEARNER, 4),), context=note)
+        payloads = (
+            Payload(EntryKind.NORMAL, b"a command"),
+            Payload(EntryKind.CHANGE, encode_change(change)),
+        )
+        return ForwardProposal(3, 1, payloads, 77)
+
+    taken = forwarded(Member(4, "n2", "n4:1"))
+    assert stage.changes.objection(taken, stage.state) is None  # it is for the leader to say
+    leading = evolve(stage.state, role=Role.LEADER)
+    refused = ProposalRefused(1, 3, 77, int(Refusal.RECORD_TAKEN))
+    assert stage.changes.objection(taken, leading) == refused
+    assert stage.changes.objection(forwarded(Member(4, "n4", "n2:1")), leading) == refused
+    assert stage.changes.objection(forwarded(Member(4, "n4", "n4:1")), leading) is None
+    for wrong in (forwarded(Member(5, "n5", "n5:1")), forwarded(context=b"\xff")):
+        with pytest.raises(WireError):
+            stage.changes.objection(wrong, stage.state)

@@ -539,3 +539,20 @@ async def test_a_hostile_change_is_kept_out_of_the_log() -> None:
         await leader.read()
         assert leader.status().last_index == before
         assert names(leader) == ["n1", "n2", "n3"]
+
+
+async def test_who_missed_a_change_learns_names_and_addresses_from_a_snapshot() -> None:
+    settings = evolve(QUICK, retention_entries=20)
+    async with _cluster(3, settings=settings) as cluster:
+        leader = await cluster.leader()
+        away, other = [node.name for node in cluster.nodes if node is not leader]
+        await cluster.stop(away)
+        await leader.members.add("n4", "n4:1", promote=False)
+        for number in range(60):
+            await leader.kv.put("k", b"%d" % number)
+        for node in (leader, cluster.node(other)):
+            await _until(cluster, lambda n=node: n.status().first_index > 10)
+        node = await cluster.start(away)
+        await node.ready()
+        assert names(node) == ["n1", "n2", "n3", "n4"]
+        assert node.members.list()[-1].address == "n4:1"
