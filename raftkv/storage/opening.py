@@ -54,7 +54,7 @@ from raftkv.storage.member import (
 )
 from raftkv.storage.reading import LogReader
 from raftkv.storage.records import REBUILD, corrupt, seal, unseal
-from raftkv.storage.salvage import Intact, fill, newest
+from raftkv.storage.salvage import Intact, fill, newest, write_patiently
 from raftkv.storage.witness import Witness, WitnessMark, what_is_missing
 
 _IDENTITY_KEY: Final = b"identity"
@@ -203,6 +203,9 @@ def _examine(store: Store, opening: Opening, testimony: Testimony) -> Examinatio
     found = _read_back(store, opening)
     mark, where, identity = testimony.mark, opening.place.where, found.identity
     if mark is None:
+        damage = found.recovered.damage
+        if damage is not None and damage.loss is Loss.ALL:
+            return found  # nothing more can be lost
         corrupt(testimony.doubt or "")
     if mark.record.identity.disk_uuid != identity.disk_uuid:
         corrupt(f"the store and the witness of {where} were made by different disks")
@@ -243,7 +246,7 @@ def _go_on(
         put_identity(batch, identity)
         log.save_hard_state(batch, recovered.hard_state)
         log.save_damage(batch, recovered.damage, recovered.promised)
-        store.write(batch)
+        write_patiently(store, batch)
         store.sync()
         opening.failpoint("boot.between")
         storage = MemberStorage(
@@ -433,7 +436,7 @@ def write_identity(store: Store, identity: Identity) -> None:
     """Say durably whose store it is, and in which boot."""
     batch = store.batch()
     put_identity(batch, identity)
-    store.write(batch)
+    write_patiently(store, batch)
     store.sync()
 
 

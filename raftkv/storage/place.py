@@ -43,6 +43,7 @@ class RocksPlace(Place):
         self._files = files
         self._failpoint = failpoint
         self._path = member / STORE
+        self._has_room: bool | None = None
 
     @property
     def where(self) -> str:
@@ -59,8 +60,10 @@ class RocksPlace(Place):
     @property
     def has_room(self) -> bool:
         """Whether a copy of it can be made and the original kept beside."""
-        size = self._files.size(self._path)
-        return self._files.free_bytes(self._member) >= _ROOM * size
+        if self._has_room is None:  # what is said of it must stay true while the copy takes room
+            size = self._files.size(self._path)
+            self._has_room = self._files.free_bytes(self._member) >= _ROOM * size
+        return self._has_room
 
     def open(self, check: Callable[[Store], Examination]) -> tuple[RocksStore, Examination]:
         """Open the store for good if it passes ``check``; a torn tail is cut if the rest does."""

@@ -89,15 +89,15 @@ def fill(
         batch = new.batch()
         log.install_snapshot(batch, kept.snapshot)
         log.mark_applied(batch, kept.applied)
-        write(new, batch)
+        write_patiently(new, batch)
         _copy_entries(log, kept.entries, new)
     batch = new.batch()
     log.save_hard_state(batch, known)
     log.save_damage(batch, damage(kept), promised)
-    write(new, batch)
+    write_patiently(new, batch)
 
 
-def write(store: Store, batch: Batch) -> None:
+def write_patiently(store: Store, batch: Batch) -> None:
     """Write however long RocksDB is behind: each try waits for a sync, which paces it."""
     while True:
         try:
@@ -115,9 +115,9 @@ def _copy_rows(old: Reader, new: Store) -> None:
         for key, value in _rows(old, space):
             batch.put(space, key, value)
             if batch.size_bytes >= _BATCH_BYTES:
-                write(new, batch)
+                write_patiently(new, batch)
                 batch = new.batch()
-    write(new, batch)
+    write_patiently(new, batch)
 
 
 def _rows(old: Reader, space: Space) -> Iterator[tuple[bytes, bytes]]:
@@ -135,9 +135,9 @@ def _copy_entries(log: StoredLog, entries: tuple[Entry, ...], new: Store) -> Non
     for entry in entries:
         log.append(batch, (entry,))
         if batch.size_bytes >= _BATCH_BYTES:
-            write(new, batch)
+            write_patiently(new, batch)
             batch = new.batch()
-    write(new, batch)
+    write_patiently(new, batch)
 
 
 def newest(stored: HardState, promised: WitnessRecord | None) -> HardState:

@@ -18,12 +18,13 @@ from attrs import evolve, frozen
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raftkv.core.types import Entry, Membership
+from raftkv.core.types import Entry, HardState, Membership
 from raftkv.errors import IdentityError, StorageCorruptError
-from raftkv.storage.base import Damage, Loss, Recovered, Space, WitnessRecord
+from raftkv.storage.base import Damage, Loss, Recovered, Space, Store, WitnessRecord
 from raftkv.storage.files import OsFiles
+from raftkv.storage.log import StoredLog
 from raftkv.storage.member import MemberStorage
-from raftkv.storage.memory import MemoryDisk, open_memory
+from raftkv.storage.memory import MemoryDisk, MemoryStore, open_memory
 from raftkv.storage.rocks import RocksStore
 from raftkv.storage.witness import SLOT_BYTES, WitnessMark
 from tests.storage.member_model import CLUSTER, MEMBER, VOTERS, Writer, everything, row_of
@@ -398,7 +399,7 @@ def test_the_store_of_another_member_is_not_damage(crashed: Crashed) -> None:
         opened(crashed.root, member=8, can_recover=True)
 
 
-Edit = Callable[[RocksStore], None]
+Edit = Callable[[Store], None]
 
 
 def edited(crashed: Crashed, edit: Edit) -> tuple[Loss, str, Recovered]:
@@ -410,7 +411,7 @@ def edited(crashed: Crashed, edit: Edit) -> tuple[Loss, str, Recovered]:
 
 
 def spoil(space: Space, number: int) -> Edit:
-    def edit(store: RocksStore) -> None:
+    def edit(store: Store) -> None:
         key, value = list(store.scan(space))[number]
         batch = store.batch()
         batch.put(space, key, value[:-1] + bytes([value[-1] ^ 1]))
@@ -439,7 +440,7 @@ def test_a_damaged_entry_that_was_applied_is_not_needed_any_more(crashed: Crashe
 
 @pytest.mark.parametrize("name", [b"hard-state", b"applied", b"snapshot", b"cuts"])
 def test_damaged_marks_leave_nothing_to_build_on(crashed: Crashed, name: bytes) -> None:
-    def edit(store: RocksStore) -> None:
+    def edit(store: Store) -> None:
         batch = store.batch()
         batch.put(Space.META, bytes(4) + name, b"\x01nonsense")
         store.write(batch)
@@ -452,7 +453,7 @@ def test_damaged_marks_leave_nothing_to_build_on(crashed: Crashed, name: bytes) 
 
 
 def test_a_store_that_forgot_whose_it_is_is_begun_anew(crashed: Crashed) -> None:
-    def edit(store: RocksStore) -> None:
+    def edit(store: Store) -> None:
         batch = store.batch()
         batch.delete(Space.META, b"identity")
         store.write(batch)
@@ -463,7 +464,7 @@ def test_a_store_that_forgot_whose_it_is_is_begun_anew(crashed: Crashed) -> None
 
 
 def test_rows_of_others_in_the_space_meta_are_kept_with_the_rest(crashed: Crashed) -> None:
-    def edit(store: RocksStore) -> None:
+    def edit(store: Store) -> None:
         batch = store.batch()
         batch.put(Space.META, b"peer of mine", b"as I knew it")
         batch.put(Space.IMAGE, b"m", b"image")
@@ -496,6 +497,76 @@ def test_a_damaged_table_costs_what_it_held(tmp_path: Path, table: int, applied:
     assert found.damage is not None
     assert found.applied.index == applied
     assert (found.hard_state.term, found.hard_state.vote) == (TERM, VOTE)
+
+
+def test_a_large_store_is_saved_in_many_batches_however_slow_the_disk(tmp_path: Path) -> None:
+    storage = opened(tmp_path)
+    writer = Writer(storage)
+    entries = turns(writer, 60, size=40_000)
+    truth = Truth(writer.state(), everything(storage.store), tuple(entries), writer.promise())
+    batch = storage.store.batch()
+    for number in range(3000):
+        batch.put(Space.IMAGE, b"%d" % number, bytes(1000))
+    storage.store.write(batch)
+    images = list(storage.store.scan(Space.IMAGE))
+    storage.condemn(Damage(Loss.LOG, "a read failed"), keep_rows=True)
+    storage.close()
+
+    class Slow(Scripted):
+        """Every third write stalls."""
+
+        def __call__(self, name: str) -> None:
+            super().__call__(name)
+            if name == "write.before" and self.seen.count(name) % 3 == 0:
+                raise OSError("Result incomplete: Write stall")
+
+    slow = Slow()
+    storage = opened(tmp_path, can_recover=True, failpoint=slow)
+    assert truth.verdict(storage) == "log"
+    found = storage.log.recover()
+    assert (found.entries, found.applied) == (truth.state.entries, truth.state.applied)
+    assert list(storage.store.scan(Space.IMAGE)) == images
+    assert slow.seen.count("write.before") > 8
+    storage.close()
+
+
+def test_a_log_whose_terms_nobody_promised_leaves_nothing_to_build_on(crashed: Crashed) -> None:
+    """The hard state is behind the log: no member ever writes that."""
+
+    def edit(store: Store) -> None:
+        batch = store.batch()
+        StoredLog(store).save_hard_state(batch, HardState(1, 0, 49))
+        store.write(batch)
+        crashed.witness.unlink()
+
+    loss, what, found = edited(crashed, edit)
+    assert (loss, found.entries) == (Loss.ALL, ())
+    assert "the log ends in term 3, but the hard state knows 1" in what
+
+
+def test_an_empty_store_in_memory_is_begun_anew_alike() -> None:
+    disk = MemoryDisk()
+    storage = open_memory(CLUSTER, MEMBER, disk=disk)
+    writer = Writer(storage)
+    entries = turns(writer, 20)
+    truth = Truth(writer.state(), everything(storage.store), tuple(entries), writer.promise())
+    storage.close()
+    store = MemoryStore(disk)
+    spoil(Space.LOG, 4)(store)
+    store.close()
+    with pytest.raises(StorageCorruptError, match="log entry 5 is damaged"):
+        open_memory(CLUSTER, MEMBER, disk=disk)
+    for _ in range(2):
+        storage = open_memory(CLUSTER, MEMBER, disk=disk, can_recover=True)
+        assert truth.verdict(storage) == "log"
+        damage = storage.log.recover().damage
+        storage.close()
+        assert damage is not None
+        assert "and the old one is gone" in damage.what
+    disk.rows[Space.META].change((1, Space.META, b"identity", b""))
+    disk.witness.mark = None
+    with pytest.raises(StorageCorruptError, match="any more which disk it was"):
+        open_memory(CLUSTER, MEMBER, disk=disk, can_recover=True)
 
 
 # --- the mark ---------------------------------------------------------------------------------
