@@ -120,6 +120,7 @@ def _as_json(
         "seconds": round(seconds, 3),
         "steps_per_second": round(summary.steps / seconds) if seconds else 0,
         "marks": dict(sorted(summary.marks.items())),
+        "seeds_per_row": dict(sorted(summary.rows.items())),
         "below_floor": summary.unmet,
         "files": list(files),
         "findings": [
@@ -141,11 +142,17 @@ def _tell(summary: Summary, seconds: float, files: Sequence[str]) -> None:
         print(f"below its floor: {text}")
     for name, count in sorted(summary.marks.items()):
         print(f"  {count:>9}  {name}")
+    for name, count in sorted(summary.rows.items(), key=_number_of_row):
+        print(f"  {count:>9}  seeds for row {name}")
     rate = summary.steps / seconds if seconds else 0
     print(
         f"{summary.seeds} seeds, {summary.steps} steps, {summary.ticks} ticks in {seconds:.1f} s"
         f" ({rate:.0f} steps/s): {len(summary.found)} found"
     )
+
+
+def _number_of_row(row: tuple[str, int]) -> int:
+    return int(row[0].partition(":")[0])
 
 
 def _replay(options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from attrs import define, field, frozen
 
 from raftkv.testing.artifact import Artifact, artifact
-from raftkv.testing.marks import Marks, missing
+from raftkv.testing.marks import Marks, missing, rows_met
 from raftkv.testing.options import TICK
 from raftkv.testing.simulation import simulate
 
@@ -24,6 +24,7 @@ class Share:
     steps: int
     ticks: int
     marks: Marks
+    rows: Marks
     found: tuple[Artifact, ...]
 
 
@@ -35,6 +36,8 @@ class Summary:
     steps: int = 0
     ticks: int = 0
     marks: Marks = field(factory=Marks)
+    rows: Marks = field(factory=Marks)
+    """Seeds that count for each row of the fault table."""
     found: list[Artifact] = field(factory=list[Artifact])
 
     def add(self, share: Share) -> None:
@@ -43,6 +46,7 @@ class Summary:
         self.steps += share.steps
         self.ticks += share.ticks
         self.marks.update(share.marks)
+        self.rows.update(share.rows)
         self.found += share.found
         # Shares arrive in any order; what is told about them must not depend on it.
         self.found.sort(key=lambda one: one.seed)
@@ -60,7 +64,7 @@ class Summary:
 
 def run_share(seeds: Sequence[int], steps: int) -> Share:
     """Simulate seeds one after another, in this process."""
-    marks = Marks()
+    marks, rows = Marks(), Marks()
     found: list[Artifact] = []
     total = time = 0
     for seed in seeds:
@@ -68,9 +72,10 @@ def run_share(seeds: Sequence[int], steps: int) -> Share:
         total += outcome.steps
         time += outcome.time
         marks.update(outcome.marks)
+        rows.update(rows_met(outcome.marks))
         if outcome.finding is not None:
             found.append(artifact(seed, steps, outcome))
-    return Share(len(seeds), total, time // TICK, marks, tuple(found))
+    return Share(len(seeds), total, time // TICK, marks, rows, tuple(found))
 
 
 def run_campaign(

@@ -82,6 +82,7 @@ class Damage:
         self._lost(member, Recovering.ALL, member.disk.last_index)
         member.disk = Disk.holding(Snapshot(0, 0))
         member.disk.recovering = Recovering.ALL
+        self.world.marks["disk wiped"] += 1
         self.world.note("finds an empty disk", member)
         self._restart(member)
 
@@ -104,6 +105,7 @@ class Damage:
             member.disk.recovering = Recovering.ALL
         else:
             member.regressed = True
+        self.world.marks["old copy put back"] += 1
         self.world.note("finds an old copy of its disk", member)
         self._restart(member)
 

@@ -218,6 +218,8 @@ class Checker:
     def _elected(self, member: Member, before: State, after: State) -> None:
         term = after.term
         self.marks["elected"] += 1
+        if self.leaders:
+            self.marks["elected again"] += 1
         if self.leaders.setdefault(term, member.id) != member.id:
             raise broken("I10", f"n{self.leaders[term]} and n{member.id} both lead term {term}")
         self._voted(member.id, term, member.id)

@@ -86,6 +86,7 @@ class Member:
         "paused_until",
         "regressed",
         "retired",
+        "snapshot_terms",
         "state",
         "tick_units",
     )
@@ -111,6 +112,8 @@ class Member:
         """It once lost its votes."""
         self.installed = 0
         """How many snapshots it has taken over."""
+        self.snapshot_terms: set[int] = set()
+        """In which terms it was sent snapshots."""
         self.lost_to = 0
         """While it recovers: where its log ended before."""
         self.state: State = self._opened()

@@ -95,6 +95,8 @@ class Nemesis:
             return
         network.heal()
         world.marks["partition"] += 1
+        if world.is_changing():
+            world.marks["fault during a change"] += 1
         leader = world.leader()
         centre = leader.id if leader else nodes[choices.choose(len(nodes))]
         if kind == 2:

@@ -51,7 +51,7 @@ class Theme(Enum):
 
 
 _THEMES: Final = tuple(Theme)
-_THEME_WEIGHTS: Final = (12, 2, 1, 2, 2, 2, 2)
+_THEME_WEIGHTS: Final = (8, 2, 2, 2, 2, 5, 6)
 
 
 @frozen(kw_only=True)
@@ -178,7 +178,7 @@ def draw_options(choices: Choices) -> Options:
     if faults.damage:
         # What a forgotten vote was given to must be known to whom it was given.
         settings["campaign_when_stored"] = True
-    if theme is Theme.LOST_EVERYWHERE or (faults.damage and voters < 3):
+    if faults.damage or theme is not Theme.SWARM:
         voters = max(voters, 3)  # fewer cannot spare anybody
     drawn = _draw_sizes(choices, settings, faults, voters, lease_reads=lease_reads)
     if theme is Theme.SNAPSHOTS:
@@ -296,18 +296,19 @@ def _themed(faults: Faults, theme: Theme, election_ticks: int) -> Faults:
     least = _THEME_FAULTS[theme]
     if not least:
         return faults
-    often = -(-40 * election_ticks // 10)
+    often = -(-_THEME_INTERVALS.get(theme, 40) * election_ticks // 10)
     raised = {name: max(weight, getattr(faults, name)) for name, weight in least.items()}
     interval = min(faults.interval or often, often)
     return evolve(faults, interval=interval, **raised)
 
 
+_THEME_INTERVALS: Final = {Theme.MEMBERSHIP: 30, Theme.SNAPSHOTS: 25}
 _THEME_FAULTS: Final[Mapping[Theme, Mapping[str, int]]] = {
     Theme.SWARM: {},
     Theme.LOST_LOG: {"lose_log": 8, "repair": 4, "crash": 2, "partition": 2},
     Theme.LOST_EVERYWHERE: {"lose_same_entry": 4, "crash": 1},
     Theme.WIPED: {"wipe": 8, "crash": 2, "partition": 2},
     Theme.OLD_COPY: {"back_up": 6, "put_back": 8, "crash": 2, "partition": 2},
-    Theme.MEMBERSHIP: {"membership": 8, "crash": 6, "partition": 6},
-    Theme.SNAPSHOTS: {"image": 4, "crash": 6, "partition": 6, "campaign": 2, "transfer": 2},
+    Theme.MEMBERSHIP: {"membership": 24, "crash": 4, "partition": 4},
+    Theme.SNAPSHOTS: {"crash": 4, "partition": 8, "transfer": 16, "campaign": 4},
 }

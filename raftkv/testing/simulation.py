@@ -332,6 +332,9 @@ class Simulation(World):
         self._calm_term = None
         for member in self.members.values():
             member.paused_until = 0
+            # A clock twice as fast as that of the only member with the whole log starves it for
+            # ever where nobody asks for pre-votes.
+            member.tick_units = TICK
             if not member.alive and not member.retired:
                 self.restart(member)
         for member in self.living():

@@ -279,8 +279,9 @@ class World:
             return
         if isinstance(message, InstallSnapshot):
             self.marks["snapshot arrived"] += 1
-            if message.term < max(self.checker.leaders, default=0):
-                self.marks["snapshot of an earlier leader"] += 1
+            member.snapshot_terms.add(message.term)
+            if len(member.snapshot_terms) > 1:
+                self.marks["snapshots of two leaders"] += 1
         self.feed(member, Receive(message))
 
     def propose(self, member: Member, payloads: tuple[bytes, ...]) -> None:
@@ -320,6 +321,8 @@ class World:
             self.marks["crash with a snapshot under way"] += 1
         member.crash(kept)
         self.marks["crash"] += 1
+        if self.is_changing():
+            self.marks["fault during a change"] += 1
         if kept < under_way:
             self.marks["write lost"] += 1
         self.note(f"crash: {kept} of {under_way} writes were durable", member)
@@ -366,6 +369,18 @@ class World:
             if member.alive and member.state.role is Role.LEADER
         ]
         return max(leaders, key=_term_of) if leaders else None
+
+    def is_changing(self) -> bool:
+        """Whether a membership change is proposed and not applied by everybody, or joint."""
+        newest = self.checker.newest_membership
+        if newest is not None and newest.is_joint:
+            return True
+        leader = self.leader()
+        if leader is None:
+            return False
+        log, applied = leader.state.log, leader.state.applied
+        unapplied = log.slice(max(applied + 1, log.first_index), log.last_index + 1)
+        return any(entry.kind is not EntryKind.NORMAL for entry in unapplied)
 
     def living(self) -> list[Member]:
         """Everybody who is up, by id."""
