@@ -7,8 +7,10 @@ the applied index and the log become durable together and nothing is applied twi
 taken from a frozen view of the store while it goes on, and one that arrives lies aside until whole.
 
 Both must be deterministic: same commands, same results and state, on every member and for ever. No
-clock, no chance, no iteration order of sets, no locale, no environment. ``apply`` runs on the
-node's loop: a few milliseconds at most per call; the node hands over slices. An exception from
+clock, no chance, no iteration order of sets, no locale, no environment. Members compare their
+states every few minutes (``raftkv.node.hashes``), so what an on-disk machine writes must not depend
+on how the node sliced the commands, and equal states should give equal snapshots. ``apply`` runs on
+the node's loop: a few milliseconds at most per call; the node hands over slices. An exception from
 ``apply``, ``open`` or ``restore`` stops the node, from ``apply`` on every member alike.
 """
 

@@ -11,4 +11,9 @@ How a write travels through these files:
 4. ``applier`` hands committed entries to the machine in slices and gives each waiter its result.
 5. ``images`` keeps an image of the machine when the log is compacted; ``snapshots`` carries one to
    a member that needs it.
+
+Beside all that: a boot takes part once others would have noticed an old copy (``admission``,
+``disks``); a member that lost something comes back (``recovery``, ``repair``); what is stored is
+read again (``scrub``) and compared (``hashes``). ``upkeep`` and ``notes`` carry what members tell
+each other for that.
 """

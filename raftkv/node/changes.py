@@ -12,7 +12,7 @@ the member that leads, and the core takes it when it is in sync.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
 from raftkv.core import (
@@ -333,9 +333,18 @@ class Changes:
         self.is_removed = True
         batch.put(Space.META, _REMOVED_KEY, b"\x01")
 
-    def connect(self) -> None:
+    def reconnect(self, members: list[int]) -> None:
+        """Close the connections with them: in the next handshake all is told and checked anew."""
+        self.connect(without=members)
+        self.connect()
+
+    def connect(self, without: Sequence[int] = ()) -> None:
         """Tell the transport who the members are, and where."""
-        addresses = dict(self._peers.addresses)
+        addresses = {
+            member: address
+            for member, address in self._peers.addresses.items()
+            if member not in without
+        }
         if self._departing is not None:
             addresses[self._departing[0]] = self._departing[1]
         usable: dict[int, str] = {}

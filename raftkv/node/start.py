@@ -325,7 +325,6 @@ def _care(
         repair,
     )
     upkeep.on_regressed = recovery.regressed
-    recovery.reconnect = upkeep.reconnect
     scrubber = Scrubber(storage, reading, wal, clock, settings.scrub_pause_seconds)
     scrubber.on_alarm = events.alarm
     return _Care(upkeep=upkeep, repair=repair, recovery=recovery, scrubber=scrubber)
@@ -355,6 +354,7 @@ def assemble(
     sender = _sender(setup, images, spawner, snapshot)
     peers, changes = _others(setup, recovered, in_flight, events)
     care = _care(setup, recovered, events, spawner, wal, snapshot, disk, peers)
+    care.upkeep.reconnect = care.recovery.reconnect = changes.reconnect
     parts = Parts(
         settings=settings,
         clock=runtime.clock,

@@ -71,6 +71,8 @@ class Upkeep:
         hashes.on_odd = self._on_odd
         self.give: Callable[[Input], None] = _nobody
         """Gives the core an input in the next turn."""
+        self.reconnect: Callable[[list[int]], None] = _nobody
+        """Closes the connections with members, to be made anew."""
         self.on_regressed: Callable[[str], None] = _nobody
         """Told that others know a later boot of our disk than we do."""
 
@@ -190,13 +192,6 @@ class Upkeep:
         ]
         if outdated:
             self.reconnect(outdated)
-
-    def reconnect(self, peers: list[int]) -> None:
-        """Close the connections with them: in the next handshake all is told and checked anew."""
-        addresses = self._peers.addresses
-        kept = {peer: where for peer, where in addresses.items() if peer not in peers}
-        self._transport.set_peers(kept)
-        self._transport.set_peers(addresses)
 
 
 def _nobody(_what: object) -> None:

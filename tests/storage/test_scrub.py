@@ -146,4 +146,14 @@ def test_a_scrub_finds_a_flipped_bit_that_nobody_has_asked_for(tmp_path: Path) -
         with pytest.raises(StorageCorruptError, match="damaged"):
             run(read.step, 10_000)
     view.close()
+    assert store.corruption is None  # who reads a view hears of it; this is for the others
+    for read in (
+        lambda: [store.get(Space.MACHINE, b"%05d" % number) for number in range(3000)],
+        lambda: list(store.scan(Space.MACHINE)),
+    ):
+        with pytest.raises(StorageCorruptError) as caught:
+            read()
+        assert store.corruption is not None
+        assert type(store.corruption) is type(caught.value)
+        store.corruption = None
     store.close()
