@@ -20,6 +20,7 @@ record are left-overs, and are removed at the next start.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from struct import Struct
 from struct import error as StructError
@@ -39,7 +40,10 @@ from raftkv.errors import (
 from raftkv.machine import DurableStateMachine, StateMachine
 from raftkv.node.applier import AnyMachine
 from raftkv.node.roster import FIRST_INDEX
+from raftkv.runtime.base import Worker
 from raftkv.storage.base import AppliedMark, Batch, Reader, Space, Storage, View
+
+_log = logging.getLogger("raftkv.node")
 
 T = TypeVar("T")
 
@@ -104,10 +108,11 @@ class _Taking:
 class Images:
     """One machine's images. Loop thread only, but for the chunks of a Source."""
 
-    def __init__(self, machine: AnyMachine, storage: Storage) -> None:
+    def __init__(self, machine: AnyMachine, storage: Storage, worker: Worker) -> None:
         self._durable = machine if isinstance(machine, DurableStateMachine) else None
         self._in_memory = machine if isinstance(machine, StateMachine) else None
         self._store = storage.store
+        self._worker = worker
         self._log = storage.log
         self._manifest: Manifest | None = None
         self._mark = AppliedMark()
@@ -177,6 +182,8 @@ class Images:
                 batch.delete(Space.IMAGE, key)
         if staged is None:
             self._clear_staged_rows(batch)
+            if self._durable is not None:
+                self._reclaim()  # a crash may have come before it, the last time
 
     # --- taking ---------------------------------------------------------------------------------
 
@@ -299,6 +306,11 @@ class Images:
         durable = self._durable
         if durable is not None:
             _guard("open", lambda: durable.open(self._store))
+            self._reclaim()
+
+    def _reclaim(self) -> None:
+        """Have the rows that an image replaced really removed, beside everything else."""
+        self._worker.submit(lambda: self._store.reclaim(Space.STAGED), _tell_failure)
 
     def _put_staged(self, batch: Batch, staged: Staged) -> None:
         self._staged = staged
@@ -326,6 +338,11 @@ class Images:
         machine, manifest = self._in_memory, self._manifest
         if machine is not None and manifest is not None:
             _guard("restore", lambda: machine.restore(_chunks(self._store, manifest)))
+
+
+def _tell_failure(outcome: object) -> None:
+    if isinstance(outcome, BaseException):
+        _log.warning("the room of replaced rows is not free yet: %s", outcome)
 
 
 def snapshot_of(mark: AppliedMark) -> Snapshot:

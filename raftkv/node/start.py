@@ -342,7 +342,7 @@ def assemble(
     storage, runtime, settings = setup.storage, setup.runtime, setup.settings
     me, boot = storage.identity.member_id, storage.identity.boot
     waker = runtime.waker()
-    images = Images(setup.machine, storage)
+    images = Images(setup.machine, storage, snapshot)
     images.start(recovered.applied)
     stall_ns = round(settings.stall_seconds_max * 1e9)
     disk = Disk(storage, recovered, wal, runtime.clock, waker, stall_ns)

@@ -121,6 +121,13 @@ class Store(Reader, Protocol):
         """
         ...
 
+    def reclaim(self, space: Space) -> None:
+        """Give the room that removed rows of ``space`` still take back to the disk.
+
+        Blocks: call it in a worker. Cheap where a whole space was removed, as by ``adopt_staged``.
+        """
+        ...
+
     def close(self) -> None:
         """Release files and lock; needs all views closed. Later calls raise ClosedError."""
         ...

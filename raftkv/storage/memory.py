@@ -227,6 +227,10 @@ class MemoryStore(_MemoryReader, Store):
         self._views.add(view)
         return view
 
+    def reclaim(self, space: Space) -> None:
+        """Removed rows take no room here."""
+        self._check()
+
     def close(self) -> None:
         """End the opening as a process does: what was written stays, synced or not. Idempotent."""
         if isinstance(self._refusal, ClosedError):

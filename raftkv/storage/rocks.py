@@ -455,6 +455,18 @@ class RocksStore(_Reading, Store):
         self._views.add(view)
         return view
 
+    def reclaim(self, space: Space) -> None:
+        """Compact the family of ``space``, with the GIL released: call it in a worker.
+
+        Files that a range deletion covers are dropped unread.
+        """
+        if self._refusal is not None:
+            raise type(self._refusal)(*self._refusal.args)
+        try:
+            self._families[space].compact_range(None, None)
+        except Exception as error:
+            raise classify(error, "compacting", self._where) from error
+
     def poison(self, error: StorageError) -> None:
         """Refuse every later call with ``error``, reads included; the first reason stays."""
         if self._refusal is None:

@@ -119,6 +119,9 @@ class FaultyStore(Store):
     def view(self, *, cached: bool = True) -> View:
         return self._inner.view()
 
+    def reclaim(self, space: Space) -> None:
+        self._inner.reclaim(space)
+
     def close(self) -> None:
         self._inner.close()
 

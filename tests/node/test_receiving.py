@@ -24,7 +24,7 @@ from raftkv.node.receiving import Receiver
 from raftkv.node.sending import Sender
 from raftkv.node.snapshots import Arrived, Flag, Frame, Kind
 from raftkv.node.status import EventHub
-from raftkv.runtime.base import Clock
+from raftkv.runtime.base import Clock, Worker
 from raftkv.runtime.system import system_runtime
 from raftkv.storage.base import AppliedMark, Batch, Space
 from raftkv.storage.memory import MemoryDisk, MemoryStore, open_memory
@@ -70,7 +70,8 @@ class Member:
         self.storage = open_memory(7, ME, disk=disk)
         self.store = cast("MemoryStore", self.storage.store)
         self.recovered = self.storage.log.recover()
-        self.images = Images(machine, self.storage)
+        self.images = Images(machine, self.storage, cast("Worker", self))
+        self.reclaimed = 0
         self.images.start(self.recovered.applied)
         self.disk = FakeDisk(self.store)
         self.images.sweep(self.disk.batch)
@@ -89,7 +90,11 @@ class Member:
             patience_ns=PATIENCE_NS,
         )
 
-    # As Transport and Sender.
+    # As Worker, Transport and Sender.
+
+    def submit(self, job: Callable[[], None], done: Callable[[object], None]) -> None:
+        self.reclaimed += 1
+        done(job())
 
     def send(self, peer: int, frame: bytes, lane: Lane) -> bool:
         assert lane is Lane.BULK
@@ -206,6 +211,8 @@ def test_a_whole_image_takes_the_place_of_the_old_state(kind: str) -> None:
     assert member.said() == [(LEADER, Kind.ACCEPTED, 0)]
     assert member.content() == new
     assert not member.has_leftovers
+    # At the start and after the install the room of what was replaced is given back.
+    assert member.reclaimed == (0 if kind == "journal" else 2)
     member.storage.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import tempfile
 from collections.abc import Iterable
@@ -315,6 +316,42 @@ def test_a_view_keeps_the_rows_that_were_the_machines(tmp_path: Path) -> None:
         del scan
         view.close()
         store.close()
+
+
+def test_the_room_of_replaced_rows_can_be_given_back(tmp_path: Path) -> None:
+    path = tmp_path / "store"
+    rows = [(b"%d" % number, random.Random(number).randbytes(1000)) for number in range(1000)]
+    stores: list[Store] = [MemoryStore(), RocksStore(path, Mode.CREATE)]
+    for store in stores:
+        batch = store.batch()
+        batch.put_rows(Space.MACHINE, rows)
+        store.write(batch)
+    stores[1].close()
+    stores[1] = RocksStore(path)  # which writes what is in memory into files
+
+    def stored() -> int:
+        return sum(file.stat().st_size for file in path.glob("*.sst"))
+
+    before = stored()
+    assert before > 900_000
+    for store in stores:
+        view = store.view()
+        batch = store.batch()
+        batch.put(Space.STAGED, b"new", b"row")
+        batch.adopt_staged()
+        store.write(batch)
+        store.reclaim(Space.STAGED)
+        assert list(view.scan(Space.MACHINE)) == sorted(rows)
+        view.close()
+        del view
+        store.reclaim(Space.STAGED)
+        assert list(store.scan(Space.MACHINE)) == [(b"new", b"row")]
+        assert not list(store.scan(Space.STAGED))
+    for store in stores:
+        store.close()
+        with pytest.raises(ClosedError):
+            store.reclaim(Space.STAGED)
+    assert stored() < before / 10
 
 
 def test_a_batch_of_a_stranger_is_refused(tmp_path: Path) -> None:
