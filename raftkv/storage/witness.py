@@ -211,6 +211,8 @@ def decode_slot(slot: bytes, where: str) -> tuple[int, WitnessMark] | None:
     _, _, generation, cluster, member, uuid, boot, token, *promise, cuts, loss = _SLOT.unpack_from(
         body
     )
+    if loss >= len(_LOSSES):
+        return None
     identity = Identity(cluster, member, uuid, boot, token)
     return generation, WitnessMark(
         WitnessRecord(identity, *promise), cuts, _LOSSES[cast("int", loss)]

@@ -17,7 +17,7 @@ import pytest
 
 from raftkv.core.types import HardState
 from raftkv.errors import StorageCorruptError, StorageError, StorageFormatError
-from raftkv.storage.base import Identity, Recovered, Space, WitnessRecord
+from raftkv.storage.base import Identity, Loss, Recovered, Space, WitnessRecord
 from raftkv.storage.directory import open_rocks
 from raftkv.storage.log import StoredLog
 from raftkv.storage.member import MemberStorage
@@ -413,6 +413,9 @@ def _size(file: Path) -> int:
 def test_a_slot_is_what_the_format_says() -> None:
     identity = Identity(1, 2, bytes(range(16)), 3, bytes(range(16, 32)))
     mark = WitnessMark(WitnessRecord(identity, 4, 5, 6, 7, 8), 9)
+    for loss in Loss:
+        marked = WitnessMark(mark.record, 9, loss)
+        assert decode_slot(encode_slot(marked, 11), "here") == (11, marked)
     slot = encode_slot(mark, 10)
     assert len(slot) == SLOT_BYTES
     assert slot[:9] == b"raftkv-w\x01"
@@ -422,4 +425,7 @@ def test_a_slot_is_what_the_format_says() -> None:
         flipped[bit // 8] ^= 1 << bit % 8
         assert decode_slot(bytes(flipped), "here") is None
     assert decode_slot(slot[:-1], "here") is None
+    strange = bytearray(encode_slot(WitnessMark(mark.record, 9, Loss.ALL), 10)[:-4])
+    strange[strange.rindex(2)] = 3  # a loss that there is not
+    assert decode_slot(bytes(strange) + crc32(strange).to_bytes(4, "little"), "here") is None
     assert decode_slot(b"", "here") is None
