@@ -59,6 +59,7 @@ SHARES = (
     Share("torn", "members", 2),
     Share("torn", "restored", 1),
     Share("torn", "wiped", 1, (("kept out", 1),)),
+    Share("torn", "images", 10, (("refused", 100), ("of a newer format", 20))),
     Share("flip", "stores", 4, (("flips", 40), ("alone: refused", 15), ("alone: identical", 5))),
     Share("flip", "members", 2, (("flips", 6),)),
     Share("ioerror", "fail", 2, (("stops", 2), ("acknowledged writes", 100))),

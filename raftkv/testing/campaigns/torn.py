@@ -1,4 +1,4 @@
-"""The campaign ``torn``: write-ahead logs cut short, taken away, or put back from an old copy.
+"""The campaign ``torn``: logs and snapshots cut short, taken away, or put back from an old copy.
 
 What was acknowledged and is still there must be found; what was acknowledged and is gone must be
 noticed, by the member itself or by its peers; what was never acknowledged may be there or not.
@@ -17,6 +17,7 @@ import anyio
 from attrs import define, frozen
 
 from raftkv.errors import Error
+from raftkv.testing.campaigns.damaged_images import DAMAGES_PER_IMAGE, damage_images
 from raftkv.testing.campaigns.frame import Campaign, Case, Facts, FindingError, Part
 from raftkv.testing.campaigns.inprocess import (
     NAMES,
@@ -314,7 +315,7 @@ def _injure(case: Case, name: str) -> Facts:
 
 TORN = Campaign(
     "torn",
-    "write-ahead logs cut short, taken away, or put back from an old copy",
+    "logs and snapshots cut short, taken away, or put back from an old copy",
     (
         Part(
             name="offsets",
@@ -345,6 +346,12 @@ TORN = Campaign(
             about="one member of three on an empty directory, under its old identity",
             run=wipe_a_member,
             cases=3,
+        ),
+        Part(
+            name="images",
+            about=f"one snapshot, damaged in {DAMAGES_PER_IMAGE} ways: cut, mixed, flipped, newer",
+            run=damage_images,
+            cases=50,
         ),
     ),
 )
