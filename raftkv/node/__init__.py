@@ -9,8 +9,10 @@ How a write travels through these files:
    state go through ``disk`` in one batch, and one sync in the ``wal`` worker covers all batches so
    far. Only then is ``Persisted`` stepped and leave the messages that promise something.
 4. ``applier`` hands committed entries to the machine in slices and gives each waiter its result.
-5. ``images`` keeps an image of the machine when the log is compacted; ``snapshots`` carries one to
-   a member that needs it.
+5. ``applying`` has the machine's part of each turn; it forgets the log's beginning (``retention``)
+   once ``images`` has an image that contains it. ``sending`` carries one to a member that needs it
+   and ``receiving`` takes it in there, with the frames of ``snapshots``, beside the state that is
+   served, until it is whole.
 
 Beside all that: a boot takes part once others would have noticed an old copy (``admission``,
 ``disks``); a member that lost something comes back (``recovery``, ``repair``); what is stored is

@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 from attrs import evolve
 
-from raftkv.core import ProgressState
+from raftkv.core import InstallSnapshot, ProgressState
 from raftkv.node.node import Node
 from raftkv.node.pace import Pace
 from raftkv.node.snapshots import Frame, Kind, decode
-from raftkv.storage.base import Space
+from raftkv.storage.base import AppliedMark, Space
 from raftkv.transport.base import Lane
 from tests.node.rig import MACHINES, QUICK, Cluster, cluster
 
@@ -166,6 +166,30 @@ async def test_a_peer_that_stays_silent_is_given_up_and_tried_again(kind: str) -
         await made.until(
             lambda: all(peer.state is not ProgressState.SNAPSHOT for peer in leader.status().peers)
         )
+
+
+async def test_a_transfer_that_outlasts_the_cores_patience_goes_on() -> None:
+    # The core probes a peer that is in snapshot state for 300 ticks, and sends it the next one.
+    settings = evolve(SHORT, tick_seconds=0.005, heartbeat_ticks=8, election_ticks=60)
+    async with cluster(settings=settings, machine=MACHINES["on-disk"]) as made:
+        leader, gone, commands = await _left_behind(made, 60)
+        sender = leader._hands.loop._sender  # pyright: ignore
+        begin = sender.begin
+        begun: list[int] = []
+
+        def counted(message: InstallSnapshot, applied: AppliedMark) -> None:
+            begun.append(message.snapshot.index)
+            begin(message, applied)
+
+        sender.begin = counted
+        watched = Watched(made, gone)
+        watched.at = lambda _sender, frame: frame.kind != Kind.END
+        node = await made.start(gone)
+        await made.until(lambda: len(begun) >= 2)
+        watched.at = lambda _sender, _frame: True
+        await node.ready()
+        assert made.commands(gone) == commands
+        assert len(watched.transfers) == 1
 
 
 @kinds
