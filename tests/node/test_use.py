@@ -145,6 +145,7 @@ async def test_a_command_that_waits_for_an_election_is_taken_by_the_new_leader()
 async def test_cancelling_a_caller_abandons_the_wait_and_not_the_command() -> None:
     async with cluster() as made:
         leader = await made.leader()
+        await made.settled()  # what waits for a majority below is the command
         made.network.partition([leader.id], [node.id for node in made.followers(leader)])
         with anyio.CancelScope() as scope:
             async with anyio.create_task_group() as callers:
