@@ -17,6 +17,7 @@ a record of the MANIFEST with fields of tag and value, the newest sequence numbe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
@@ -24,6 +25,7 @@ from typing import Final
 
 from raftkv.storage.files import Files
 
+_MANIFEST: Final = re.compile(r"MANIFEST-[0-9]{1,20}")
 _BLOCK_BYTES: Final = 32 * 1024
 _READ_BYTES: Final = 32 * _BLOCK_BYTES
 _RECORD: Final = Struct("<IHB")
@@ -59,7 +61,7 @@ def missing_batches(store: Path, files: Files) -> str | None:
 def newest_sequence(store: Path, files: Files) -> int | None:
     """The newest sequence number that the current MANIFEST knows of."""
     name = (files.read(store / "CURRENT") or b"").decode(errors="replace").strip()
-    if not name.startswith("MANIFEST-"):
+    if _MANIFEST.fullmatch(name) is None:
         return None
     newest: int | None = None
     pieces = b""

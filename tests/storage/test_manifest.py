@@ -144,7 +144,10 @@ def test_a_log_of_many_blocks_is_followed_to_its_end(tmp_path: Path) -> None:
     assert missing_batches(tmp_path / "crashed", FILES) is None  # it is in tables now
 
 
-@pytest.mark.parametrize("current", [b"", b"MANIFEST-999999\n", b"\xff\xfe", b"\0"])
+@pytest.mark.parametrize(
+    "current",
+    [b"", b"MANIFEST-999999\n", b"\xff\xfe", b"\0", b"MANIFEST-0\0\0\0", b"MANIFEST-/../x"],
+)
 def test_what_cannot_be_parsed_is_left_to_rocksdb(tmp_path: Path, current: bytes) -> None:
     store = tmp_path / "store"
     RocksStore(store, Mode.CREATE).close()
