@@ -102,6 +102,9 @@ class Receiver:
             raise WireError(f"an InstallSnapshot of {message.sender} to {message.to}")
         images, batch = self._images, self._disk.batch
         index = message.snapshot.index
+        if images.holds(index):  # its chunks would be written over those we would restart from
+            self._answer(Kind.BROKEN, peer, frame.transfer)
+            return
         before = images.staged
         staged = Staged(peer, frame.transfer, index, frame.payload)
         if before is not None:

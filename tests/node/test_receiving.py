@@ -372,6 +372,22 @@ def test_a_leader_of_an_older_term_does_not_take_the_place_of_a_newer_one() -> N
     member.storage.close()
 
 
+@kinds
+def test_the_image_that_a_member_lives_from_is_not_received_again(kind: str) -> None:
+    chunks, new = image(kind, 40)
+    disk = MemoryDisk()
+    member = filled(kind, 12, disk)
+    for frame in (begin(40), *frames(chunks), begin(40, transfer=6)):
+        member.give(frame)
+    other = [b"\0\0\0\1x"] * len(chunks)  # the same state, cut another way, or none at all
+    for frame in frames(other, transfer=6)[:-1]:
+        member.give(frame)
+    member.store.close()
+    again = Member(disk, KINDS[kind]())
+    assert again.content() == new
+    again.storage.close()
+
+
 def test_a_lost_chunk_is_asked_for_once_and_a_repeated_one_changes_nothing() -> None:
     chunks, new = image("ledger", 40)
     member = filled("ledger", 12)
