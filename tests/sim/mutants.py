@@ -39,6 +39,28 @@ CRASHING = Options(
 )
 """Slow disks that lose what was not stored."""
 
+LOSING = Options(
+    settings={**PLAIN, "election_ticks": 5},
+    faults=Faults(
+        jitter=3,
+        late=100,
+        late_units=100,
+        interval=30,
+        crash=3,
+        partition=4,
+        campaign=2,
+        lose_log=6,
+        wipe=4,
+        back_up=3,
+        put_back=4,
+        regress=2,
+        repair=3,
+    ),
+    propose_units=10,
+    payload_bytes=0,
+)
+"""Disks that lose what was promised, and messages of before."""
+
 
 @frozen
 class Mutant:
@@ -103,8 +125,8 @@ MUTANTS = (
         "a vote for a log that is behind",
         "follower",
         "on_vote_request",
-        "free and draft.log.is_up_to_date(message.last_index, message.last_term)",
-        "free",
+        "and draft.log.is_up_to_date(message.last_index, message.last_term)",
+        "",
     ),
     Mutant(
         "the longer log wins, not the newer",
@@ -137,6 +159,7 @@ MUTANTS = (
         "case StorageAppendResponse():",
         "case VoteResponse():\n            on_vote_response(draft, message)\n"
         "        case StorageAppendResponse():",
+        world=CRASHING,
     ),
     Mutant(
         "half is a majority",
@@ -158,6 +181,7 @@ MUTANTS = (
         "on_append_entries",
         "not log.matches(prev, message.prev_term)",
         "not log.has_term(prev)",
+        world=CRASHING,
     ),
     Mutant(
         "the suffix truncated on every append",
@@ -240,5 +264,53 @@ MUTANTS = (
         "snapshot.index <= draft.commit",
         "snapshot.index < draft.log.base_index",
         seeds=200,
+    ),
+    Mutant(
+        "a recovering member votes",
+        "follower",
+        "on_vote_request",
+        "and draft.recovery is None",
+        "",
+        world=LOSING,
+    ),
+    Mutant(
+        "a recovering member campaigns",
+        "candidate",
+        "campaign",
+        "draft.recovery is not None",
+        "False",
+        world=LOSING,
+    ),
+    Mutant(
+        "a recovering member hides it",
+        "sending",
+        "send_append_response",
+        "draft.recovery is not None",
+        "False",
+        world=LOSING,
+    ),
+    Mutant(
+        "recovering members counted",
+        "leader",
+        "on_append_response",
+        "if message.recovering:",
+        "if False:",
+        world=LOSING,
+    ),
+    Mutant(
+        "what was believed of a recovering member kept",
+        "progress",
+        "Peer.distrust",
+        "self.match = 0",
+        "pass",
+        world=LOSING,
+    ),
+    Mutant(
+        "whole by what was committed before, without a fresh round",
+        "recovering",
+        "_has_what_is_committed",
+        "recovery.covers",
+        "draft.commit",
+        world=LOSING,
     ),
 )

@@ -102,7 +102,7 @@ def test_wrong_arguments_are_refused(
 
 def test_a_campaign_that_tried_nothing_is_not_green() -> None:
     summary = Summary()
-    summary.add(Share(1000, 2_000_000, 0, Marks(), ()))
+    summary.add(Share(1000, 2_000_000, 0, Marks(), Marks(), ()))
     assert len(summary.unmet) == len(FLOORS_PER_MILLION_STEPS)
     assert not summary.is_green
 

@@ -14,11 +14,15 @@ from raftkv.core import (
     Entry,
     EntryKind,
     HardState,
+    HeartbeatResponse,
     Log,
     Membership,
     MembershipChange,
     Payload,
+    PeerMessage,
     ReadState,
+    Recovering,
+    Recovery,
     Role,
     Snapshot,
     State,
@@ -49,8 +53,12 @@ class Scene:
         self.checker.stepped(self.one, follower, leader)
         grown = evolve(leader, log=self.log)
         self.checker.stepped(self.one, leader, grown)
-        self.leader = evolve(grown, commit=3)
-        self.checker.stepped(self.one, grown, self.leader)
+        heard = tuple(
+            evolve(peer, match=5 if peer.id < 3 else 0, next=6) for peer in grown.progress
+        )
+        counted = evolve(grown, progress=heard)
+        self.leader = evolve(counted, commit=3)
+        self.checker.stepped(self.one, counted, self.leader)
         self.follower = evolve(self.leader, role=Role.FOLLOWER)
 
     def step(self, before: State, after: State, node: int = 1) -> None:
@@ -132,6 +140,38 @@ def shifted_progress(scene: Scene) -> None:
     before, after = moved_progress(scene, match=2)
     joined = (evolve(after.progress[0], id=9), *after.progress)
     scene.step(before, evolve(after, progress=joined))
+
+
+def recovering(state: State, *messages: PeerMessage) -> tuple[State, State]:
+    """A member that recovers, before and after it queued messages."""
+    before = evolve(state, recovery=Recovery(Recovering.ALL, b"c"))
+    return before, evolve(before, messages_after_append=messages)
+
+
+def recovering_campaigns(scene: Scene) -> None:
+    before, after = recovering(scene.follower)
+    scene.step(before, evolve(after, role=Role.CANDIDATE))
+
+
+def recovering_answers_at_once(scene: Scene) -> None:
+    before, after = recovering(scene.follower)
+    scene.step(before, evolve(after, messages=(HeartbeatResponse(1, 2, 2),)))
+
+
+def counted_by_nobody(scene: Scene) -> None:
+    before = evolve(
+        scene.leader, progress=tuple(evolve(one, match=3) for one in scene.leader.progress)
+    )
+    scene.step(before, evolve(before, commit=5))
+
+
+def lost_after_it_was_acknowledged(scene: Scene) -> None:
+    """Two of three have it, and one of these has lost it since."""
+    for node in (2, 3):
+        scene.world.members[node].disk.entries.clear()
+    two = scene.world.members[2]
+    two.state, two.lost_to = recovering(two.state)[0], 5
+    scene.step(scene.leader, evolve(scene.leader, commit=5))
 
 
 def wrong_index(scene: Scene) -> None:
@@ -308,6 +348,24 @@ BROKEN: tuple[tuple[str, str, Callable[[Scene], None]], ...] = (
         "a removed member returns",
         lambda s: memberships(s, (2, Membership((1, 2))), (3, Membership((1, 2, 3)))),
     ),
+    ("I22", "a recovering member campaigns", recovering_campaigns),
+    (
+        "I22",
+        "a recovering member votes",
+        lambda s: s.step(*recovering(s.follower, VoteResponse(1, 2, 2, False))),
+    ),
+    (
+        "I22",
+        "a recovering member hides it",
+        lambda s: s.step(*recovering(s.follower, AppendResponse(1, 2, 2, 3))),
+    ),
+    ("I22", "a recovering member hides it at once", recovering_answers_at_once),
+    (
+        "I22",
+        "a recovering member is counted",
+        lambda s: s.step(*moved_progress(s, match=4, recovering=True)),
+    ),
+    ("I22", "committed by too few", counted_by_nobody),
     ("I24", "a stale read", lambda s: s.checker.answered(s.one, ReadState(2, b"r"), 3)),
     ("I47", "another's proposal", accepted_another),
 )
@@ -332,6 +390,37 @@ def test_what_is_sound_is_not() -> None:
     applies(scene, scene.entries[0])
     memberships(scene, (2, Membership((1, 2))), (3, Membership((1, 2, 4))))
     scene.checker.answered(scene.one, ReadState(3, b"r"), 3)
+    scene.checker.sweep()
+
+
+def test_what_recovering_members_may_is_not() -> None:
+    scene = Scene()
+    flagged = AppendResponse(1, 2, 2, 3, recovering=True)
+    before, after = recovering(scene.follower, flagged, VoteResponse(1, 3, 3, True))
+    scene.step(before, after)
+    assert scene.world.marks["vote refused while recovering"] == 1
+    scene.step(before, scene.follower)
+    assert scene.world.marks["whole again: ALL"] == 1
+    scene.step(*moved_progress(scene, match=0, recovering=True))
+    lost_after_it_was_acknowledged(scene)
+
+
+def test_a_member_that_is_down_recovers_if_its_disk_says_so() -> None:
+    member = Scene().one
+    assert not member.recovers
+    member.alive = False
+    assert not member.recovers
+    member.disk.recovering = Recovering.LOG
+    assert member.recovers
+
+
+def test_a_spent_vote_is_no_other_vote() -> None:
+    scene = Scene()
+    scene.one.state = scene.follower
+    scene.checker.votes[1, 2] = 3
+    with pytest.raises(ViolationError):
+        scene.checker.sweep()
+    scene.one.forgot = True
     scene.checker.sweep()
 
 
