@@ -41,7 +41,6 @@ SHARES = (
     Share("crash", "store-failpoints", 12, (("kills", 12),)),
     Share("crash", "cluster", 2, (("kills", 4), ("acknowledged writes", 100))),
     Share("crash", "cluster-points", 1, (("at apply.after", 1),), POINTS["apply.after"]),
-    Share("crash", "cluster-points", 1, (("at answer.before", 1),), POINTS["answer.before"]),
     Share("crash", "cluster-points", 1, (("at image-read.after", 1),), POINTS["image-read.after"]),
     Share(
         "crash",
