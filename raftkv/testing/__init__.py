@@ -10,6 +10,9 @@ One seed is one run, the same in every process:
 - :mod:`~raftkv.testing.marks`: what a campaign must have met to count as one.
 
 ``python -m raftkv.testing simulate --seeds 0..100`` tries a hundred of them.
+
+:mod:`raftkv.testing.campaigns` breaks real processes and disks instead: ``crash``, ``members`` and
+others are commands beside ``simulate``.
 """
 
 from raftkv.testing.choices import Choices, Decisions, ReplayedChoices, SeededChoices

@@ -45,7 +45,7 @@ def change_members(case: Case) -> Facts:
             for _ in range(_CHANGES):
                 time.sleep(random.uniform(0.1, 0.4))
                 changing.one()
-            changing.settle(finally_=True)
+            changing.settle(at_the_end=True)
             made.rest()
             made.converge()
             changing.agree()
@@ -152,10 +152,10 @@ class _Changing:
 
     # --- how things stand -----------------------------------------------------------------------
 
-    def settle(self, *, finally_: bool = False) -> dict[str, tuple[int, bool]]:
+    def settle(self, *, at_the_end: bool = False) -> dict[str, tuple[int, bool]]:
         """Wait until members run and others do not. Who is a member, its id, whether it votes.
 
-        ``finally_``, also until who was to become a voter is one.
+        ``at_the_end``, also until who was to become a voter is one.
         """
         began = time.monotonic()
         while True:
@@ -172,7 +172,7 @@ class _Changing:
                     for new, old in self.rising.items()
                     if new in told and (old in told or not told[new][1])
                 ]
-                if not (finally_ and waiting):
+                if not (at_the_end and waiting):
                     return told
             waited = time.monotonic() - began
             if waited > _SETTLE_SECONDS_MAX / 2:
