@@ -8,8 +8,10 @@ import pytest
 from attrs import evolve
 
 from raftkv.core import InstallSnapshot, ProgressState
+from raftkv.node.loop import Loop
 from raftkv.node.node import Node
 from raftkv.node.pace import Pace
+from raftkv.node.sending import Sender
 from raftkv.node.snapshots import Frame, Kind, decode
 from raftkv.storage.base import AppliedMark, Space
 from raftkv.transport.base import Lane
@@ -27,6 +29,20 @@ async def _fill(made: Cluster, count: int, prefix: bytes = b"") -> list[bytes]:
     for command in commands:
         await leader.propose(command)
     return commands
+
+
+def _loop(node: Node[object]) -> Loop:
+    hands = node._hands  # pyright: ignore[reportPrivateUsage]
+    assert hands is not None
+    return hands.loop
+
+
+def _sender(node: Node[object]) -> Sender:
+    return _loop(node)._sender  # pyright: ignore[reportPrivateUsage]
+
+
+def _waiting_bytes(node: Node[object]) -> int:
+    return _loop(node)._frames_bytes  # pyright: ignore[reportPrivateUsage]
 
 
 class Watched:
@@ -147,7 +163,7 @@ async def test_a_new_leader_begins_its_own_transfer(kind: str) -> None:
         assert {sender for sender, _ in watched.transfers} == {leader.id, other}
         assert await node.propose(b"more") == len(commands) + 1
         # The old leader lets go of the view that nobody asked for any more.
-        sender = leader._hands.loop._sender  # pyright: ignore
+        sender = _sender(leader)
         await made.until(lambda: sender.oldest_index() is None)
 
 
@@ -173,7 +189,7 @@ async def test_a_transfer_that_outlasts_the_cores_patience_goes_on() -> None:
     settings = evolve(SHORT, tick_seconds=0.005, heartbeat_ticks=8, election_ticks=60)
     async with cluster(settings=settings, machine=MACHINES["on-disk"]) as made:
         leader, gone, commands = await _left_behind(made, 60)
-        sender = leader._hands.loop._sender  # pyright: ignore
+        sender = _sender(leader)
         begin = sender.begin
         begun: list[int] = []
 
@@ -202,8 +218,8 @@ async def test_no_more_is_on_its_way_than_the_settings_allow(kind: str) -> None:
         def weigh(sender: int, frame: Frame) -> bool:
             nonlocal most, longest
             longest = max(longest, len(frame.payload))
-            window = leader._hands.loop._sender._sending[gone].window  # pyright: ignore
-            waiting = made.nodes[gone]._hands.loop._frames_bytes if gone in made.nodes else 0  # pyright: ignore
+            window = _sender(leader)._sending[gone].window  # pyright: ignore[reportPrivateUsage]
+            waiting = _waiting_bytes(made.nodes[gone]) if gone in made.nodes else 0
             most = max(most, sum(len(chunk) for chunk, _ in window), waiting)
             return True
 
