@@ -116,31 +116,32 @@ class Author:
 def look(root: Path, known: Known, *, can_recover: bool) -> str:
     """Open a damaged copy and read everything; what came of it, in a word.
 
-    ``identical``, ``refused`` (a typed error, at the opening or a read) or ``quarantined`` (open,
-    and marked as damaged). Raises FindingError for wrong data, for less of it without saying so,
-    and lets every foreign exception through.
+    ``identical``, ``refused`` (a typed error, at the opening, a read or the close, where RocksDB
+    may meet the damage, too) or ``quarantined`` (open, and marked as damaged). Raises FindingError
+    for wrong data, for less of it without saying so, and lets every foreign exception through.
     """
     try:
-        storage = opened(root, can_recover=can_recover)
+        outcome = _looked(root, known, can_recover)
+        if outcome == "quarantined":
+            _check_still_damaged(root)
     except StorageError:
         return "refused"
+    return outcome
+
+
+def _looked(root: Path, known: Known, can_recover: bool) -> str:
+    storage = opened(root, can_recover=can_recover)
     try:
         recovered = storage.log.recover()
-        if recovered.damage is not None:
-            _check_damaged(storage, recovered, known)
-            outcome = "quarantined"
-        else:
+        if recovered.damage is None:
             _check_whole(storage, recovered, known)
-            outcome = "identical"
-    except StorageError:
-        return "refused"
+            return "identical"
+        if not can_recover:
+            raise FindingError("a member without peers was opened although it is damaged")
+        _check_damaged(storage, recovered, known)
+        return "quarantined"
     finally:
         storage.close()
-    if outcome == "quarantined" and not can_recover:
-        raise FindingError("a member without peers was opened although it is damaged")
-    if outcome == "quarantined":
-        _check_still_damaged(root)
-    return outcome
 
 
 def _check_whole(storage: MemberStorage, recovered: Recovered, known: Known) -> None:
