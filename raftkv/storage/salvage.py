@@ -33,8 +33,7 @@ from raftkv.storage.reading import LogReader, check_positions
 
 _BATCH_BYTES: Final = 1024 * 1024
 _LOG_PREFIX: Final = bytes(4)  # the log's own records in the space meta begin with its group
-# Records of the store itself, which every store has its own of.
-_OF_THE_STORE: Final = (b"identity", b"machine-exchanged")
+_IDENTITY_KEY: Final = b"identity"  # which every store has its own of
 
 
 @frozen(slots=True)
@@ -126,7 +125,7 @@ def _rows(old: Reader, space: Space) -> Iterator[tuple[bytes, bytes]]:
     return (
         (key, value)
         for key, value in old.scan(space)
-        if key not in _OF_THE_STORE and not key.startswith(_LOG_PREFIX)
+        if key != _IDENTITY_KEY and not key.startswith(_LOG_PREFIX)
     )
 
 

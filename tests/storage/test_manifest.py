@@ -116,6 +116,7 @@ def test_a_log_of_many_blocks_is_followed_to_its_end(tmp_path: Path) -> None:
     """Batches longer than a block, and ends of blocks too short for a header."""
     store = RocksStore(tmp_path / "store", Mode.CREATE)
     written = 0
+    at_first = manifest(tmp_path / "store").read_bytes()
     for size in (10, 40_000, 32_000, 100_000, *range(32_650, 32_770, 7)):
         batch = store.batch()
         batch.put(Space.META, b"%d" % size, b"keeps the older log")
@@ -137,11 +138,15 @@ def test_a_log_of_many_blocks_is_followed_to_its_end(tmp_path: Path) -> None:
     older, newer = sorted((tmp_path / "crashed").glob("*.log"))
     assert newer.stat().st_size > 500_000
     assert missing_batches(tmp_path / "crashed", FILES) is None
+    manifest(tmp_path / "crashed").write_bytes(at_first)
+    assert missing_batches(tmp_path / "crashed", FILES) is None  # the older log tells the rest
     manifest(tmp_path / "crashed").write_bytes(b"")
     assert missing_batches(tmp_path / "crashed", FILES) is None  # for RocksDB to refuse
     shutil.copy(manifest(tmp_path / "store"), manifest(tmp_path / "crashed"))
     older.unlink()
     assert missing_batches(tmp_path / "crashed", FILES) is None  # it is in tables now
+    manifest(tmp_path / "crashed").write_bytes(at_first)
+    assert missing_batches(tmp_path / "crashed", FILES) is not None
 
 
 @pytest.mark.parametrize(

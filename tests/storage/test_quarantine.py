@@ -530,6 +530,24 @@ def test_a_large_store_is_saved_in_many_batches_however_slow_the_disk(tmp_path: 
     storage.close()
 
 
+def test_rows_that_were_adopted_are_saved_as_the_machines(tmp_path: Path) -> None:
+    """Which of two families of RocksDB has them is the store's own affair."""
+    storage = opened(tmp_path)
+    turns(Writer(storage), 3)
+    batch = storage.store.batch()
+    batch.put(Space.STAGED, b"image", b"of a leader")
+    batch.adopt_staged()
+    batch.put(Space.STAGED, b"next image", b"half of it")
+    storage.store.write(batch)
+    storage.condemn(Damage(Loss.LOG, "a read failed"), keep_rows=True)
+    storage.close()
+    for _ in range(2):
+        storage = quarantined(tmp_path)
+        assert list(storage.store.scan(Space.MACHINE)) == [(b"image", b"of a leader")]
+        assert list(storage.store.scan(Space.STAGED)) == [(b"next image", b"half of it")]
+        storage.close()
+
+
 def test_a_log_whose_terms_nobody_promised_leaves_nothing_to_build_on(crashed: Crashed) -> None:
     """The hard state is behind the log: no member ever writes that."""
 
