@@ -14,7 +14,9 @@ already. In every other case it is ``Loss.ALL``.
 
 A store whose records all verify, and which only lacks what came later, stays in place: RocksDB's
 batches survive in order or not at all. Anything else is begun anew with what can be saved
-(:mod:`raftkv.storage.salvage`). A store in place is marked in the first batch of its next boot; a new one takes the place only when
+(:mod:`raftkv.storage.salvage`).
+
+A store in place is marked in the first batch of its next boot; a new one takes the place only when
 it is complete, mark included. Either has a boot counter beyond that of the witness, which is told
 after it. So whatever moment a crash falls into, the next opening finds the same damage again, or
 the mark.
