@@ -34,12 +34,14 @@ _CACHE_BYTES: Final = 32 * _MIB
 _OPEN_FILES_MAX: Final = 512
 _ROWS: Final = (Space.MACHINE, Space.STAGED)
 
-# rocksdict cannot set this by a call; every other option is set by :func:`database_options`.
+# rocksdict cannot set these by a call; every other option is set by :func:`database_options`.
+# Nobody may try again after a failed write: RocksDB would, a second later, and close only then.
 _OPTIONS_FILE: Final = """[Version]
   rocksdb_version=9.8.4
   options_file_version=1.1
 [DBOptions]
   track_and_verify_wals_in_manifest=true
+  max_bgerror_resume_count=0
 [CFOptions "default"]
 """
 

@@ -237,11 +237,12 @@ def test_a_missing_file_is_refused_when_nothing_may_be_created(tmp_path: Path, n
 
 
 def test_an_options_file_sets_what_no_call_can(tmp_path: Path) -> None:
-    """Without it an older of two logs may vanish unnoticed; raftkv/storage/rocks.py rests on it."""
+    """Without it an older of two logs may vanish unnoticed, and a failed write be tried again."""
     path = tmp_path / "store"
     store = RocksStore(path, OpenMode.CREATE)
     told = max(path.glob("OPTIONS-*")).read_text()
     assert "track_and_verify_wals_in_manifest=true" in told
+    assert "max_bgerror_resume_count=0" in told
     assert "wal_recovery_mode=kAbsoluteConsistency" in told
     assert "max_total_wal_size=134217728" in told
     assert "recycle_log_file_num=0" in told
