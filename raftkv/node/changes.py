@@ -162,11 +162,12 @@ class Changes:
         self._waiting: list[Asked] = []
         self._under_way: dict[int, Asked] = {}
         self._holding = False
+        self._linger_ticks = 0
         self._departing: tuple[int, str, int] | None = None  # id, address, ticks left
         self.is_removed = False
         """Whether this member was removed."""
         self.is_over = False
-        """Whether it was, and leads no more: the node ends."""
+        """Whether it was, leads no more and has answered everybody: the node ends."""
         self.on_alarm: Callable[[str], None] = _log.error
         self.on_change: Callable[[], None] = _nothing
         """Called when a change took effect."""
@@ -217,11 +218,25 @@ class Changes:
         """Time passed: try again, give up, promote, and let the departing go."""
         self._holding = False
         self._sweep(now_ns)
-        self._let_go(core.state)
-        # Not before the next tick: what it had to say last has left by then.
-        self.is_over = self.is_removed and core.state.role is not Role.LEADER
+        self._let_go()
+        self._end_if_removed(core.state)
         if core.state.role is Role.LEADER:
             self._promote(core)
+
+    def _end_if_removed(self, state: State) -> None:
+        """Not before the next tick: what we had to say last has left by then.
+
+        After having led not before some more: what others sent us to propose is still on its way,
+        and only who gets an answer from us knows that it surely was not done.
+        """
+        if not self.is_removed:
+            return
+        if state.role is Role.LEADER:
+            self._linger_ticks = self._patience_ticks // 2
+        elif self._linger_ticks:
+            self._linger_ticks -= 1
+        else:
+            self.is_over = True
 
     def _sweep(self, now_ns: int) -> None:
         for asked in [one for one in self._waiting if one.deadline_ns <= now_ns]:
@@ -311,6 +326,8 @@ class Changes:
         me = self._in_flight.member
         if membership.removed is not None and me in membership.removed:
             self.removed(batch)
+            if state.leader == me:
+                self._linger_ticks = self._patience_ticks // 2
         before = {one.id: one.address for one in self.roster.members}
         self._peers.adopt(roster.members, frozenset(membership.removed or ()))
         if roster == self.roster:
@@ -319,7 +336,8 @@ class Changes:
         save_roster(batch, roster)
         leader = state.leader
         if leader in before and leader != me and roster.member(leader) is None:
-            # It hands over before it goes, and has to hear that we have all it knows.
+            # It hands over before it goes, has to hear that we have all it knows, and answers what
+            # we sent it to propose.
             self._departing = (leader, before[leader], self._patience_ticks)
             self._peers.departing = leader
         self.connect()
@@ -355,11 +373,11 @@ class Changes:
                 self.on_alarm(f"member {self._peers.name_of(member)} is out of reach: {error}")
         self._transport.set_peers(usable)
 
-    def _let_go(self, state: State) -> None:
+    def _let_go(self) -> None:
         if self._departing is None:
             return
         member, address, ticks = self._departing
-        if ticks > 0 and state.leader == member:
+        if ticks > 0:
             self._departing = (member, address, ticks - 1)
             return
         self._departing = None

@@ -39,6 +39,7 @@ from raftkv.core import (
     SoftState,
     State,
     Tick,
+    TimeoutNow,
     TransferLeadership,
     Unreachable,
     has_ready,
@@ -159,6 +160,7 @@ class Loop:
         self._bulk_frames: deque[tuple[int, bytes]] = deque()
         self._frames_bytes = 0
         self._inputs: deque[Input] = deque()
+        self._summons: deque[Input] = deque()  # for the end of the turn
         self._lost: deque[int] = deque()
         self._may_linger = True  # whether what is not urgent may stay for a turn
         self._holding = False
@@ -241,6 +243,12 @@ class Loop:
         await self._drain()
         if self._applying.has_work:
             await self._applying.turn()
+            await self._drain()
+        if self._summons:
+            # Whoever is told to lead must have applied the change that made the leader go, and may
+            # know only since this turn that it is durable here: else the core refuses to campaign.
+            while self._summons:
+                self.state = step(self.state, self._summons.popleft())
             await self._drain()
         await self._disk.write()
         if self._outgoing.has_some:
@@ -344,6 +352,9 @@ class Loop:
                     raise WireError("a snapshot comes on the lane for snapshots, with its image")
             except WireError as error:
                 _log.warning("a message of member %d is dropped: %s", peer, error)
+                continue
+            if isinstance(message, TimeoutNow):
+                self._summons.append(Receive(message))
                 continue
             state = step(state, Receive(message))
         self.state = state
@@ -455,11 +466,7 @@ class Loop:
         if todo.snapshot_wanted:
             self._applying.offer_image()
         for alarm in todo.alarms:
-            what = (
-                f"entry {alarm.index} from member {alarm.peer} does not continue our log: memory or"
-                " disk damage on either side"
-            )
-            self._events.alarm(what)
+            self._events.alarm(alarm.what)
 
     def _take_reads(self, todo: Ready) -> None:
         for read in todo.reads:

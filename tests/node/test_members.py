@@ -332,12 +332,19 @@ async def test_the_leader_hands_over_before_it_goes() -> None:
         assert hands is not None
         hands.loop.give(Campaign())
         leader = await cluster.leader()
-        await leader.kv.put("k", b"1")
-        other = next(node for node in cluster.nodes if node is not leader)
-        with anyio.fail_after(5):
-            await leader.members.remove(leader.name)
-            await other.kv.put("k", b"2")
-        assert voters(other) == sorted({"n1", "n2", "n3"} - {leader.name})
+        others = [node for node in cluster.nodes if node is not leader]
+        writers = Writers(cluster)
+        writers.leaving.add(leader.name)
+        async with anyio.create_task_group() as tasks:
+            for number in range(8):
+                tasks.start_soon(writers.run, number)
+            await _until(cluster, lambda: len(writers.written) > 40)
+            with anyio.fail_after(5):
+                await leader.members.remove(leader.name)
+                before = len(writers.written)
+                await _until(cluster, lambda: len(writers.written) > before + 40)
+            writers.stopping = True
+        assert voters(others[0]) == sorted(node.name for node in others)
 
 
 async def test_two_changes_at_once_are_made_one_after_the_other() -> None:
