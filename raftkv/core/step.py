@@ -318,18 +318,9 @@ def _handle(draft: Draft, message: Message) -> None:
         case ProposalRefused():
             on_refused_elsewhere(draft, message)
         case ReadIndexRequest():
-            if message.recovering and role is _LEADER:
-                leader.on_recovering(draft, message.sender)  # before the round begins
-            request = ReadRequest(
-                message.sender, message.context, message.lease, message.recovering
-            )
-            on_read(draft, request)
+            _on_read_asked(draft, message)
         case ReadIndexResponse():
-            recovery = draft.recovery
-            if recovery is not None and message.context == recovery.context:
-                recovering.on_read_answered(draft, recovery, message.index)
-            elif role is _FOLLOWER and not recovering.is_question(message.context):
-                draft.aside.read_states.append(ReadState(message.index, message.context))
+            _on_read_answered(draft, message)
         case TransferLeadership():
             _on_transfer(draft, message)
         case TimeoutNow():
@@ -343,3 +334,18 @@ def _handle(draft: Draft, message: Message) -> None:
             pass  # requests to threads, never to us
         case _:
             assert_never(message)
+
+
+def _on_read_asked(draft: Draft, message: ReadIndexRequest) -> None:
+    if message.recovering and draft.role is _LEADER:
+        leader.on_recovering(draft, message.sender)  # before the round begins
+    request = ReadRequest(message.sender, message.context, message.lease, message.recovering)
+    on_read(draft, request)
+
+
+def _on_read_answered(draft: Draft, message: ReadIndexResponse) -> None:
+    recovery = draft.recovery
+    if recovery is not None and message.context == recovery.context:
+        recovering.on_read_answered(draft, recovery, message.index)
+    elif draft.role is _FOLLOWER and not recovering.is_question(message.context):
+        draft.aside.read_states.append(ReadState(message.index, message.context))
