@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 from attrs import evolve
 from hypothesis import given
@@ -50,6 +52,15 @@ def test_who_differs_from_a_quorum_is_odd_and_nobody_else(
         assert verdict.odd == tuple(
             sorted(one for one, value in reports.items() if value != verdict.agreed)
         )
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_half_of_the_voters_are_no_quorum(size: int) -> None:
+    voters = Membership(tuple(range(1, size + 1)))
+    for values in product(HASHES[:2], repeat=size):
+        verdict = judge(dict(enumerate(values, 1)), voters)
+        halves = 2 * values.count(HASHES[0]) == size
+        assert (verdict is not None and verdict.agreed is None) == halves
 
 
 def spoil(made: Cluster, number: int, change: bytes = b"spoiled") -> None:
