@@ -19,7 +19,7 @@ from raftkv.machine import Command, DurableStateMachine
 from raftkv.node import snapshots
 from raftkv.node.applier import AnyMachine
 from raftkv.node.disk import Disk
-from raftkv.node.images import Images
+from raftkv.node.images import CHUNK_BYTES_MAX, Images
 from raftkv.node.receiving import Receiver
 from raftkv.node.sending import Sender
 from raftkv.node.snapshots import Arrived, Flag, Frame, Kind
@@ -386,6 +386,42 @@ def test_the_image_that_a_member_lives_from_is_not_received_again(kind: str) -> 
     again = Member(disk, KINDS[kind]())
     assert again.content() == new
     again.storage.close()
+
+
+def test_frames_that_no_sender_makes_change_nothing() -> None:
+    chunks, new = image("ledger", 40)
+    member = filled("ledger", 12)
+    old = member.content()
+    member.give(begin(40))
+    two = encode_messages([snapshots.decode_begin(snapshots.decode(begin(40)).payload)] * 2)
+    for frame in (
+        b"\x02short",
+        begin(40)[:-1] + b"?",
+        begin(40, sender=OTHER),
+        snapshots.encode(Kind.BEGIN, 5, payload=two),
+        snapshots.encode(cast("Kind", 9), 5),
+        snapshots.encode(Kind.END, 5, 0, payload=b"no checksum"),
+    ):
+        member.said()
+        assert not member.give(frame)
+        assert member.said() == [(LEADER, Kind.PROGRESS, 0)]
+        assert member.content() == old
+    for frame in frames(chunks):
+        member.give(frame)
+    assert member.content() == new
+    member.storage.close()
+
+
+def test_a_chunk_longer_than_the_port_allows_is_refused() -> None:
+    member = filled("journal", 12)
+    old = member.content()
+    member.give(begin(40))
+    for frame in frames([bytes(CHUNK_BYTES_MAX + 1)]):
+        assert not member.give(frame)
+    assert (LEADER, Kind.BROKEN, 0) in member.said()
+    assert member.content() == old
+    assert not member.has_leftovers
+    member.storage.close()
 
 
 def test_a_lost_chunk_is_asked_for_once_and_a_repeated_one_changes_nothing() -> None:

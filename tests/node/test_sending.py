@@ -112,7 +112,9 @@ async def world(chunks: int = 5) -> AsyncGenerator[World]:
         made = World(tasks, chunks)
         yield made
         assert made.closed <= 1
-        tasks.cancel_scope.cancel()
+        made.pass_time(PATIENCE_NS)
+        await anyio.wait_all_tasks_blocked()
+        made.pass_time(RETRY_NS)  # whatever is still on its way has ended now
 
 
 BEGIN, END = (Kind.BEGIN, 0), (Kind.END, 5)
