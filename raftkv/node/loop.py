@@ -122,12 +122,9 @@ class Loop:
         self._in_flight = parts.in_flight
         self._reads = parts.reads
         self._events = parts.events
-        self._upkeep = parts.upkeep
-        self._upkeep.give = self.give
-        self._recovery = parts.recovery
-        self._recovery.give = self.give
+        self._upkeep, self._recovery = parts.upkeep, parts.recovery
         self._repair = parts.repair
-        self._repair.give = self.give
+        self._upkeep.give = self._recovery.give = self._repair.give = self.give
         self._corruption = parts.corruption
         self._outgoing = Outgoing(parts.transport, self._not_sent)
         self._disk.on_durable = self._outgoing.release
