@@ -1,4 +1,4 @@
-"""A member whose data directory is an old copy of itself stays outside."""
+"""A member whose data directory is an old copy of itself counts for nothing until it is whole."""
 
 from __future__ import annotations
 
