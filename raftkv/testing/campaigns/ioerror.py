@@ -26,9 +26,9 @@ from raftkv.testing.campaigns.inprocess import NAMES
 from raftkv.testing.campaigns.shim import FOR_EVER, Shim, compile_shim, why_no_shim
 
 STOP_SECONDS_MAX: Final = 1.0
-"""The context of a node is left within so long of the first failure of its disk."""
-FULL_SECONDS_MAX: Final = 5.0
-"""The same on a full disk, where closing RocksDB takes a second."""
+"""A node is silent, and after a failed sync has ended, within so long of the first failure."""
+CLOSE_SECONDS_MAX: Final = 5.0
+"""It has ended within so long of a failed write: RocksDB may wait a second before it closes."""
 _MEMBER: Final = "raftkv.testing.campaigns.failing_member"
 _FAILURE_SECONDS_MAX: Final = 20.0
 _SLOW_SECONDS: Final = 3.0
@@ -88,12 +88,13 @@ class _Fragile:
             facts["calls refused after"] += 1
             if answer.startswith(("answered", "foreign")):
                 raise FindingError(f"{name}, {call} after its disk failed: {answer}")
-        self._check_silence(name, stopped_ns)
+        silent_ns = min(stopped_ns, shim.first_failure_ns() + round(STOP_SECONDS_MAX * 1e9))
+        self._check_silence(name, silent_ns)
 
-    def _check_silence(self, name: str, stopped_ns: int) -> None:
+    def _check_silence(self, name: str, silent_ns: int) -> None:
         for history in self._case.directory.glob(f"{name}-*.history"):
             for operation in read_history(history):
-                if operation.outcome is Outcome.DONE and operation.returned_ns > stopped_ns:
+                if operation.outcome is Outcome.DONE and operation.returned_ns > silent_ns:
                     raise FindingError(f"{name} answered after its end: {operation}")
 
     def _verdict(self, name: str) -> Path:
@@ -136,12 +137,14 @@ def fail_a_disk(case: Case) -> Facts:
         time.sleep(random.uniform(0.2, 0.6))
         victim = _victim(fragile, random)
         shim, skip = fragile.shims[victim], random.randint(0, 30)
+        limit = STOP_SECONDS_MAX
         if random.random() < 0.75:
             shim.syncs(EIO, times=times, skip=skip)
         else:
+            limit = CLOSE_SECONDS_MAX
             halve = random.choice((0, 1))  # RocksDB goes on after a short write
             shim.writes(EIO, times=min(times + halve, FOR_EVER), skip=skip, halve=halve)
-        _stop_and_return(fragile, victim, random, STOP_SECONDS_MAX)
+        _stop_and_return(fragile, victim, random, limit)
         return fragile.made.facts
 
 
@@ -153,7 +156,7 @@ def run_out_of_space(case: Case) -> Facts:
         time.sleep(random.uniform(0.2, 0.6))
         victim = _victim(fragile, random)
         fragile.shims[victim].writes(ENOSPC, skip=random.randint(0, 30), halve=1)
-        _stop_and_return(fragile, victim, random, FULL_SECONDS_MAX)
+        _stop_and_return(fragile, victim, random, CLOSE_SECONDS_MAX)
         return fragile.made.facts
 
 
