@@ -66,6 +66,7 @@ class Disk:
         self._unwritten: list[Promise] = []
         self._unsynced: list[Promise] = []
         self._syncing: list[Promise] | None = None
+        self._sync_began_ns = 0
         self._durable: list[Promise] = []
         self._failure: BaseException | None = None
         # Whom to tell of a sync that no Ready asks for: of the open batch, of written ones, now.
@@ -101,6 +102,10 @@ class Disk:
     def is_idle(self) -> bool:
         """Whether everything that has to be durable is."""
         return self._syncing is None and not self._unsynced and not self._unwritten
+
+    def syncing_ns(self, now_ns: int) -> int:
+        """For how long the sync that is under way has been; 0 if none is."""
+        return 0 if self._syncing is None else now_ns - self._sync_began_ns
 
     @property
     def has_durable(self) -> bool:
@@ -205,6 +210,7 @@ class Disk:
             return
         self._syncing, self._unsynced = self._unsynced, []
         self._done_syncing, self._done_unsynced = self._done_unsynced, []
+        self._sync_began_ns = self._clock.monotonic_ns()
         term, vote, last = self._written
         promised = WitnessRecord(self._storage.identity, term, vote, *last)
         storage, now_ns = self._storage, self._clock.monotonic_ns

@@ -40,6 +40,7 @@ from raftkv.core import (
     State,
     Tick,
     TimeoutNow,
+    TransferLeader,
     TransferLeadership,
     Unreachable,
     has_ready,
@@ -54,6 +55,7 @@ from raftkv.node.bulk import REPAIR, SNAPSHOTS, STATE_HASHES, BulkFrames
 from raftkv.node.changes import Changes, removed_error
 from raftkv.node.commands import check_forwarded, encode_commands
 from raftkv.node.disk import Disk
+from raftkv.node.handover import heir_of, holds_others_up
 from raftkv.node.images import Images
 from raftkv.node.outgoing import Outgoing
 from raftkv.node.peers import Peers
@@ -281,6 +283,15 @@ class Loop:
         self._upkeep.tick(self.state)
         self._recovery.tick(self.state)
         self._changes.tick(self, now)
+        if holds_others_up(self.state, self._disk.syncing_ns(now), patience):
+            self._step_aside()
+
+    def _step_aside(self) -> None:
+        heir = heir_of(self.state, self._peers.is_up)
+        if heir:
+            name = self._peers.name_of(heir)
+            _log.warning("the disk stands still: leadership is handed over to %s", name)
+            self.state = step(self.state, TransferLeader(heir))
 
     def _check_stored(self) -> None:
         """Stop where a read of anybody met damage, or the others' state is another."""

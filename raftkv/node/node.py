@@ -23,6 +23,7 @@ from raftkv.errors import (
     UnavailableError,
     WrongThreadError,
 )
+from raftkv.node.handover import heir_of
 from raftkv.node.home import NodeHome
 from raftkv.node.joining import answer_question
 from raftkv.node.members import Members, members_of
@@ -393,10 +394,7 @@ class Node(Generic[R_co]):
         finally:
             self._end()
             try:
-                with anyio.CancelScope(shield=True):
-                    await wal.close()
-                    await snapshot.close()
-                self._setup.storage.close()
+                await self._let_go(wal, snapshot)
             except Exception as error:
                 self._failure = self._failure or error
                 _log.error("the node %s ends: %s: %s", self.name, type(error).__name__, error)
@@ -405,6 +403,15 @@ class Node(Generic[R_co]):
                 self._done.set()
                 if self._failure is not None:
                     self._on_failure()
+
+    async def _let_go(self, wal: Worker, snapshot: Worker) -> None:
+        """Close the storage, in its worker: after a failed write RocksDB takes a second for it."""
+        with anyio.CancelScope(shield=True):
+            await snapshot.close()
+            try:
+                await wal.run(self._setup.storage.close)
+            finally:
+                await wal.close()
 
     async def _condemn(self, corrupt: StorageCorruptError, wal: Worker, *, keep_rows: bool) -> None:
         """Have the next opening of the directory begin it anew, and recover from the others."""
@@ -440,15 +447,10 @@ class Node(Generic[R_co]):
         step_ns = self._settings.tick_ns
         while len(hands.in_flight) + len(hands.queue) and clock.monotonic_ns() < limit:
             await clock.sleep_until(min(limit, clock.monotonic_ns() + step_ns))
-        state = hands.loop.state
-        others = [
-            one
-            for one in state.progress
-            if one.id != self.id and state.membership.is_voter(one.id) and hands.peers.is_up(one.id)
-        ]
-        if state.role is not Role.LEADER or not others:
+        heir = heir_of(hands.loop.state, hands.peers.is_up)
+        if not heir:
             return
-        hands.loop.give(TransferLeader(max(others, key=lambda one: (one.match, -one.id)).id))
+        hands.loop.give(TransferLeader(heir))
         while hands.loop.state.role is Role.LEADER and clock.monotonic_ns() < limit:
             await clock.sleep_until(min(limit, clock.monotonic_ns() + step_ns // 4))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
@@ -18,6 +19,7 @@ from raftkv.errors import (
     StorageCorruptError,
     StorageFailedError,
     StorageStallError,
+    UnavailableError,
 )
 from raftkv.machine import Command
 from raftkv.node.loop import Loop
@@ -50,6 +52,8 @@ class FaultyStorage(Storage):
         self._store = FaultyStore(inner.store)
         self.sync_error: Exception | None = None
         self.syncs_refused = 0
+        self.gate = threading.Event()  # a sync waits for it
+        self.gate.set()
         self.close_error: Exception | None = None
 
     @property
@@ -68,6 +72,7 @@ class FaultyStorage(Storage):
         if self.sync_error is not None:
             self.syncs_refused += 1
             raise self.sync_error
+        self.gate.wait()
         return self._inner.sync(promised)
 
     @property
@@ -194,6 +199,29 @@ async def test_a_follower_whose_sync_failed_neither_acknowledges_nor_votes() -> 
             await leader.propose(b"one copy only", timeout=0.5)
         await made.ended(follower.id)
         assert leader.status().commit < leader.status().last_index
+
+
+async def test_a_leader_whose_disk_stands_still_gives_way_to_one_whose_does_not() -> None:
+    async with cluster(start=False) as made, anyio.create_task_group() as tasks:
+        storages = _faulty(made)
+        await _start_all(made)
+        leader = await made.leader()
+        gate = storages[leader.id].gate
+        gate.clear()
+        try:
+            tasks.start_soon(_try, leader)
+            followers = made.followers(leader)
+            await made.until(lambda: any(node.status().is_leader for node in followers))
+            successor = next(node for node in followers if node.status().is_leader)
+            await successor.propose(b"answered at once")
+        finally:
+            gate.set()
+        await made.until(lambda: made.commands(leader.id)[-1:] == [b"answered at once"])
+
+
+async def _try(node: Node[object]) -> None:
+    with suppress(UnavailableError, OutcomeUnknownError):
+        await node.propose(b"slow", timeout=1.0)
 
 
 async def test_a_failed_write_of_effects_releases_no_result() -> None:
