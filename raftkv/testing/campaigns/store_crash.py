@@ -46,7 +46,7 @@ STORE_FAILPOINTS: Final = (
 
 _ONCE = ("make.", "boot.", "cut.")  # met at most once in a life
 _KILLS_MAX = 3
-_LIVES_MAX = 30  # a torn tail comes about by chance: lives until there is one
+_LIVES_MAX = 30  # a life that is to write again and again may end before its failpoint
 _TURNS_MAX = 60  # then a life that nothing killed ends by itself
 _DIGEST_BYTES = 16
 _IDLE, _WRITING, _FLUSHING = 0, 1, 2
@@ -71,8 +71,8 @@ def kill_at_failpoint(case: Case) -> Facts:
         directory.live(Death("in write", 1_000_000, batches=random.randint(1, 6)))
     for _ in range(_LIVES_MAX):
         if name.startswith("cut."):
-            # Big batches tear often: the life after meets the failpoint, if there is a tail.
-            directory.live(Death("in write", 4_000_000, batches=random.randint(1, 6)))
+            directory.live(Death("write.after", 1_000_000, count=random.randint(1, 6)))
+            directory.tear(random)
         once = name.startswith(_ONCE)
         directory.live(Death(name, 3_000, count=1 if once else random.randint(1, 8)))
         if directory.facts[f"at {name}"]:
@@ -132,6 +132,13 @@ class _Directory:
                 self.facts[f"at {death.way}"] += 1
         elif status:
             raise FindingError(f"a life meant to end {death.way!r} failed: see life.log")
+
+    def tear(self, random: Random) -> None:
+        """Cut the log amid the batch that was written last, and never synced."""
+        logs = [log for log in self.root.rglob("*.log") if log.stat().st_size]
+        newest = max(logs, key=lambda log: int(log.stem))
+        size = newest.stat().st_size
+        os.truncate(newest, size - random.randint(1, min(size - 1, 500_000)))
 
     def look(self) -> None:
         """The last life: it opens, checks, and is not killed."""
