@@ -245,7 +245,7 @@ class _Options:
 
     @property
     def has_others(self) -> bool:
-        """Whether other members can give back what a damaged directory lost."""
+        """Whether there are other members, for a directory that cannot tell any more."""
         return self.first is None or len(self.first.members) > 1
 
     def tcp(self, listen: str) -> TcpTransport:
@@ -376,7 +376,8 @@ async def _storage(options: _Options, identity: Identity) -> Storage:
                 cluster_id=identity.cluster_id,
                 member_id=identity.member_id,
                 rng=options.runtime.rng,
-                can_recover=options.has_others,
+                can_recover=True,
+                has_others=options.has_others,
                 ballast_bytes=options.settings.ballast_bytes,
             )
         )

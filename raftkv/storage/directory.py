@@ -90,6 +90,7 @@ def open_rocks(
     member_id: int,
     rng: Rng,
     can_recover: bool = False,
+    has_others: bool = True,
     ballast_bytes: int = BALLAST_BYTES,
     files: Files | None = None,
     failpoint: Failpoint = no_failpoint,
@@ -99,8 +100,9 @@ def open_rocks(
     Everything is read back and checked, held against the witness, and the boot counter raised
     durably before this returns. Blocks for as long as that takes.
 
-    ``can_recover`` says that there are other members who can give back what is lost, and that the
-    caller heeds ``Recovered.damage``: a damaged directory is then opened with what is intact.
+    ``can_recover`` says that the caller heeds ``Recovered.damage``: a damaged directory is then
+    opened with what is intact, if there are other members who can give back what is lost. Whether
+    there are is known to the directory; ``has_others`` is heeded where it cannot tell.
     ``ballast_bytes`` are kept in reserve for a full disk; 0: none. ``rng`` gives a new directory
     its disk uuid, and each opening its token. ``failpoint`` is for tests.
 
@@ -126,11 +128,11 @@ def open_rocks(
             ballast = Ballast(root / _MEMBER / _BALLAST, ballast_bytes, files)
             directory = _Directory(root / _MEMBER, files, lock, ballast)
             try:
-                storage = directory.open(expected, rng, can_recover, failpoint)
+                storage = directory.open(expected, rng, can_recover, has_others, failpoint)
             except (StorageFullError, OSError) as error:
                 if not _is_full(error) or not ballast.drop():
                     raise
-                storage = directory.open(expected, rng, can_recover, failpoint)
+                storage = directory.open(expected, rng, can_recover, has_others, failpoint)
             ballast.restore()
             return storage
         except BaseException:
@@ -181,7 +183,12 @@ class _Directory:
         self._disk_uuid = b""
 
     def open(
-        self, expected: Identity, rng: Rng, can_recover: bool, failpoint: Failpoint
+        self,
+        expected: Identity,
+        rng: Rng,
+        can_recover: bool,
+        has_others: bool,
+        failpoint: Failpoint,
     ) -> MemberStorage:
         """Open the member in it."""
         place = RocksPlace(self._member, self._files, failpoint)
@@ -201,6 +208,7 @@ class _Directory:
                     notes=self._notes,
                     expected=expected,
                     can_recover=can_recover,
+                    has_others=has_others,
                     new_token=lambda: rng.token(BOOT_TOKEN_BYTES),
                     failpoint=failpoint,
                     on_failure=self._failed,

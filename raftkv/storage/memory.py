@@ -331,12 +331,14 @@ def open_memory(
     *,
     disk: MemoryDisk | None = None,
     can_recover: bool = False,
+    has_others: bool = True,
 ) -> MemberStorage:
     """One member's storage in memory.
 
     Without ``disk`` it is a new one whose content dies with the storage; give the same MemoryDisk
     again to open what an earlier opening left. The disk's uuid is a function of the ids unless the
-    disk was made with another, so that simulations repeat. ``can_recover`` as in ``open_rocks``.
+    disk was made with another, so that simulations repeat. ``can_recover`` and ``has_others`` as
+    in ``open_rocks``.
 
     Raises IdentityError if the disk belongs to another cluster or member, StorageCorruptError if it
     lost what its witness remembers and cannot recover, StorageLockedError while another storage has
@@ -361,6 +363,7 @@ def open_memory(
             notes=disk.notes,
             expected=fresh,
             can_recover=can_recover,
+            has_others=has_others,
             new_token=lambda: next(_openings).to_bytes(BOOT_TOKEN_BYTES, "little"),
         )
     )

@@ -4,13 +4,14 @@ The log is read back and checked, the store is held against the witness, and the
 raised durably in both, the store first. A crash between the two leaves the store ahead, which is
 harmless.
 
-**A store that fails this** is refused if its member is alone in its cluster: nobody could give back
-what is lost. Otherwise it is *quarantined*: opened with what is provably intact, and durably marked
-as damaged (:class:`~raftkv.storage.base.Damage`), so that the node neither votes nor counts until
-its peers have made it whole. Which of two losses it is depends on the witness alone. With
-``Loss.LOG`` term and vote are proven: the witness is of the same disk, of the same or a later boot
-than the store, both its slots are good, and it was not written by a member that was damaged
-already. In every other case it is ``Loss.ALL``.
+**A store that fails this** is refused if its member is alone in its cluster
+(:mod:`raftkv.storage.others`): nobody could give back what is lost. Otherwise it is *quarantined*:
+opened with what is provably intact, and durably marked as damaged
+(:class:`~raftkv.storage.base.Damage`), so that the node neither votes nor counts until its peers
+have made it whole. Which of two losses it is depends on the witness alone. With ``Loss.LOG`` term
+and vote are proven: the witness is of the same disk, of the same or a later boot than the store,
+both its slots are good, and it was not written by a member that was damaged already. In every other
+case it is ``Loss.ALL``.
 
 A store whose records all verify, and which only lacks what came later, stays in place: RocksDB's
 batches survive in order or not at all. Anything else is begun anew with what can be saved
@@ -55,6 +56,7 @@ from raftkv.storage.member import (
     no_failpoint,
     read_condemnation,
 )
+from raftkv.storage.others import has_others, newest_membership, readable_membership
 from raftkv.storage.reading import LogReader
 from raftkv.storage.records import REBUILD, corrupt, seal, unseal
 from raftkv.storage.salvage import Intact, fill, newest, write_patiently
@@ -63,6 +65,11 @@ from raftkv.storage.witness import Witness, WitnessMark, what_is_missing
 _IDENTITY_KEY: Final = b"identity"
 _IDENTITY: Final = Struct("<QQ16sQ16s")  # cluster, member, disk uuid, boot, boot token
 BOOT_TOKEN_BYTES: Final = 16
+_ALONE: Final = (
+    "as far as this directory knows its member is alone in its cluster, so nobody can give that"
+    " back: restore a backup; or if there are other members, open it with join= and their"
+    " addresses, or remove it there and add it anew with an empty directory"
+)
 
 
 @frozen(slots=True)
@@ -128,6 +135,8 @@ class Opening:
     """Cluster and member; uuid and boot do not matter."""
     can_recover: bool
     new_token: Callable[[], bytes]
+    has_others: bool = True
+    """What the user says of that; heeded where the store does not know."""
     failpoint: Failpoint = no_failpoint
     on_failure: Callable[[StorageFailedError], None] = lambda _failure: None
     release: Callable[[], None] = lambda: None
@@ -171,16 +180,31 @@ def open_member(opening: Opening) -> MemberStorage:
         damage, keep_rows = condemned
         if not opening.can_recover:
             corrupt(f"{opening.place.where} was found to be damaged: {damage.what}")
-        _rebuild(opening, testimony, damage, keep_rows=keep_rows)
-        opening.failpoint("condemned.rebuilt")
+        # Alone it keeps what it has: nobody has better, and what is damaged is never served.
+        if _can_be_helped(opening):
+            _rebuild(opening, testimony, damage, keep_rows=keep_rows)
+            opening.failpoint("condemned.rebuilt")
         opening.notes.remove(CONDEMNED)
     try:
         store, found = opening.place.open(lambda store: _examine(store, opening, testimony))
     except StorageCorruptError as refusal:
         if not opening.can_recover:
             raise
+        if not _can_be_helped(opening):
+            raise StorageCorruptError(f"{_bare(refusal)}; {_ALONE}") from refusal
         return _quarantine(opening, testimony, refusal)
     return _go_on(opening, testimony, store, found)
+
+
+def _can_be_helped(opening: Opening) -> bool:
+    """Whether others can give back what the store lost, as far as it can be read."""
+    store = opening.place.look()
+    try:
+        known = readable_membership(store)
+    finally:
+        if store is not None:
+            store.close()
+    return has_others(opening.expected.member_id, known, said=opening.has_others)
 
 
 def _recall(opening: Opening) -> Testimony:
@@ -232,9 +256,17 @@ def _read_back(store: Store, opening: Opening) -> Examination:
     check_owner(identity, opening.expected, opening.place.where)
     log = StoredLog(store)
     recovered = log.recover()
-    if recovered.damage is not None and not opening.can_recover:
+    if recovered.damage is not None and not _heeds_damage(opening, recovered):
         corrupt(f"{opening.place.where} is marked as damaged: {recovered.damage.what}")
     return Examination(identity, recovered, log)
+
+
+def _heeds_damage(opening: Opening, found: Recovered) -> bool:
+    """Whether a store that is marked as damaged may be opened."""
+    known = newest_membership(found.applied, found.entries, found.hard_state.commit)
+    # One that knows nothing was begun anew by an opening that knew of others.
+    said = opening.has_others or not known.voters
+    return opening.can_recover and has_others(opening.expected.member_id, known, said=said)
 
 
 def _go_on(
