@@ -127,6 +127,7 @@ class Recovery:
             self._log.save_damage(self._disk.batch, damage)
             self._events.alarm(f"{damage.what}: this member recovers; {_WHAT_NOW}")
         self._what = ""
+        self._repair.forget()  # what it had so far may be hundreds of megabytes
         self._hello = evolve(self._hello, recovering=self._wound is not None)
         self._transport.announce(self._hello)
         self._events.put(RecoveryChanged("" if self._wound is None else self._wound.damage.what))

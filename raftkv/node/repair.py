@@ -53,8 +53,10 @@ class Repair:
         self._asked = 0  # the peer whose answer is awaited, or 0
         self._promise: Promise | None = None
         self._entries: list[Entry] = []
+        self._from = (0, 0)  # index and chain of the log's end, which the entries continue
         self._chain = 0
         self._size_bytes = 0
+        self._is_moving = False  # whether entries came since the last call of ask()
         self._refused: set[int] = set()
         self.give: Callable[[Input], None] = _nobody
         """Gives the core an input in the next turn."""
@@ -65,29 +67,42 @@ class Repair:
     # --- asking ---------------------------------------------------------------------------------
 
     def ask(self, state: State, promise: Promise, peers: list[int]) -> None:
-        """Ask the next of the connected peers for what is missing. Called every now and then."""
+        """Ask the next of the connected peers for what is missing. Called every now and then.
+
+        Not while entries keep coming: a long answer takes as long as it takes. One that broke off
+        is gone on with where it ended, whoever is asked next.
+        """
         log = state.log
         if log.last_index >= promise.index:
+            self.forget()
             return  # another log than promised: what is committed decides, not a copy
+        here = (log.last_index, log.last_chain)
+        if (promise, here) != (self._promise, self._from):
+            self.forget()
+        elif self._is_moving:
+            self._is_moving = False
+            return
         left = [peer for peer in peers if peer not in self._refused and peer != self._asked]
         if not left:
             self._tell_if_nobody_has_it(state, promise)
             self._refused.clear()
             self._asked = 0
             left = peers
-        here, there = (log.last_index, log.last_chain), (promise.index, promise.chain)
-        question = _QUESTION.pack(_ASK, *here, *there)
+        reached = (self._entries[-1].index, self._chain) if self._entries else here
+        question = _QUESTION.pack(_ASK, *reached, promise.index, promise.chain)
         for peer in left:
             if self._transport.send(peer, question, Lane.BULK):
-                self._begin(peer, promise, log)
+                self._asked, self._promise = peer, promise
+                self._from, self._chain = here, reached[1]
                 return
 
-    def _begin(self, peer: int, promise: Promise, log: Log) -> None:
-        self._asked = peer
-        self._promise = promise
+    def forget(self) -> None:
+        """Nothing is asked any more: let go of what came so far."""
+        self._asked = 0
+        self._promise = None
         self._entries = []
-        self._chain = log.last_chain
         self._size_bytes = 0
+        self._is_moving = False
 
     def _tell_if_nobody_has_it(self, state: State, promise: Promise) -> None:
         membership = state.membership
@@ -138,33 +153,38 @@ class Repair:
     def _refuse(self, peer: int) -> None:
         if peer == self._asked:
             self._refused.add(peer)
-            self._asked = 0
-            self._promise = None
-            self._entries = []
+            self.forget()
 
     def _take(self, frame: bytes, promise: Promise) -> None:
         """Entries, each checked against the one before it, and the last against the promise."""
-        self._size_bytes += len(frame)
-        if self._size_bytes > _REPAIR_BYTES_MAX:
-            raise WireError(f"more than {_REPAIR_BYTES_MAX} bytes are missing: a leader must help")
-        offset = _ANSWER.size
+        offset = start = _ANSWER.size
         while offset < len(frame):
+            is_first = offset == start
             entry, offset = decode_entry(frame, offset)
-            if self._entries and entry.index != self._entries[-1].index + 1:
-                raise WireError(f"entry {entry.index} follows {self._entries[-1].index}")
+            last = self._entries[-1].index if self._entries else self._from[0]
+            if entry.index != last + 1:
+                if is_first:
+                    return  # a frame before it was lost, or it answers an earlier question
+                raise WireError(f"entry {entry.index} follows {last}")
+            if is_first:
+                self._count(len(frame))
             self._chain = chain_of(self._chain, entry.term, entry.index, entry.kind, entry.data)
             if entry.chain != self._chain:
                 raise WireError(f"entry {entry.index} does not continue the chain")
             self._entries.append(entry)
+            self._is_moving = True
         if not self._entries or self._entries[-1].index < promise.index:
             return  # more is coming
         if (self._entries[-1].index, self._chain) != (promise.index, promise.chain):
             raise WireError(f"entry {promise.index} is not the one that was promised")
         _log.info("entries up to %d came back from member %d", promise.index, self._asked)
         self.give(Repaired(tuple(self._entries)))
-        self._asked = 0
-        self._promise = None
-        self._entries = []
+        self.forget()
+
+    def _count(self, size_bytes: int) -> None:
+        self._size_bytes += size_bytes
+        if self._size_bytes > _REPAIR_BYTES_MAX:
+            raise WireError(f"more than {_REPAIR_BYTES_MAX} bytes are missing: a leader must help")
 
     # --- giving ---------------------------------------------------------------------------------
 

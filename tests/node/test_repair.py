@@ -307,3 +307,58 @@ async def test_one_answer_at_a_time_is_given_to_a_peer() -> None:
             giver.on_frame(1, question, state(2, log))
         gate.set()
     assert len(giver_wire.sent) == 1
+
+
+def test_an_answer_that_takes_long_is_waited_for_as_long_as_entries_come() -> None:
+    log = entries(9)
+    promise = promise_at(log)
+    pair = Pair(log[:3], promise)
+    pair.asker.ask(pair.state, promise, [2, 3])
+    assert [peer for peer, _ in pair.take()] == [2]
+    for entry in log[3:]:
+        pair.asker.on_frame(2, _head(23, promise) + encode_entry(entry), pair.state)
+        pair.asker.ask(pair.state, promise, [2, 3])
+        if entry is not log[-1]:
+            assert pair.take() == []
+    assert pair.given == [Repaired(log[3:])]
+    assert pair.alarms == []
+
+
+def test_an_answer_that_breaks_off_is_gone_on_with_by_whoever_is_asked_next() -> None:
+    log = entries(9)
+    promise = promise_at(log)
+    pair = Pair(log[:3], promise)
+    good = [encode_entry(entry) for entry in log]
+    pair.asker.ask(pair.state, promise, [2])
+    pair.take()
+    pair.asker.on_frame(2, _head(23, promise) + good[3] + good[4], pair.state)
+    pair.asker.on_frame(2, _head(23, promise) + good[6], pair.state)  # the one before it was lost
+    for _ in range(2):
+        pair.asker.ask(pair.state, promise, [2, 3])
+    ((peer, question),) = pair.take()
+    assert peer == 3
+    pair.asker.on_frame(2, _head(23, promise) + good[7], pair.state)
+    giver = Repair(pair.wire, Now(), 2**20)  # pyright: ignore[reportArgumentType] - as above
+    giver.on_frame(1, question, state(3, log, base=4))
+    ((_, answer),) = pair.take()
+    pair.asker.on_frame(3, answer, pair.state)
+    assert pair.given == [Repaired(log[3:])]
+    assert pair.alarms == []
+
+
+def test_what_came_so_far_is_let_go_of_when_it_is_not_needed_any_more() -> None:
+    log = entries(9)
+    promise = promise_at(log)
+    pair = Pair(log[:3], promise)
+    pair.asker.ask(pair.state, promise, [2])
+    pair.asker.on_frame(2, _head(23, promise) + encode_entry(log[3]), pair.state)
+    # A leader gave the next one, so what follows the old end does not follow the log any more.
+    pair.state = state(1, log[:4], promise)
+    pair.take()
+    pair.ask({2: state(2, log)})
+    assert pair.given == [Repaired(log[4:])]
+    pair.asker.ask(pair.state, promise, [2])
+    pair.asker.forget()
+    pair.asker.on_frame(2, _head(23, promise) + encode_entry(log[4]), pair.state)
+    pair.ask({2: state(2, log)})
+    assert pair.given == [Repaired(log[4:])] * 2
