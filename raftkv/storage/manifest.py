@@ -26,6 +26,7 @@ from typing import Final
 from raftkv.storage.files import Files
 
 _MANIFEST: Final = re.compile(r"MANIFEST-[0-9]{1,20}")
+_LOG: Final = re.compile(r"[0-9]{1,20}\.log")
 _BLOCK_BYTES: Final = 32 * 1024
 _READ_BYTES: Final = 32 * _BLOCK_BYTES
 _RECORD: Final = Struct("<IHB")
@@ -44,8 +45,10 @@ def missing_batches(store: Path, files: Files) -> str | None:
     known = newest_sequence(store, files)
     if known is None:
         return None
-    for name in files.names(store):
-        found = _span(store / name, files) if name.endswith(".log") else None
+    # By number, which has six digits at first and more later on.
+    logs = [name for name in files.names(store) if _LOG.fullmatch(name) is not None]
+    for name in sorted(logs, key=lambda name: int(name.removesuffix(".log"))):
+        found = _span(store / name, files)
         if found is None:
             continue
         first, last = found

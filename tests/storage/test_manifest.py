@@ -183,3 +183,25 @@ def test_a_log_of_junk_is_left_to_rocksdb(tmp_path: Path) -> None:
     for number, content in enumerate((b"", b"\0\0\0\0\x02\0\x01xx", b"\0" * 64)):
         (store / f"9000{number}.log").write_bytes(content)
     assert missing_batches(store, FILES) is None
+
+
+def test_logs_are_taken_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    """RocksDB writes six digits, and more from the millionth file on."""
+    store = RocksStore(tmp_path / "store", Mode.CREATE)
+    at_first = manifest(tmp_path / "store").read_bytes()
+    for count in range(2):
+        batch = store.batch()
+        batch.put(Space.META, b"%d" % count, b"keeps the older log")
+        batch.put(Space.LOG, b"%d" % count, b"")
+        store.write(batch)
+        store.sync()
+        if not count:
+            store._families[Space.LOG].flush()  # pyright: ignore[reportPrivateUsage]
+    at_last = tmp_path / "at-last"
+    shutil.copytree(tmp_path / "store", at_last)
+    store.close()
+    older, newer = sorted(at_last.glob("*.log"))
+    older.rename(at_last / "999999.log")
+    newer.rename(at_last / "1000000.log")
+    manifest(at_last).write_bytes(at_first)
+    assert missing_batches(at_last, FILES) is None
