@@ -12,11 +12,23 @@ from typing import Final
 from attrs import frozen
 
 from raftkv.encoding import dumps, loads
-from raftkv.errors import MembershipError, TransportError, UnavailableError, WireError
-from raftkv.node.roster import Member, Roster, decode_roster, encode_roster
+from raftkv.errors import (
+    ConfigError,
+    MembershipError,
+    TransportError,
+    UnavailableError,
+    WireError,
+)
+from raftkv.node.roster import (
+    NAME_CHARACTERS_MAX,
+    Member,
+    Roster,
+    decode_roster,
+    encode_roster,
+)
 from raftkv.runtime.base import Clock
 
-_ROUNDS: Final = 20
+_PATIENCE_NS: Final = 1_000_000_000
 _PAUSE_NS: Final = 50_000_000
 _REASONS: Final = {
     "unknown": (
@@ -78,12 +90,16 @@ async def ask_to_join(
     """Ask one member after the other until one knows us.
 
     A member may have missed that we were added, so we ask again for a second. Raises
-    MembershipError if those who answer do not let us join, UnavailableError if nobody answers.
+    MembershipError if those who answer do not let us join, UnavailableError if nobody answers,
+    ConfigError for a name that no member has.
     """
+    if not name.isprintable() or len(name) > NAME_CHARACTERS_MAX:
+        raise ConfigError(f"name={name!r}: 1 to {NAME_CHARACTERS_MAX} printable characters, please")
     question = encode_question(name, is_new=is_new)
+    give_up_ns = clock.monotonic_ns() + _PATIENCE_NS
     refusal: MembershipError | None = None
     silent: dict[str, str] = {}
-    for _ in range(_ROUNDS):
+    while True:
         refusal = None
         for address in addresses:
             try:
@@ -96,7 +112,8 @@ async def ask_to_join(
             refusal = found
             if found.reason == "known":
                 raise found
-        if refusal is None:
+        # By the clock: who does not answer takes seconds each time.
+        if refusal is None or clock.monotonic_ns() >= give_up_ns:
             break
         await clock.sleep_until(clock.monotonic_ns() + _PAUSE_NS)
     if refusal is not None:
@@ -117,8 +134,10 @@ def _read_answer(answer: bytes, name: str, address: str) -> Invitation | Members
     roster = value.get("roster")
     if type(cluster) is not int or type(member) is not int or type(roster) is not bytes:
         raise WireError(f"{address} gives an answer that is none")
+    if not 0 <= cluster < 2**64:
+        raise WireError(f"{address} answers for cluster {cluster}, which cannot be")
     found = decode_roster(roster)
     me = found.member(member)
-    if me is None:
+    if me is None or me.name != name:
         raise WireError(f"{address} gives an answer without ourselves")
     return Invitation(cluster, me, found)

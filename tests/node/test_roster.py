@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 from raftkv.core import Change, ChangeKind, Membership, MembershipChange
 from raftkv.encoding import PlainInput, dumps
-from raftkv.errors import MembershipError, TransportError, UnavailableError, WireError
+from raftkv.errors import (
+    ConfigError,
+    MembershipError,
+    TransportError,
+    UnavailableError,
+    WireError,
+)
 from raftkv.node.joining import (
     Invitation,
     answer_question,
@@ -25,6 +31,7 @@ from raftkv.node.roster import (
     encode_roster,
     records_of,
 )
+from raftkv.runtime.base import Clock
 from raftkv.runtime.system import system_runtime
 
 ONE, TWO, THREE = (Member(number, f"n{number}", f"n{number}:1") for number in (1, 2, 3))
@@ -184,11 +191,49 @@ async def test_who_was_seen_with_another_directory_hears_it() -> None:
         dumps({}),
         dumps({"cluster": 1, "member": 2, "roster": 3}),
         dumps({"cluster": 1, "member": 3, "refused": "", "roster": encode_roster(BOTH)}),
+        dumps({"cluster": 1, "member": 1, "refused": "", "roster": encode_roster(BOTH)}),
+        dumps({"cluster": -1, "member": 2, "refused": "", "roster": encode_roster(BOTH)}),
     ],
 )
 async def test_an_answer_that_is_none_counts_as_silence(nonsense: bytes) -> None:
     with pytest.raises(UnavailableError, match="nothing was written"):
         await _ask({"a": [nonsense]})
+
+
+@pytest.mark.parametrize("name", ["n" * 3000, "n\ud800", "n\n"])
+async def test_a_name_that_no_member_has_is_not_asked_for(name: str) -> None:
+    with pytest.raises(ConfigError, match="printable characters"):
+        await _ask({}, name)
+
+
+async def test_who_is_silent_for_long_does_not_make_the_others_be_asked_for_long() -> None:
+    class Time(Clock):
+        now_ns = 0
+
+        def monotonic_ns(self) -> int:
+            return self.now_ns
+
+        boottime_ns = wall_ns = monotonic_ns
+
+        async def sleep_until(self, monotonic_ns: int) -> None:
+            self.now_ns = max(self.now_ns, monotonic_ns)
+
+    time, asked = Time(), list[str]()
+
+    async def ask(address: str, _question: bytes) -> bytes:
+        asked.append(address)
+        if address == "silent":
+            time.now_ns += 5 * 10**9
+            raise TransportError("it does not answer")
+        return answer(roster=Roster((ONE,), 4))
+
+    with pytest.raises(MembershipError, match="add it first"):
+        await ask_to_join(ask, ["silent", "unaware"], "n2", time, is_new=True)
+    assert asked == ["silent", "unaware"]
+    asked.clear()
+    with pytest.raises(MembershipError, match="add it first"):
+        await ask_to_join(ask, ["unaware"], "n2", time, is_new=True)
+    assert len(asked) > 10
 
 
 async def test_a_newer_members_reason_is_told_as_it_is() -> None:
