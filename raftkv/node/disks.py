@@ -43,6 +43,7 @@ _KEY: Final = b"peer/"
 _ROW: Final = Struct("<B16sQ16sQQ?")
 _FORMAT: Final = 1
 _TOLD: Final = Struct("<Q16sQ16sQ")  # member, disk uuid, boot, boot token, highest boot
+_HEARSAY_MAX: Final = 4096  # members of whom others may tell: a table must fit into a frame
 _ADD_ANEW: Final = "remove the member, then add it anew with an empty directory"
 
 
@@ -152,13 +153,17 @@ class Disks:
         )
 
     def hear(self, told: bytes) -> None:
-        """What another member knows. Raises WireError if it is not that."""
+        """What another member knows. Raises WireError if it is not that.
+
+        Of strangers only so much: whom we meet, and whom the log tells of, is remembered anyway.
+        """
         try:
             rows = list(_TOLD.iter_unpack(told))
         except StructError as error:
             raise WireError(f"a table of disks of {len(told)} bytes") from error
         for row in rows:
-            self._learn(*row)
+            if row[0] in self._seen or len(self._seen) < _HEARSAY_MAX:
+                self._learn(*row)
 
     def _learn(self, member: int, uuid: bytes, boot: int, token: bytes, highest: int) -> None:
         """Only what is newer than all that is known here can be learned from others."""

@@ -226,3 +226,28 @@ def test_the_log_tells_every_boot_once() -> None:
     assert [note.boot for note in disks.unlogged()] == [8]
     disks.met(evolve(_hello(boot=5), recovering=True))
     assert list(disks.unlogged()) == []
+
+
+def test_a_table_of_strangers_does_not_grow_beyond_what_can_be_told_on() -> None:
+    store = open_memory(5, 1).store
+    peers = _peers(store)
+    told = b"".join(
+        number.to_bytes(8, "little")
+        + b"d" * 16
+        + (7).to_bytes(8, "little")
+        + b"t" * 16
+        + (7).to_bytes(8, "little")
+        for number in range(100, 10_000)
+    )
+    peers.disks.hear(told)
+    assert peers.disks.count == 4096
+    assert len(peers.disks.told()) < 256 * 1024
+    # Those who matter are learned all the same, and what is new of those who are known.
+    assert peers.refusal(_hello(2)) is None
+    peers.disks.met(_hello(2))
+    peers.disks.logged(Booted(3, b"e" * 16, 2, b"t" * 16))
+    assert peers.disks.knows(2)
+    assert peers.disks.knows(3)
+    newer = (2).to_bytes(8, "little") + b"d" * 16 + (9).to_bytes(8, "little") + b"u" * 16
+    peers.disks.hear(newer + (9).to_bytes(8, "little"))
+    assert "start 3 after 9" in _sentence(peers, _hello(2, token=b"v" * 16))
