@@ -210,8 +210,9 @@ class StateHashes:
         theirs = StateHash(index, chain, value)
         if kind == _REPORT:
             self._report(peer, theirs)
-        elif kind == _ODD and self._mine is not None and self._mine.index == index:
-            if theirs != self._mine:
+        elif kind == _ODD and self._mine is not None and self._told == (peer, self._mine.index):
+            # From the leader that compared it: on its word this store is given up.
+            if self._mine.index == index and theirs != self._mine:
                 self._am_odd(theirs, self._mine)
         else:
             _log.info("member %d answers a state hash that is of no use any more", peer)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from itertools import product
+from struct import Struct
+from typing import cast
 
 import pytest
 from attrs import evolve
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 
 from raftkv.core import Membership
 from raftkv.errors import NodeStoppedError, StorageCorruptError
-from raftkv.node.hashes import StateHash, judge
+from raftkv.node.hashes import StateHash, StateHashes, judge
 from raftkv.storage.base import Space
-from raftkv.transport.base import Lane
+from raftkv.storage.memory import open_memory
+from raftkv.transport.base import Lane, Transport
 from tests.node.rig import MACHINES, QUICK, Cluster, Journal, Ledger, cluster
 
 OFTEN = evolve(QUICK, state_hash_seconds=0.1, retention_entries=20)
@@ -61,6 +64,36 @@ def test_half_of_the_voters_are_no_quorum(size: int) -> None:
         verdict = judge(dict(enumerate(values, 1)), voters)
         halves = 2 * values.count(HASHES[0]) == size
         assert (verdict is not None and verdict.agreed is None) == halves
+
+
+def test_only_the_leader_that_was_told_our_hash_can_call_it_odd() -> None:
+    class Wire:
+        def send(self, peer: int, frame: bytes, lane: Lane) -> bool:
+            return True
+
+    nothing = cast("object", None)
+    hashes = StateHashes(
+        1,
+        open_memory(5, 1),
+        None,
+        cast("Transport", Wire()),
+        nothing,  # pyright: ignore[reportArgumentType] - nothing is hashed here
+        nothing,  # pyright: ignore[reportArgumentType] - as above
+        quiet_until=0,
+    )
+    odd: list[str] = []
+    hashes.on_odd = odd.append
+    hashes._mine = HASHES[0]  # pyright: ignore[reportPrivateUsage]
+
+    def called_odd(by: int, index: int = 7) -> int:
+        hashes.on_frame(by, Struct("<BQQ32s").pack(31, index, 1, b"x" * 32))
+        return len(odd)
+
+    assert called_odd(2) == 0
+    hashes.tick(2, Membership((1, 2, 3)))
+    assert called_odd(3) == 0
+    assert called_odd(2, 6) == 0
+    assert called_odd(2) == 1
 
 
 def spoil(made: Cluster, number: int, change: bytes = b"spoiled") -> None:
