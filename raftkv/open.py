@@ -11,23 +11,25 @@ from typing import Final, TypeVar, cast, overload
 import anyio
 from attrs import frozen
 
-from raftkv.errors import ConfigError, IdentityError
+from raftkv.core import Membership
+from raftkv.errors import ConfigError, IdentityError, UnavailableError
 from raftkv.handle import Node
 from raftkv.hosted import hosted
 from raftkv.kv import KvMachine, KvResult
 from raftkv.machine import DurableStateMachine, Machine, StateMachine
 from raftkv.node.changes import load_roster
-from raftkv.node.founding import are_founders
+from raftkv.node.founding import are_founders, knows_founders
 from raftkv.node.joining import ask_to_join
 from raftkv.node.node import running
-from raftkv.node.roster import MEMBERS_MAX
+from raftkv.node.roster import MEMBERS_MAX, Roster
 from raftkv.node.roster import Member as Who
 from raftkv.node.settings import Settings
 from raftkv.node.start import Setup
 from raftkv.runtime.base import Runtime
 from raftkv.runtime.system import system_runtime
-from raftkv.storage.base import Identity, Storage
+from raftkv.storage.base import Identity, Reader, Storage
 from raftkv.storage.directory import open_rocks
+from raftkv.storage.reading import LogReader
 from raftkv.storage.whose import whose
 from raftkv.transport.base import Transport
 from raftkv.transport.tcp import TcpTransport
@@ -311,6 +313,10 @@ async def _who(
     """
     first = options.first
     roster = None if storage is None else load_roster(storage.store)
+    if storage is not None and _knows_nobody(storage.store, roster):
+        told = await _told_again(options, storage.identity, asker, has_roster=roster is not None)
+        if told is not None:
+            return told
     if storage is not None and roster is not None:
         identity = storage.identity
         is_another = first is not None and first.cluster_id != identity.cluster_id
@@ -319,12 +325,14 @@ async def _who(
                 f"the data directory belongs to cluster {identity.cluster_id:x}, not to"
                 f" {first.cluster_id:x}: give token= as it was when the directory was made"
             )
+        # The cluster's id tells the first members, too, should the directory have lost them.
+        said = first if is_another or knows_founders(storage.store) else None
         # Whether that is our name, and whether cluster= agrees, is for the node to say.
         known = roster.member(identity.member_id)
         address = "" if known is None else known.address
         me = Who(identity.member_id, options.name, address or options.listen or "127.0.0.1:0")
-        members = roster.members if first is None else first.members
-        return _Self(cluster_id=identity.cluster_id, me=me, members=members, joins=first is None)
+        members = roster.members if said is None else said.members
+        return _Self(cluster_id=identity.cluster_id, me=me, members=members, joins=said is None)
     if first is not None:
         found = _Self(cluster_id=first.cluster_id, me=first.me, members=first.members, joins=False)
     else:
@@ -345,6 +353,50 @@ async def _who(
                 f" {identity.cluster_id}, not of {found.me.id} of {found.cluster_id}"
             )
     return found
+
+
+def _knows_nobody(store: Reader, roster: Roster | None) -> bool:
+    """Whether the directory has lost who the members are, or waits to hear of it by the log."""
+    read = LogReader(store)
+    if read.applied().membership != Membership():
+        return False
+    return roster is not None or read.damage()[0] is not None
+
+
+async def _told_again(
+    options: _Options, identity: Identity, asker: Transport, *, has_roster: bool
+) -> _Self | None:
+    """Who the members are, from those whom the user names; None: as is known, or as the user says.
+
+    Raises MembershipError if we are none of them, ConfigError or UnavailableError if there is
+    nobody to ask and nothing is known.
+    """
+    first = options.first
+    asked = options.join or tuple(
+        one.address for one in (first.members if first else ()) if one.name != options.name
+    )
+    if not asked:
+        if has_roster:
+            return None
+        raise ConfigError(
+            "the data directory has lost who the other members are: open it with join= and"
+            " addresses of running ones"
+        )
+    clock = options.runtime.clock
+    try:
+        told = await ask_to_join(asker.ask, asked, options.name, clock, is_new=False)
+    except UnavailableError:
+        if has_roster or (first is not None and first.cluster_id == identity.cluster_id):
+            return None
+        raise
+    if (told.cluster_id, told.me.id) != (identity.cluster_id, identity.member_id):
+        raise IdentityError(
+            f"the data directory is of member {identity.member_id:x} of cluster"
+            f" {identity.cluster_id:x}, but those who were asked know {options.name!r} as"
+            f" {told.me.id:x} of {told.cluster_id:x}: give this node a directory of its own"
+        )
+    members = told.roster.members
+    return _Self(cluster_id=told.cluster_id, me=told.me, members=members, joins=True)
 
 
 def _tcp(options: _Options, who: _Self) -> TcpTransport:

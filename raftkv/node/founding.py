@@ -74,6 +74,11 @@ def are_founders(store: Reader, members: Iterable[Member]) -> bool:
     return record is not None and _where(decode_roster(record).members) == _where(members)
 
 
+def knows_founders(store: Reader) -> bool:
+    """Whether the directory remembers the members that it began with."""
+    return store.get(Space.META, _FOUNDERS_KEY) is not None
+
+
 def _where(members: Iterable[Member]) -> dict[str, str]:
     return {member.name: member.address for member in members}
 

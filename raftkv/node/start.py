@@ -91,10 +91,11 @@ async def recover(setup: Setup, wal: Worker) -> Recovered:
     storage = setup.storage
     recovered = await wal.run(storage.log.recover)  # off the loop: it reads the whole log
     check_said(storage.store, setup.me, None if setup.joins else setup.members, recovered)
-    if load_roster(storage.store) is None:
+    knows_nobody = recovered.applied.membership == Membership()
+    if load_roster(storage.store) is None or (knows_nobody and setup.joins):
         batch = storage.store.batch()
         # A directory that lost what it was is filled by the others, as that of one who joins.
-        is_new = recovered.applied.membership == Membership() and recovered.damage is None
+        is_new = knows_nobody and recovered.damage is None
         if is_new and not setup.joins:
             found(batch, storage.log, setup.members)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from raftkv.errors import (
     MembershipError,
     OutcomeUnknownError,
     RemovedError,
+    StorageCorruptError,
     TransportError,
     UnavailableError,
 )
@@ -255,3 +257,84 @@ def test_the_example_grows_and_shrinks(tmp_path: Path) -> None:
         "voters: ['n1']",
         "the application went on writing throughout: True",
     ]
+
+
+@asynccontextmanager
+async def _grown_and_down(directory: Path, addresses: dict[str, str]) -> AsyncGenerator[Members]:
+    """A cluster that began with n1 alone and has three members, n1 down."""
+    async with _members(directory) as made:
+        one = await made.start("n1", cluster={"n1": addresses["n1"]})
+        await one.ready()
+        for name in ("n2", "n3"):
+            await one.members.add(name, addresses[name])
+            node = await made.start(name, join=[addresses["n1"]])
+            await node.members.promoted(name)
+        await one.kv.put("k", b"v")
+        await made.stop("n1")
+        yield made
+
+
+async def _is_whole(node: Node) -> None:
+    await node.ready()
+    assert node.status().recovering is None
+    found = await node.kv.get("k")
+    assert found is not None
+    assert found.value == b"v"
+
+
+async def test_who_was_founded_alone_and_grew_recovers_with_the_cluster_of_its_first_day(
+    tmp_path: Path, addresses: dict[str, str]
+) -> None:
+    async with _grown_and_down(tmp_path, addresses) as made:
+        (tmp_path / "n1" / "member" / "witness").unlink()
+        node = await made.start("n1", cluster={"n1": addresses["n1"]})
+        assert "nothing proves how this member voted" in node.status().alarms[0]
+        await _is_whole(node)
+
+
+@pytest.mark.parametrize("way", ["join", "now"])
+async def test_who_lost_its_store_asks_who_the_members_are(
+    tmp_path: Path, addresses: dict[str, str], way: str
+) -> None:
+    first_day = {"n1": addresses["n1"]}
+    now = {name: addresses[name] for name in ("n1", "n2", "n3")}
+    async with _grown_and_down(tmp_path, addresses) as made:
+        shutil.rmtree(tmp_path / "n1" / "member" / "store")
+        with pytest.raises(StorageCorruptError, match="open it with join="):
+            await made.start("n1", cluster=first_day)
+        join = [addresses["n2"], addresses["n3"]]
+        if way == "join":
+            node = await made.start("n1", join=join)
+        else:
+            node = await made.start("n1", cluster=now)
+        await _is_whole(node)
+        # It forgot the cluster of its first day, but may still be opened with it.
+        await made.stop("n1")
+        await _is_whole(await made.start("n1", cluster=first_day))
+
+
+async def test_who_lost_its_members_and_reaches_none_can_ask_later(
+    tmp_path: Path, addresses: dict[str, str]
+) -> None:
+    now = {name: addresses[name] for name in ("n1", "n2", "n3")}
+    async with _members(tmp_path) as made:
+        for name in now:
+            await made.start(name, cluster=now)
+        one = made.nodes["n1"]
+        await one.ready()
+        await one.kv.put("k", b"v")
+        await one.members.add("n4", addresses["n4"])
+        node = await made.start("n4", join=[addresses["n1"]])
+        await node.members.promoted("n4")
+        await node.members.remove("n3")
+        await made.ended("n3")
+        await made.stop("n2")
+        await node.members.move("n2", addresses["n3"])
+        await made.stop("n1")
+        await made.stop("n4")
+        shutil.rmtree(tmp_path / "n1" / "member" / "store")
+        await made.start("n1", cluster=now)  # nobody answers: it knows those of the first day
+        await made.stop("n1")
+        await made.start("n4", join=[addresses["n1"]])
+        await made.start("n2", cluster=now, listen=addresses["n3"])
+        await _is_whole(await made.start("n1", join=[addresses["n4"]]))
