@@ -296,6 +296,26 @@ class Cluster:
                 )
             time.sleep(_POLL_SECONDS)
 
+    def last_index(self, name: str) -> int:
+        """The end of a member's log."""
+        return cast("int", self.running[name].ask("status")["last_index"])
+
+    def await_forgotten(self, index: int, seconds: float = START_SECONDS_MAX) -> None:
+        """Wait until no running member has the entry after ``index`` any more.
+
+        Whoever ends there needs an image then.
+        """
+        limit = time.monotonic() + seconds
+        while True:
+            told = self.statuses()
+            if all(cast("int", one["first_index"]) > index + 1 for one in told.values()):
+                return
+            if time.monotonic() > limit:
+                raise FindingError(
+                    f"{seconds:.0f} s of writes forgot nothing up to {index}: {told}"
+                )
+            time.sleep(_POLL_SECONDS)
+
     def term(self) -> int:
         """The highest term that a running member is in."""
         return max(cast("int", one["term"]) for one in self.statuses().values())

@@ -26,6 +26,8 @@ _OF_RECEIVER: Final = (
     "image-installed",
 )
 _ROUNDS: Final = 3
+_LAST_WORDS: Final = 100  # entries that somebody may have got between our question and its death
+_POLL_SECONDS: Final = 0.05
 _PAUSES: Final = 3
 
 
@@ -106,32 +108,50 @@ def kill_at_point(case: Case) -> Facts:
         armed = f"{point}:{1 if needs_image else random.randint(1, 20)}"
         time.sleep(random.uniform(0.1, 0.3))
         if name in _OF_SENDER:
-            victim = _let_sender_die(made, random, armed)
+            victims = _let_sender_die(made, random, armed)
         else:
-            victim = random.choice(NAMES)
-            made.kill([victim])
-            time.sleep(random.uniform(0.5, 1.0))  # so that the log goes on without it
-            made.start([victim], kill_at=armed)
-        if not made.bury(victim, START_SECONDS_MAX):
-            raise FindingError(f"member {victim} did not pass {armed}")
+            victims = [random.choice(NAMES)]
+            let_go_on_without(made, victims[0], random, needs_image=needs_image)
+            made.start(victims, kill_at=armed)
+            if not made.bury(victims[0], START_SECONDS_MAX):
+                raise FindingError(f"member {victims[0]} did not pass {armed}")
         made.facts[f"at {point}"] += 1
         time.sleep(random.uniform(0.0, 0.5))
-        made.start([victim])
-        made.await_serving([victim])
+        made.start(victims)
+        made.await_serving(victims)
         judge(made)
         return made.facts
 
 
-def _let_sender_die(made: Cluster, random: Random, armed: str) -> str:
-    """Whoever leads is armed; a member that missed much comes back. The one that is to die."""
-    missing = random.choice([name for name in NAMES if name != made.await_leader()])
-    made.kill([missing])
+def let_go_on_without(made: Cluster, victim: str, random: Random, *, needs_image: bool) -> None:
+    """Somebody dies; the log goes on, if need be past what it would need to catch up."""
+    last = made.last_index(victim)
+    made.kill([victim])
     time.sleep(random.uniform(0.5, 1.0))
-    leader = made.await_leader()
-    made.running[leader].ask("arm", at=armed)
+    if needs_image:
+        # The others may have had to elect a leader first.
+        made.await_forgotten(last + _LAST_WORDS)
+
+
+def _let_sender_die(made: Cluster, random: Random, armed: str) -> list[str]:
+    """A member that missed much comes back, and whoever sends it an image dies; who is dead now.
+
+    Who that is depends on who leads then: both others are armed, and both are dead in the end.
+    """
+    missing = random.choice([name for name in NAMES if name != made.await_leader()])
+    let_go_on_without(made, missing, random, needs_image=True)
+    others = sorted(made.running)
+    for name in others:
+        made.running[name].ask("arm", at=armed)
     made.start([missing])
     made.await_serving([missing])
-    return leader
+    limit = time.monotonic() + START_SECONDS_MAX
+    while time.monotonic() < limit:
+        for name in others:
+            if made.bury(name, _POLL_SECONDS):
+                made.kill([other for other in others if other in made.running])
+                return others
+    raise FindingError(f"neither of {others} passed {armed}")
 
 
 def pause_leader(case: Case) -> Facts:

@@ -13,7 +13,12 @@ from random import Random
 from typing import Final, cast
 
 from raftkv.testing.campaigns.cluster import Cluster, cluster
-from raftkv.testing.campaigns.cluster_crash import NAMES, draw_settings, judge
+from raftkv.testing.campaigns.cluster_crash import (
+    NAMES,
+    draw_settings,
+    judge,
+    let_go_on_without,
+)
 from raftkv.testing.campaigns.frame import Case, Facts
 
 _ROUNDS: Final = 3
@@ -34,8 +39,7 @@ def break_transfers(case: Case) -> Facts:
         time.sleep(1.0)  # so that there is something to send
         for _ in range(_ROUNDS):
             missing = random.choice([name for name in NAMES if name != made.await_leader()])
-            made.kill([missing])
-            time.sleep(random.uniform(0.3, 0.8))
+            let_go_on_without(made, missing, random, needs_image=True)
             made.start([missing])
             made.await_serving([missing])
             if _await_image(made, missing):

@@ -200,6 +200,8 @@ class Member:
                 "term": status.term,
                 "applied": status.applied,
                 "commit": status.commit,
+                "first_index": status.first_index,
+                "last_index": status.last_index,
                 "voters": list(status.membership.voters),
                 "learners": list(status.membership.learners),
                 "id": status.id,
