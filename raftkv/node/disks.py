@@ -39,9 +39,11 @@ from raftkv.transport.base import Code, Hello, Refusal
 
 # Keys of the log begin with a group id of four zero bytes, the identity's is a word: no collision.
 _KEY: Final = b"peer/"
-# format, disk uuid, boot, boot token, highest boot, acknowledged index, whether the log says so
-_ROW: Final = Struct("<B16sQ16sQQ?")
+# format, disk uuid, boot, boot token, highest boot, acknowledged index, what the log says of it
+_ROW: Final = Struct("<B16sQ16sQQB")
 _FORMAT: Final = 1
+_BOOT_LOGGED: Final = 1  # and so the disk
+_DISK_LOGGED: Final = 2  # but an earlier boot of it
 _TOLD: Final = Struct("<Q16sQ16sQ")  # member, disk uuid, boot, boot token, highest boot
 _HEARSAY_MAX: Final = 4096  # members of whom others may tell: a table must fit into a frame
 _ADD_ANEW: Final = "remove the member, then add it anew with an empty directory"
@@ -53,7 +55,7 @@ class Seen:
 
     ``boot`` and ``token`` are those it was last let in with, ``highest`` is the highest boot that
     anybody saw of it. ``acknowledged`` is committed and known to be on it. ``is_logged``: the log
-    says it to all.
+    says it to all; ``is_disk_logged``: it says at least that this is the member's disk.
     """
 
     disk_uuid: bytes
@@ -62,6 +64,7 @@ class Seen:
     highest: int
     acknowledged: int = 0
     is_logged: bool = False
+    is_disk_logged: bool = False
 
 
 class Disks:
@@ -75,8 +78,10 @@ class Disks:
         self.is_regressed = False
         """Whether others know of a boot of ours that we do not: our own disk is an old copy."""
         for key, row in store.scan(Space.META, _KEY, _KEY + b"\xff" * 9):
-            _, *seen = _ROW.unpack(row)
-            self._seen[int.from_bytes(key[len(_KEY) :], "big")] = Seen(*seen)
+            _, uuid, boot, token, highest, acknowledged, logged = _ROW.unpack(row)
+            self._seen[int.from_bytes(key[len(_KEY) :], "big")] = Seen(
+                uuid, boot, token, highest, acknowledged, logged == _BOOT_LOGGED, logged != 0
+            )
         self._durable = {one: (its.boot, its.token) for one, its in self._seen.items()}
         self._note(identity.member_id, identity.disk_uuid, identity.boot, identity.boot_token)
 
@@ -138,12 +143,25 @@ class Disks:
                 yield Booted(member, seen.disk_uuid, seen.boot, seen.token)
 
     def logged(self, booted: Booted) -> None:
-        """The log tells of a boot; call :meth:`save` with the batch in which that is applied."""
-        seen = self._seen.get(booted.member)
+        """The log tells of a boot; call :meth:`save` with the batch in which that is applied.
+
+        Where two directories were opened for one new member, and some have met the one and some the
+        other, the one that the log tells of first is the member's, for all alike.
+        """
+        member = booted.member
+        seen = self._seen.get(member)
+        if seen is not None and seen.disk_uuid != booted.disk_uuid:
+            if seen.is_disk_logged or member == self._own.member_id:
+                return
+            seen = None
+            del self._seen[member]
         if seen is not None and (seen.boot, seen.token) == (booted.boot, booted.token):
-            self._put(booted.member, evolve(seen, is_logged=True), must_sync=False)
+            self._put(member, evolve(seen, is_logged=True), must_sync=False)
         else:
-            self._learn(booted.member, booted.disk_uuid, booted.boot, booted.token, booted.boot)
+            self._learn(member, booted.disk_uuid, booted.boot, booted.token, booted.boot)
+        now = self._seen[member]
+        if not now.is_disk_logged:
+            self._put(member, evolve(now, is_disk_logged=True), must_sync=False)
 
     def told(self) -> bytes:
         """All that is known, for another member."""
@@ -215,7 +233,7 @@ class Disks:
                 seen.token,
                 seen.highest,
                 seen.acknowledged,
-                seen.is_logged,
+                _BOOT_LOGGED if seen.is_logged else _DISK_LOGGED if seen.is_disk_logged else 0,
             )
             batch.put(Space.META, _KEY + member.to_bytes(8, "big"), row)
         self._unsaved.clear()

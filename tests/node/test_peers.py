@@ -251,3 +251,29 @@ def test_a_table_of_strangers_does_not_grow_beyond_what_can_be_told_on() -> None
     newer = (2).to_bytes(8, "little") + b"d" * 16 + (9).to_bytes(8, "little") + b"u" * 16
     peers.disks.hear(newer + (9).to_bytes(8, "little"))
     assert "start 3 after 9" in _sentence(peers, _hello(2, token=b"v" * 16))
+
+
+def test_of_two_directories_of_one_member_the_log_says_which_counts() -> None:
+    store = open_memory(5, 1).store
+    peers = _peers(store)
+    other, right = _hello(disk=b"o" * 16, token=b"o" * 16), _hello(disk=b"r" * 16, token=b"r" * 16)
+    peers.disks.met(other)
+    peers.disks.acknowledged(2, 9)
+    for one in (right, other):  # the second is of somebody who led without having heard the first
+        peers.disks.logged(Booted(2, one.disk_uuid, one.boot, one.boot_token))
+        assert peers.disks.is_outdated(other)
+    peers = _saved(peers, store)
+    assert peers.refusal(right) is None
+    assert peers.refusal(evolve(right, boot=4, boot_token=b"s" * 16)) is None
+    refusal = peers.refusal(other)
+    assert refusal is not None
+    assert refusal.code == Code.IDENTITY
+    # It stays so with a boot of the right one that the log does not tell of yet, after a restart.
+    peers.disks.met(evolve(right, boot=4, boot_token=b"s" * 16))
+    peers = _saved(peers, store)
+    assert [note.boot for note in peers.disks.unlogged() if note.member == 2] == [4]
+    peers.disks.logged(Booted(2, other.disk_uuid, 9, other.boot_token))
+    assert peers.refusal(evolve(right, boot=5)) is None
+    # Of ourselves we know it.
+    peers.disks.logged(Booted(1, b"o" * 16, 1, b"o" * 16))
+    assert not peers.disks.is_regressed
