@@ -32,7 +32,7 @@ from typing import Final
 
 from attrs import evolve, frozen
 
-from raftkv.errors import WireError
+from raftkv.errors import StorageFormatError, WireError
 from raftkv.node.notes import Booted
 from raftkv.storage.base import Batch, Identity, Space, Store
 from raftkv.transport.base import Code, Hello, Refusal
@@ -78,6 +78,11 @@ class Disks:
         self.is_regressed = False
         """Whether others know of a boot of ours that we do not: our own disk is an old copy."""
         for key, row in store.scan(Space.META, _KEY, _KEY + b"\xff" * 9):
+            if row[:1] != bytes((_FORMAT,)) or len(row) != _ROW.size:
+                raise StorageFormatError(
+                    f"a record of a member's disk is of format {row[:1].hex()}, this version reads"
+                    f" {_FORMAT}: upgrade raftkv here"
+                )
             _, uuid, boot, token, highest, acknowledged, logged = _ROW.unpack(row)
             self._seen[int.from_bytes(key[len(_KEY) :], "big")] = Seen(
                 uuid, boot, token, highest, acknowledged, logged == _BOOT_LOGGED, logged != 0

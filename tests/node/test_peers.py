@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 from attrs import evolve
 
-from raftkv.errors import WireError
+from raftkv.errors import StorageFormatError, WireError
 from raftkv.node.disks import Disks
 from raftkv.node.notes import Booted
 from raftkv.node.peers import Member, Peers
-from raftkv.storage.base import Identity, Store
+from raftkv.storage.base import Identity, Space, Store
 from raftkv.storage.memory import open_memory
 from raftkv.transport.base import Code, Hello
 
@@ -277,3 +277,13 @@ def test_of_two_directories_of_one_member_the_log_says_which_counts() -> None:
     # Of ourselves we know it.
     peers.disks.logged(Booted(1, b"o" * 16, 1, b"o" * 16))
     assert not peers.disks.is_regressed
+
+
+@pytest.mark.parametrize("row", [b"", b"\x01short", b"\x02" + bytes(65)])
+def test_a_record_of_another_format_is_refused_by_name(row: bytes) -> None:
+    store = open_memory(5, 1).store
+    batch = store.batch()
+    batch.put(Space.META, b"peer/" + bytes(8), row)
+    store.write(batch)
+    with pytest.raises(StorageFormatError, match="upgrade raftkv"):
+        _peers(store)
