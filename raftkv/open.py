@@ -150,7 +150,8 @@ def open_node(
     Who comes later is first added by a running member, ``await node.members.add(name, address)``,
     and then opens with ``join`` instead: addresses of some running members, as a mapping like
     ``cluster`` or alone. One of them tells who we are; nothing is written before. Later openings
-    may say ``join`` again, which then only has to be there, or ``cluster``.
+    may say ``join`` again, which then only has to be there, or ``cluster``. Where damage has taken
+    from the directory who the members are, those whom either names are asked again.
 
     ``listen`` is where we listen, if that is not the advertised address.
 

@@ -4,7 +4,8 @@ Damage that nobody reads is damage that waits for the day when another member is
 rows of all spaces are read over and over from frozen views, checksums verified, the log's records
 held against its chain. Nothing of it may be noticed by who uses the node: a worker reads, in pieces
 of 64 KiB, at the pace of ``Settings.scrub_bytes_per_second``. Where damage is found the store is
-condemned and the node stops; opened again it recovers from the others.
+condemned and the node stops; opened again it recovers from the others. A member that is alone in
+its cluster stops, too, and opened again has what it had: nobody could give back more.
 
 The view keeps on the disk what is deleted during a pass. Not found is damage in the write-ahead
 log, whose rows are in memory as well until they are written elsewhere: the next opening sees it.
