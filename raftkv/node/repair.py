@@ -57,7 +57,8 @@ class Repair:
         self._chain = 0
         self._size_bytes = 0
         self._is_moving = False  # whether entries came since the last call of ask()
-        self._refused: set[int] = set()
+        self._refused: set[int] = set()  # not to be asked again before all others were
+        self._lacking: set[int] = set()  # those of them that said that they have it not
         self.give: Callable[[Input], None] = _nobody
         """Gives the core an input in the next turn."""
         self.on_alarm: Callable[[str], None] = _nobody
@@ -86,6 +87,7 @@ class Repair:
         if not left:
             self._tell_if_nobody_has_it(state, promise)
             self._refused.clear()
+            self._lacking.clear()
             self._asked = 0
             left = peers
         reached = (self._entries[-1].index, self._chain) if self._entries else here
@@ -108,7 +110,7 @@ class Repair:
         membership = state.membership
         others = {*membership.voters, *membership.outgoing} - {state.id}
         missing = state.log.last_index + 1
-        if state.leader or not others <= self._refused or self._alarmed == missing:
+        if state.leader or not others <= self._lacking or self._alarmed == missing:
             return
         self._alarmed = missing
         self.on_alarm(
@@ -144,6 +146,7 @@ class Repair:
         ):
             return  # an answer that is late
         if kind == _NONE:
+            self._lacking.add(peer)
             self._refuse(peer)
         elif kind == _GIVE:
             self._take(frame, promise)

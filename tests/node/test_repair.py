@@ -213,6 +213,18 @@ def test_an_absent_voter_or_a_leader_is_reason_enough_not_to_give_up() -> None:
     assert led.alarms == []
 
 
+def test_an_answer_that_was_broken_off_does_not_say_that_nobody_has_it() -> None:
+    log = entries(8)
+    pair = Pair(log[:5], promise_at(log))
+    for turn in range(9):
+        pair.asker.ask(pair.state, pair.promise, [2, 3])
+        ((peer, _),) = pair.take()
+        broken = _head(23, pair.promise) + encode_entry(evolve(log[5], chain=turn))
+        pair.asker.on_frame(peer, broken, pair.state)
+    assert pair.given == []
+    assert pair.alarms == []
+
+
 def test_a_connection_that_breaks_costs_a_question_and_nothing_more() -> None:
     log = entries(8)
     pair = Pair(log[:5], promise_at(log))
