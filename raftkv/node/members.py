@@ -139,7 +139,8 @@ class Members:
 
         The new one is added as a learner, to be opened as after :meth:`add`; once it is in sync,
         one joint step makes it a voter and removes the old one. The cluster has its full number of
-        voters throughout.
+        voters throughout. Both are members for a while, so name and address must be new ones: to
+        keep them, remove the old member first and add the new one then.
         """
         new = self._new(name, address, promotes=True)
 

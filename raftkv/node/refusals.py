@@ -41,7 +41,8 @@ _CHANGES: Final = {
     ),
     Refusal.RECORD_TAKEN: (
         "taken",
-        "another member has that name or address; look at the list of members",
+        "another member has that name or address; look at the list of members, and remove it first"
+        " if the new one is to have them",
     ),
 }
 
