@@ -53,7 +53,7 @@ SHARES = (
     Share("crash", "pause", 1, (("pauses", 3),)),
     Share("power", "store", 4, (("cuts", 20), ("cuts amid a write or sync", 5))),
     Share("power", "cluster", 1, (("cuts", 3), ("acknowledged writes", 50))),
-    Share("torn", "offsets", 2, (("cuts", 1000),)),
+    Share("torn", "offsets", 1, (("cuts", 500),)),
     Share("torn", "logs", 4),
     Share("torn", "members", 2),
     Share("torn", "restored", 1),

@@ -15,6 +15,7 @@ from raftkv.core.membership import decode_change
 from raftkv.core.messages import (
     AppendEntries,
     AppendResponse,
+    AskTerm,
     ForwardProposal,
     Heartbeat,
     HeartbeatResponse,
@@ -30,6 +31,7 @@ from raftkv.core.messages import (
     StorageAppendResponse,
     StorageApply,
     StorageApplyResponse,
+    TellTerm,
     TimeoutNow,
     TransferLeadership,
     VoteResponse,
@@ -175,6 +177,8 @@ def wire_of(message: Message) -> Wire:
             return Wire(sender, to, "MsgStorageApply", entries=entries, responses=responses)
         case StorageApplyResponse(entries=entries):
             return Wire(sender, to, "MsgStorageApplyResp", entries=entries)
+        case AskTerm() | TellTerm():
+            raise ValueError("a trace knows no member that recovers")
         case _:
             assert_never(message)
 
