@@ -414,9 +414,7 @@ class Node(Generic[R_co]):
                 await wal.close()
 
     async def _condemn(self, corrupt: StorageCorruptError, wal: Worker, *, keep_rows: bool) -> None:
-        """Have the next opening of the directory begin it anew, and recover from the others."""
-        if len(self._setup.members) < 2:
-            return  # nobody could give it back: what is there stays for whoever can save it
+        """Have the next opening of the directory begin it anew, if others can give it back."""
         damage = Damage(Loss.LOG, str(corrupt))
         storage = self._setup.storage
         with anyio.CancelScope(shield=True):

@@ -110,12 +110,13 @@ class Repair:
         membership = state.membership
         others = {*membership.voters, *membership.outgoing} - {state.id}
         missing = state.log.last_index + 1
-        if state.leader or not others <= self._lacking or self._alarmed == missing:
+        heard = bool(others) and others <= self._lacking
+        if state.leader or not heard or self._alarmed == missing:
             return
         self._alarmed = missing
         self.on_alarm(
             f"entry {missing} is lost here, which was promised with all up to entry"
-            f" {promise.index}, and no other member has it either: nothing is decided again, the"
+            f" {promise.index}, and no other voter has it either: nothing is decided again, the"
             " cluster stands still; bring back a member that has it, or restore a backup"
         )
 

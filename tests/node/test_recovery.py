@@ -18,7 +18,7 @@ from raftkv.node.status import Alarm, RecoveryChanged
 from raftkv.runtime.system import SystemRng
 from raftkv.storage.base import Storage, View
 from raftkv.storage.directory import open_rocks
-from raftkv.storage.member import MemberStorage
+from raftkv.storage.member import CONDEMNED, MemberStorage
 from raftkv.storage.rocks import RocksStore
 from raftkv.storage.scrub import Scrub
 from tests.node.rig import CLUSTER_ID, Cluster, Ledger, cluster
@@ -302,3 +302,15 @@ async def test_a_read_of_the_application_that_meets_damage_stops_the_node(
         node = await made.start(3)
         assert "a row cannot be read" in node.status().alarms[0]
         await whole(made, 3, expected)
+
+
+async def test_whatever_cluster_said_a_damaged_store_is_judged_anew_when_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Founded alone, a member may have others by then: only its directory knows."""
+    async with on_disk(tmp_path, size=1) as made:
+        store = made.storages[1].store
+        assert isinstance(store, RocksStore)
+        monkeypatch.setattr(store, "corruption", StorageCorruptError("a row cannot be read"))
+        await made.ended(1)
+        assert (tmp_path / "1" / "member" / CONDEMNED).exists()
