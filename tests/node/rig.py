@@ -137,7 +137,13 @@ class Cluster:
 
     def _open_memory(self, number: int) -> Storage:
         alone = len(self.members) == 1
-        return open_memory(CLUSTER_ID, number, disk=self.disks[number], can_recover=not alone)
+        return open_memory(
+            CLUSTER_ID,
+            number,
+            disk=self.disks[number],
+            can_recover=True,
+            has_others=not alone,
+        )
 
     def setup(self, number: int) -> Setup:
         member = self.members[number - 1]
