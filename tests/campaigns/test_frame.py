@@ -73,7 +73,7 @@ MOON = Part(name="moon", about="is far", run=good, cases=2, lacks=lacking)
 
 
 def order(tmp_path: Path, **more: object) -> Order:
-    return Order(directory=tmp_path, seed=10, **more)  # pyright: ignore[reportArgumentType]
+    return Order(directory=tmp_path, seed=10, **more)  # pyright: ignore[reportArgumentType] - by name
 
 
 def test_a_full_run_takes_every_part_in_its_share_and_leaves_nothing(tmp_path: Path) -> None:

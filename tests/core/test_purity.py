@@ -84,7 +84,7 @@ def test_a_stepped_state_is_what_its_constructor_makes_of_its_fields(recorded: R
         for part in (*state.progress, state.log):
             assert list(vars(part)) == [one.name for one in fields(type(part))]
         with pytest.raises(FrozenInstanceError):
-            state.term = 7  # type: ignore[misc]
+            state.term = 7  # type: ignore[misc] - refused
 
 
 def test_a_ready_again_gives_the_same_work(recorded: Recorded) -> None:
