@@ -21,7 +21,7 @@ FUNCTION_LINES_MAX = 60
 LONG_FUNCTIONS = {"raftkv.core.step.step"}
 
 # Commands print; a library does not.
-PRINTING = ("raftkv.testing.__main__", "raftkv.cli", "benchmarks", "examples")
+PRINTING = ("raftkv.testing.commands.screen", "raftkv.cli", "benchmarks", "examples")
 
 # Written apart, so that this file does not break its own rule.
 _UNFINISHED = re.compile(

@@ -227,7 +227,7 @@ def trial(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run_line(*arguments: str) -> tuple[int, str, str]:
     parser = ArgumentParser()
-    command.add_campaigns(parser.add_subparsers(dest="command"))
+    command.add(parser.add_subparsers(dest="command"))
     errors = io.StringIO()
     status, told = command.run_command(parser.parse_args(arguments), errors)
     return status, told, errors.getvalue()

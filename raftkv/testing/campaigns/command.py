@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
-from raftkv.testing.campaigns.frame import Order, Run, as_json, as_text, progress, run
+from raftkv.testing.campaigns.frame import Order, Run, as_json, as_text, progress
+from raftkv.testing.campaigns.frame import run as run_campaign
 from raftkv.testing.campaigns.ledger import add_run, load_ledger, save_ledger
 from raftkv.testing.campaigns.registry import CAMPAIGNS
+from raftkv.testing.commands.screen import Commands, add_ledger, minutes, positive, tell
 
 _SECONDS_BETWEEN_LINES = 10.0  # of progress that goes to a file
 
 
-def add_campaigns(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],  # pyright: ignore[reportPrivateUsage] - it has no public name
-) -> None:
+def add(commands: Commands) -> None:
     """A command for each campaign."""
     for campaign in CAMPAIGNS:
         parts = "; ".join(f"{part.name} ({part.cases}): {part.about}" for part in campaign.parts)
@@ -27,16 +28,23 @@ def add_campaigns(
             help=campaign.about,
             description=f"{campaign.about}. Parts, and the cases of a full run: {parts}",
         )
-        one.add_argument("--cases", type=_positive, help="in all parts together; else a full run")
-        one.add_argument("--minutes", type=_time, help="as many cases as fit, instead")
+        one.add_argument("--cases", type=positive, help="in all parts together; else a full run")
+        one.add_argument("--minutes", type=minutes, help="as many cases as fit, instead")
         one.add_argument("--seed", type=int, help="of the first case; else from the clock")
-        one.add_argument("--jobs", type=_positive, default=1, help="worker processes")
+        one.add_argument("--jobs", type=positive, default=1, help="worker processes")
         one.add_argument("--dir", type=Path, help="for the cases' files; else a temporary one")
         names = [part.name for part in campaign.parts]
         one.add_argument("--part", choices=names, action="append", help="only this part")
         one.add_argument("--json", action="store_true", help="one JSON object instead of prose")
         one.add_argument("--require", action="store_true", help="a part that cannot run is a fault")
-        one.add_argument("--ledger", type=Path, help="add the run to this file")
+        add_ledger(one)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the campaign asked for; exit status."""
+    status, told = run_command(options, sys.stderr)
+    tell(told)
+    return status
 
 
 def run_command(options: argparse.Namespace, errors: TextIO) -> tuple[int, str]:
@@ -50,7 +58,7 @@ def run_command(options: argparse.Namespace, errors: TextIO) -> tuple[int, str]:
         jobs=options.jobs,
         parts=tuple(options.part or ()),
     )
-    done = run(campaign, order, on_progress=_Progress(errors))
+    done = run_campaign(campaign, order, on_progress=_Progress(errors))
     if errors.isatty():
         errors.write("\n")
     if not done.findings and not options.dir:
@@ -77,17 +85,3 @@ class _Progress:
             self._next = run.seconds + _SECONDS_BETWEEN_LINES
             self._stream.write(progress(run) + "\n")
         self._stream.flush()
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
-
-
-def _time(text: str) -> float:
-    minutes = float(text)
-    if not 0 < minutes < 1e6:
-        raise argparse.ArgumentTypeError("must be more than 0")
-    return minutes
