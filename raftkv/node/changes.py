@@ -6,7 +6,8 @@ is tried again with the next tick, until the caller's deadline. When it is appli
 addresses are kept in the roster, the transport learns whom to connect to, and its caller hears.
 
 Nothing here decides about votes: a learner that is to become a voter is proposed with every tick by
-the member that leads, and the core takes it when it is in sync.
+the member that leads, and the core takes it when it is in sync. Nobody is proposed before the log
+says which disk is its own: of two directories opened for one member only one may ever vote.
 """
 
 from __future__ import annotations
@@ -271,6 +272,8 @@ class Changes:
             return
         for one in self.roster.members:
             if not one.promotes or one.id not in membership.learners:
+                continue
+            if not self._peers.disks.is_disk_logged(one.id):
                 continue
             steps = [Change(ChangeKind.VOTER, one.id)]
             if one.replaces in membership.members():

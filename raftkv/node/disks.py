@@ -99,6 +99,11 @@ class Disks:
         """Whether the member was ever seen with a data directory."""
         return member in self._seen
 
+    def is_disk_logged(self, member: int) -> bool:
+        """Whether the log says which disk is the member's."""
+        seen = self._seen.get(member)
+        return seen is not None and seen.is_disk_logged
+
     # --- who may come in ------------------------------------------------------------------------
 
     def refusal(self, hello: Hello) -> Refusal | None:

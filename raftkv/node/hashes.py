@@ -200,8 +200,8 @@ class StateHashes:
             for index in sorted(self._rounds):
                 self._compare(index, self._rounds[index], membership)
 
-    def on_frame(self, peer: int, frame: bytes) -> None:
-        """A report for us to compare, or what came of ours."""
+    def on_frame(self, peer: int, frame: bytes, last_index: int) -> None:
+        """A report for us to compare, or what came of ours; our log ends at ``last_index``."""
         try:
             kind, index, chain, value = _FRAME.unpack(frame)
         except StructError as error:
@@ -209,7 +209,9 @@ class StateHashes:
             return
         theirs = StateHash(index, chain, value)
         if kind == _REPORT:
-            self._report(peer, theirs)
+            # What nobody can have applied would crowd out what the others report.
+            if index <= last_index:
+                self._report(peer, theirs)
         elif kind == _ODD and self._mine is not None and self._told == (peer, self._mine.index):
             # From the leader that compared it: on its word this store is given up.
             if self._mine.index == index and theirs != self._mine:

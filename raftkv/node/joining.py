@@ -119,7 +119,8 @@ async def ask_to_join(
     if refusal is not None:
         raise refusal
     raise UnavailableError(
-        "no member named in join= answers, so nothing was written: " + "; ".join(silent.values())
+        "none of the addresses that were given answers, so nothing was written: "
+        + "; ".join(silent.values())
     )
 
 

@@ -151,7 +151,7 @@ class Loop:
         """Frames of the bulk lane; others than snapshots' register here before the first turn."""
         self.bulk.register(SNAPSHOTS, self._on_snapshot_frame)
         self.bulk.register(REPAIR, self._on_repair_frame)
-        self.bulk.register(STATE_HASHES, self._upkeep.hashes.on_frame)
+        self.bulk.register(STATE_HASHES, self._on_state_hash)
         self._tick_ns = parts.settings.tick_ns
         self._bulk_ns = round(parts.settings.apply_seconds_max * 1e9)
         self._ticked_ns = parts.clock.boottime_ns()
@@ -520,6 +520,9 @@ class Loop:
             self._upkeep.on_frame(peer, frame, self.state.membership)
         else:
             self._repair.on_frame(peer, frame, self.state)
+
+    def _on_state_hash(self, peer: int, frame: bytes) -> None:
+        self._upkeep.hashes.on_frame(peer, frame, self.state.log.last_index)
 
     # --- images that arrive -----------------------------------------------------------------------
 

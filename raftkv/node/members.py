@@ -154,7 +154,9 @@ class Members:
     async def move(self, member: str | int, address: str, *, timeout: float = 5.0) -> None:
         """Change the address under which the others reach a member.
 
-        Stop it, call this on another member, and start it at its new address (``listen=``).
+        Stop it, call this on another member, and start it at its new address (``listen=``). With
+        two members the other one alone is no majority: call this first, then restart the moved one.
+        A lone member calls it on itself; nobody else needs to reach it.
         """
         written = self._home.checked_address(address)
 

@@ -89,7 +89,7 @@ class Peers:
                 f"it belongs to cluster {hello.cluster_id:x}, this is {self.cluster_id:x}",
             )
         if hello.member_id == self.departing:
-            return None
+            return self.disks.refusal(hello)
         if hello.member_id in self._removed:
             return Refusal(
                 Code.REMOVED, f"member id {hello.member_id} was removed from this cluster for good"

@@ -148,6 +148,8 @@ class Upkeep:
         """A peer connected, and was let in."""
         self._peers.up(peer, hello)
         self._to_greet.add(peer)
+        if any(booted.member == peer for booted in self._disks.unlogged()):
+            self._boots_due_ns = 0  # a learner is not promoted before the log tells of it
 
     def _greet(self) -> None:
         """Tell who connected what we know, once we cannot forget that it did."""

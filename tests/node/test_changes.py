@@ -35,6 +35,7 @@ from raftkv.errors import (
 )
 from raftkv.node.changes import Asked, Changes, Plan, load_roster, was_removed
 from raftkv.node.disks import Disks
+from raftkv.node.notes import Booted
 from raftkv.node.peers import Peers
 from raftkv.node.roster import ChangeNote, Member, Roster, encode_change_note, encode_roster
 from raftkv.node.waiters import InFlight
@@ -66,7 +67,7 @@ class Told:
         return self._done
 
     def __await__(self) -> object:
-        raise NotImplementedError
+        raise NotImplementedError  # nobody waits here: tests look at what was set
 
 
 class Picky(MemoryTransport):
@@ -303,6 +304,8 @@ def test_the_leader_proposes_who_is_to_be_promoted_and_nobody_else() -> None:
     stage = Stage()
     four, five = Member(4, "n4", "n4:1", True, 2), Member(5, "n5", "n5:1", True, 7)
     six = Member(6, "n6", "n6:1")
+    for number in (4, 5):
+        stage.peers.disks.logged(Booted(number, b"d" * 16, 1, b"t" * 16))
     stage.changes.roster = Roster((ONE, TWO, THREE, four, five, six), 5)
     learning = Membership((1, 2, 3), (), (4, 5, 6), removed=(7,))
     stage.state = evolve(stage.state, membership=learning)
@@ -317,6 +320,20 @@ def test_the_leader_proposes_who_is_to_be_promoted_and_nobody_else() -> None:
     stage.state = evolve(stage.state, membership=evolve(learning, outgoing=(1, 2)))
     stage.changes.tick(stage, 0)
     assert not stage.given
+
+
+def test_nobody_is_promoted_before_the_log_says_which_disk_is_its_own() -> None:
+    stage = Stage()
+    four = Member(4, "n4", "n4:1", True)
+    stage.changes.roster = Roster((ONE, TWO, THREE, four), 5)
+    learning = Membership((1, 2, 3), (), (4,), removed=())
+    stage.state = evolve(stage.state, membership=learning, role=Role.LEADER)
+    stage.peers.disks.met(Hello(77, 4, b"d" * 16, 1, boot_token=b"t" * 16))
+    stage.changes.tick(stage, 0)
+    assert not stage.given
+    stage.peers.disks.logged(Booted(4, b"d" * 16, 1, b"t" * 16))
+    stage.changes.tick(stage, 0)
+    assert [one.change.changes for one in stage.given] == [(Change(ChangeKind.VOTER, 4),)]
 
 
 def test_the_leader_refuses_names_that_are_taken_and_nobody_else_does() -> None:

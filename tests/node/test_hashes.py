@@ -66,27 +66,49 @@ def test_half_of_the_voters_are_no_quorum(size: int) -> None:
         assert (verdict is not None and verdict.agreed is None) == halves
 
 
+def _compared(wire: object) -> StateHashes:
+    nothing = cast("object", None)
+    return StateHashes(
+        1,
+        open_memory(5, 1),
+        None,
+        cast("Transport", wire),
+        nothing,  # pyright: ignore[reportArgumentType] - nothing is hashed here
+        nothing,  # pyright: ignore[reportArgumentType] - as above
+        quiet_until=0,
+    )
+
+
+def test_reports_of_what_nobody_can_have_applied_do_not_crowd_out_the_others() -> None:
+    class Wire:
+        def send(self, peer: int, frame: bytes, lane: Lane) -> bool:
+            told.append((peer, frame))
+            return True
+
+    told: list[tuple[int, bytes]] = []
+    alarms: list[str] = []
+    hashes = _compared(Wire())
+    hashes.on_alarm = alarms.append
+    report = Struct("<BQQ32s")
+    for peer, index, value in [(2, 7, 1), (3, 7, 1), (4, 2**60, 2), (4, 2**61, 2), (4, 7, 2)]:
+        hashes.on_frame(peer, report.pack(30, index, 1, bytes([value]) * 32), 7)
+    hashes.tick(1, Membership((2, 3, 4)))
+    assert [peer for peer, _ in told] == [4]
+    assert "the state of member 4 at entry 7 is not that of the others" in alarms[0]
+
+
 def test_only_the_leader_that_was_told_our_hash_can_call_it_odd() -> None:
     class Wire:
         def send(self, peer: int, frame: bytes, lane: Lane) -> bool:
             return True
 
-    nothing = cast("object", None)
-    hashes = StateHashes(
-        1,
-        open_memory(5, 1),
-        None,
-        cast("Transport", Wire()),
-        nothing,  # pyright: ignore[reportArgumentType] - nothing is hashed here
-        nothing,  # pyright: ignore[reportArgumentType] - as above
-        quiet_until=0,
-    )
+    hashes = _compared(Wire())
     odd: list[str] = []
     hashes.on_odd = odd.append
     hashes._mine = HASHES[0]  # pyright: ignore[reportPrivateUsage]
 
     def called_odd(by: int, index: int = 7) -> int:
-        hashes.on_frame(by, Struct("<BQQ32s").pack(31, index, 1, b"x" * 32))
+        hashes.on_frame(by, Struct("<BQQ32s").pack(31, index, 1, b"x" * 32), 9)
         return len(odd)
 
     assert called_odd(2) == 0

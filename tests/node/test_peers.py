@@ -65,6 +65,19 @@ def test_strangers_are_refused_with_a_reason() -> None:
     assert peers.refusal(_hello(member=1)) is not None  # ourselves
 
 
+def test_a_removed_leader_is_let_in_until_it_has_gone_but_not_with_another_disk() -> None:
+    peers = _peers(open_memory(5, 1).store)
+    peers.disks.met(_hello())
+    peers.adopt(MEMBERS[:1] + MEMBERS[2:], frozenset({2}))
+    refused = peers.refusal(_hello())
+    assert refused is not None
+    assert refused.code is Code.REMOVED
+    peers.departing = 2
+    assert peers.refusal(_hello()) is None
+    assert "not the one it had" in _sentence(peers, _hello(disk=b"e" * 16))
+    assert "went back in time" in _sentence(peers, _hello(boot=2))
+
+
 def test_another_disk_or_an_earlier_start_is_refused_also_after_our_restart() -> None:
     storage = open_memory(5, 1)
     peers = _peers(storage.store)

@@ -183,6 +183,17 @@ def test_the_leader_has_the_log_tell_of_each_boot_and_of_nobody_who_is_no_member
     assert here.notes() == notes  # or were lost
 
 
+def test_the_log_tells_of_who_comes_in_with_the_next_tick() -> None:
+    here, other = World(), World(2)
+    here.tick(Role.LEADER)
+    here.notes()
+    here.tick(Role.LEADER)
+    assert here.notes() == []
+    here.upkeep.on_up(2, other.hello)
+    here.tick(Role.LEADER)
+    assert [note.member for note in here.notes() if isinstance(note, Booted)] == [1, 2]
+
+
 def test_the_leader_asks_for_hashes_once_an_interval() -> None:
     here = World(1)
     here.tick(Role.LEADER)
@@ -220,6 +231,6 @@ def test_frames_that_are_none_are_dropped(frame: bytes, caplog: pytest.LogCaptur
 @pytest.mark.parametrize("frame", [b"\x1e", bytes([31]) + bytes(48), bytes([32]) + bytes(48)])
 def test_hashes_that_are_none_or_late_are_passed_over(frame: bytes) -> None:
     here = World(1)
-    here.hashes.on_frame(2, frame)
+    here.hashes.on_frame(2, frame, 2**63)
     here.tick(Role.LEADER)
     assert here.upkeep.odd == ""
