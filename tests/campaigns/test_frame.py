@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import io
 import json
 import os
@@ -10,11 +11,13 @@ import time
 from argparse import ArgumentParser
 from collections import Counter
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
 from raftkv.testing.__main__ import main
 from raftkv.testing.campaigns import command
+from raftkv.testing.campaigns import ledger as ledger_module
 from raftkv.testing.campaigns.facilities import first_lacking, lacks_program
 from raftkv.testing.campaigns.frame import (
     FINDINGS_MAX,
@@ -32,7 +35,14 @@ from raftkv.testing.campaigns.frame import (
     run,
     shares,
 )
-from raftkv.testing.campaigns.ledger import Line, add_run, load_ledger, save_ledger
+from raftkv.testing.campaigns.ledger import (
+    Line,
+    add_run,
+    enter,
+    load_ledger,
+    save_ledger,
+    today,
+)
 
 
 def good(case: Case) -> Facts:
@@ -197,18 +207,64 @@ def test_a_ledger_sums_runs_and_keeps_the_later_date(tmp_path: Path) -> None:
     assert list(ledger["trial"]) == ["odd"], "what was skipped leaves no trace"
     line = ledger["trial"]["odd"]
     assert (line.runs, line.cases, line.findings, line.last) == (2, 8, 4, "2030-05-02")
+    assert line.figures == {name: 2 * told for name, told in done.parts["odd"].facts.items()}
     text = path.read_text()
     assert sum('"odd"' in row for row in text.splitlines()) == 1
     save_ledger(path, load_ledger(path))
     assert path.read_text() == text
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": {"b": {}}}'])
+_BAD_FIGURE = (
+    '{"a": {"b": {"runs": 1, "cases": 1, "findings": 0, "seconds": 1, "last": "",'
+    ' "figures": {"steps": "many"}}}}'
+)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"a": 1}', '{"a": {"b": {}}}', _BAD_FIGURE])
 def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "ledger.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"ledger\.json is no ledger"):
         load_ledger(path)
+
+
+def test_a_run_is_entered_with_its_figures_of_which_some_are_the_greatest(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    for steps, stall in ((5, 7.25), (6, 3.0)):
+        figures = {"steps": steps, "loop stall ms max": stall}
+        enter(path, "sim", "L2", cases=2, findings=1, seconds=0.26, figures=figures)
+    line = load_ledger(path)["sim"]["L2"]
+    assert (line.runs, line.cases, line.findings, line.seconds) == (2, 4, 2, 0.6)
+    assert line.figures == {"steps": 11, "loop stall ms max": 7.2}
+    assert line.last == today()
+
+
+def test_two_who_enter_their_runs_at_once_lose_none(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+
+    def enter_many() -> None:
+        for _ in range(20):
+            enter(path, "sim", "L1", cases=1, findings=0, seconds=0)
+
+    threads = [Thread(target=enter_many) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert load_ledger(path)["sim"]["L1"].cases == 80
+
+
+def test_a_line_without_figures_is_written_as_it_always_was(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.json"
+    old = '{"runs": 1, "cases": 3, "findings": 0, "seconds": 1.5, "last": "2030-01-02"}'
+    path.write_text('{\n  "crash": {\n    "store": ' + old + "\n  }\n}\n")
+    text = path.read_text()
+    save_ledger(path, load_ledger(path))
+    assert path.read_text() == text
+
+
+def test_the_example_of_the_ledger_runs() -> None:
+    assert doctest.testmod(ledger_module).failed == 0
 
 
 def test_the_ledger_of_the_repository_can_be_read() -> None:

@@ -6,13 +6,18 @@ import argparse
 import sys
 import tempfile
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
 from raftkv.testing.campaigns.frame import Order, Run, as_json, as_text, progress
 from raftkv.testing.campaigns.frame import run as run_campaign
-from raftkv.testing.campaigns.ledger import add_run, load_ledger, save_ledger
+from raftkv.testing.campaigns.ledger import (
+    add_run,
+    load_ledger,
+    locked,
+    save_ledger,
+    today,
+)
 from raftkv.testing.campaigns.registry import CAMPAIGNS
 from raftkv.testing.commands.screen import Commands, add_ledger, minutes, positive, tell
 
@@ -64,8 +69,9 @@ def run_command(options: argparse.Namespace, errors: TextIO) -> tuple[int, str]:
     if not done.findings and not options.dir:
         order.directory.rmdir()
     if options.ledger is not None:
-        today = datetime.now(UTC).date().isoformat()
-        save_ledger(options.ledger, add_run(load_ledger(options.ledger), done, today))
+        with locked(options.ledger):
+            grown = add_run(load_ledger(options.ledger), done, today())
+            save_ledger(options.ledger, grown)
     is_short = options.require and any(part.skipped for part in done.parts.values())
     told = as_json(done) if options.json else as_text(done)
     return (1 if done.findings or is_short else 0), told
