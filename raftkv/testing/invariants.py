@@ -9,6 +9,7 @@ share no code with the core beyond its values, since it is the core that they do
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from raftkv.core import (
     AppendResponse,
@@ -29,10 +30,85 @@ from raftkv.core import (
     decode_change,
 )
 from raftkv.testing.marks import Marks
-from raftkv.testing.member import Machine, Member
 
 WAITS_FOR_DISK = (AppendResponse, VoteResponse, PreVoteResponse)
 """What may leave only after the write that it vouches for."""
+
+
+class Durable(Protocol):
+    """What would be found on a member's disk after a crash."""
+
+    @property
+    def hard_state(self) -> HardState:
+        """Term, vote and commit."""
+        ...
+
+    @property
+    def base_index(self) -> int:
+        """The compaction point."""
+        ...
+
+    @property
+    def base_chain(self) -> int:
+        """Its chain value."""
+        ...
+
+    def chain_at(self, index: int) -> int | None:
+        """The chain value of the entry at ``index``; None if it is not here (any more)."""
+        ...
+
+
+class Applying(Protocol):
+    """A machine: how far it is, and a checksum of all that it holds."""
+
+    @property
+    def index(self) -> int:
+        """The last entry applied."""
+        ...
+
+    @property
+    def value(self) -> int:
+        """The checksum there."""
+        ...
+
+
+class Subject(Protocol):
+    """A member as its invariants see it."""
+
+    @property
+    def id(self) -> int:
+        """Its id."""
+        ...
+
+    @property
+    def state(self) -> State:
+        """Its core, or the last it had."""
+        ...
+
+    @property
+    def disk(self) -> Durable:
+        """What is durable of it."""
+        ...
+
+    @property
+    def machine(self) -> Applying:
+        """What it applies to."""
+        ...
+
+    @property
+    def recovers(self) -> bool:
+        """Whether it lost something and is not whole again, be it up or down."""
+        ...
+
+    @property
+    def lost_to(self) -> int:
+        """While it recovers: where its log ended before."""
+        ...
+
+    @property
+    def forgot(self) -> bool:
+        """Whether it once lost its votes."""
+        ...
 
 
 class ViolationError(AssertionError):
@@ -62,7 +138,7 @@ def is_quorum(membership: Membership, members: Iterable[int]) -> bool:
 class Checker:
     """The invariants of one world, and what they have to remember."""
 
-    def __init__(self, members: Mapping[int, Member], marks: Marks, base_index: int) -> None:
+    def __init__(self, members: Mapping[int, Subject], marks: Marks, base_index: int) -> None:
         self.members = members
         self.marks = marks
         self.base_index = base_index
@@ -93,7 +169,7 @@ class Checker:
 
     # --- one step ---------------------------------------------------------------------------
 
-    def stepped(self, member: Member, before: State, after: State) -> None:
+    def stepped(self, member: Subject, before: State, after: State) -> None:
         """After every step of a member."""
         if after.term != before.term:
             if after.term < before.term:
@@ -119,7 +195,7 @@ class Checker:
         ):
             self._progress_moved(member, before, after)
 
-    def _log_changed(self, member: Member, before: State, after: State) -> None:
+    def _log_changed(self, member: Subject, before: State, after: State) -> None:
         old, new = before.log, after.log
         first = self._first_new(member, before, after)
         if before.commit >= new.base_index:
@@ -147,7 +223,7 @@ class Checker:
         if after.role is Role.LEADER:
             self.leader_logs[after.term] = new
 
-    def _first_new(self, member: Member, before: State, after: State) -> int:
+    def _first_new(self, member: Subject, before: State, after: State) -> int:
         """The first index that was not there before; says what else happened to the log."""
         old, new = before.log, after.log
         if new.base_index > old.base_index and new.last_chain == old.last_chain:
@@ -167,7 +243,7 @@ class Checker:
             first -= 1
         return first
 
-    def _change_appended(self, member: Member, after: State, change: Entry) -> None:
+    def _change_appended(self, member: Subject, after: State, change: Entry) -> None:
         log = after.log
         first = max(self.last_committed + 1, log.first_index)
         open_changes = [
@@ -183,7 +259,7 @@ class Checker:
                 raise broken("I19", f"n{member.id} leaves a joint configuration before it is in it")
             self.marks["change proposed"] += 1
 
-    def _recovering(self, member: Member, recovery: Recovery, before: State, after: State) -> None:
+    def _recovering(self, member: Subject, recovery: Recovery, before: State, after: State) -> None:
         """I22: a recovering member gives no vote, does not campaign, and says what it is."""
         if after.recovery is None:
             self.marks[f"whole again: {recovery.kind.name}"] += 1
@@ -202,7 +278,7 @@ class Checker:
                 case _:
                     pass
 
-    def _role_changed(self, member: Member, before: State, after: State) -> None:
+    def _role_changed(self, member: Subject, before: State, after: State) -> None:
         role = after.role
         if role is Role.LEADER:
             self._elected(member, before, after)
@@ -215,7 +291,7 @@ class Checker:
         else:
             self.marks["election lost"] += 1
 
-    def _elected(self, member: Member, before: State, after: State) -> None:
+    def _elected(self, member: Subject, before: State, after: State) -> None:
         term = after.term
         self.marks["elected"] += 1
         if self.leaders:
@@ -246,7 +322,7 @@ class Checker:
 
     # --- commit and progress ----------------------------------------------------------------
 
-    def _commit_moved(self, member: Member, before: State, after: State) -> None:
+    def _commit_moved(self, member: Subject, before: State, after: State) -> None:
         commit = after.commit
         if commit < before.commit:
             raise broken("I4", f"n{member.id}: commit went from {before.commit} to {commit}")
@@ -272,7 +348,7 @@ class Checker:
         if entry is not None and after.log.chain_at(commit) != entry.chain:
             raise broken("I16", f"n{member.id} commits another entry at {commit}")
 
-    def _durable_on_quorum(self, leader: Member, state: State) -> None:
+    def _durable_on_quorum(self, leader: Subject, state: State) -> None:
         index = state.commit
         chain = state.log.chain_at(index)
         counted = [one.id for one in state.progress if one.match >= index and not one.recovering]
@@ -293,7 +369,7 @@ class Checker:
                 "I15", f"n{leader.id} committed {index}, which is durable on {having} only"
             )
 
-    def _progress_moved(self, member: Member, before: State, after: State) -> None:
+    def _progress_moved(self, member: Subject, before: State, after: State) -> None:
         for old, new in zip(before.progress, after.progress, strict=False):
             if new is old:
                 continue
@@ -314,12 +390,12 @@ class Checker:
 
     # --- what leaves a member ---------------------------------------------------------------
 
-    def leaves_at_once(self, member: Member, message: Message) -> None:
+    def leaves_at_once(self, member: Subject, message: Message) -> None:
         """Before a message leaves that waits for no write."""
         if isinstance(message, WAITS_FOR_DISK) or message.to == member.id:
             raise broken("I9", f"n{member.id} would send {message} before its write")
 
-    def leaves_after_write(self, member: Member, message: Message) -> None:
+    def leaves_after_write(self, member: Subject, message: Message) -> None:
         """Before a message leaves that waited for a write (own ones do not leave)."""
         stored = member.disk.hard_state
         match message:
@@ -336,7 +412,7 @@ class Checker:
             case _:
                 pass
 
-    def _has_acknowledged(self, member: Member, term: int, index: int) -> None:
+    def _has_acknowledged(self, member: Subject, term: int, index: int) -> None:
         """What it acknowledges to a leader must be durable here as the leader has it."""
         if index <= member.disk.base_index:
             return
@@ -352,7 +428,7 @@ class Checker:
 
     # --- the machine ------------------------------------------------------------------------
 
-    def applies(self, member: Member, entry: Entry) -> None:
+    def applies(self, member: Subject, entry: Entry) -> None:
         """Before a machine applies an entry."""
         if entry.index != member.machine.index + 1:
             raise broken("I13", f"n{member.id} applies {entry.index} at {member.machine.index}")
@@ -364,7 +440,7 @@ class Checker:
         if entry != known:
             raise broken("I13", f"n{member.id} applies {entry}, committed is {known}")
 
-    def applied(self, member: Member, entry: Entry) -> None:
+    def applied(self, member: Subject, entry: Entry) -> None:
         """After a machine applied an entry: all machines are alike there."""
         machine = member.machine
         place = entry.index - self.base_index - 1
@@ -376,13 +452,13 @@ class Checker:
         elif self.values[place] != machine.value:
             raise broken("I13", f"the machine of n{member.id} differs at {entry.index}")
 
-    def restored(self, member: Member, machine: Machine) -> None:
+    def restored(self, member: Subject, machine: Applying) -> None:
         """After a machine was replaced by a snapshot, or read back from its disk."""
         place = machine.index - self.base_index - 1
         if place >= 0 and (place >= len(self.values) or self.values[place] != machine.value):
             raise broken("I13", f"the snapshot of n{member.id} differs at {machine.index}")
 
-    def membership_changed(self, member: Member, index: int, membership: Membership) -> None:
+    def membership_changed(self, member: Subject, index: int, membership: Membership) -> None:
         """After a member applied a membership change."""
         known = self.memberships.get(index)
         if known is None:
@@ -415,7 +491,7 @@ class Checker:
 
     # --- reads and the whole ----------------------------------------------------------------
 
-    def answered(self, member: Member, read: ReadState, floor: int) -> None:
+    def answered(self, member: Subject, read: ReadState, floor: int) -> None:
         """When a read is answered; ``floor`` is what was committed when it was asked."""
         if read.index < floor:
             raise broken(
@@ -441,7 +517,7 @@ class Checker:
                 raise broken("I2", f"n{member.id} forgot for whom it voted: {disk.hard_state}")
 
 
-def _positions_fit(member: Member, before: State, after: State) -> None:
+def _positions_fit(member: Subject, before: State, after: State) -> None:
     """I3 and the rest of I4."""
     if after.applied < before.applied:
         raise broken("I4", f"n{member.id}: applied from {before.applied} to {after.applied}")
