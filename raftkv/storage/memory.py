@@ -46,8 +46,8 @@ class _Holder:
     __slots__ = ("__weakref__",)
 
 
-class _Rows:
-    """One space: a dictionary and its keys in order."""
+class Rows:
+    """One space of rows: a dictionary and its keys in order."""
 
     __slots__ = ("holders", "keys", "values")
 
@@ -59,14 +59,17 @@ class _Rows:
         self.holders: WeakSet[_Holder] = WeakSet()
 
     def hold(self) -> _Holder:
+        """From now on the rows are copied before they change, as long as the answer lives."""
         holder = _Holder()
         self.holders.add(holder)
         return holder
 
-    def copy(self) -> _Rows:
-        return _Rows(self.keys, self.values)
+    def copy(self) -> Rows:
+        """The same rows, held by nobody."""
+        return Rows(self.keys, self.values)
 
     def change(self, change: Change) -> None:
+        """Put, delete or delete a range; the space is the caller's affair."""
         kind, _, key, value = change
         if kind == PUT:
             if key not in self.values:
@@ -84,6 +87,7 @@ class _Rows:
     def scan(
         self, start: bytes, stop: bytes | None, reverse: bool, holder: _Holder
     ) -> Iterator[tuple[bytes, bytes]]:
+        """The rows between, for a holder."""
         low = bisect_left(self.keys, start)
         high = len(self.keys) if stop is None else bisect_left(self.keys, stop)
         places = range(high - 1, low - 1, -1) if reverse else range(low, high)
@@ -93,8 +97,8 @@ class _Rows:
         del holder  # held by the generator until here, started or not
 
 
-def _empty() -> dict[Space, _Rows]:
-    return {space: _Rows() for space in Space}
+def _empty() -> dict[Space, Rows]:
+    return {space: Rows() for space in Space}
 
 
 class MemoryDisk:
@@ -112,7 +116,7 @@ class MemoryDisk:
 class _MemoryReader(Reader):
     """Reading, shared by the store and its views."""
 
-    _rows: dict[Space, _Rows]
+    _rows: dict[Space, Rows]
 
     def _check(self) -> None:
         raise NotImplementedError
@@ -134,7 +138,8 @@ class _MemoryReader(Reader):
 class MemoryView(_MemoryReader, View):
     """A frozen moment of a MemoryStore."""
 
-    def __init__(self, rows: dict[Space, _Rows]) -> None:
+    def __init__(self, store: MemoryStore, rows: dict[Space, Rows]) -> None:
+        self._store = store
         self._rows = dict(rows)
         self._holders = [held.hold() for held in rows.values()]
         self._closed = False
@@ -142,6 +147,9 @@ class MemoryView(_MemoryReader, View):
     def _check(self) -> None:
         if self._closed:
             raise ClosedError("the view is closed: take a new one from the store")
+        refusal = self._store.refusal
+        if refusal is not None:
+            raise refusal
 
     @property
     def is_open(self) -> bool:
@@ -208,7 +216,7 @@ class MemoryStore(_MemoryReader, Store):
         if not batch.changes:
             return self._written
         changes = tuple(batch.changes)
-        _apply(self._rows, changes)
+        apply_changes(self._rows, changes)
         self._written += 1
         self._unsynced.append((self._written, changes))
         return self._written
@@ -223,7 +231,7 @@ class MemoryStore(_MemoryReader, Store):
     def view(self, *, cached: bool = True) -> MemoryView:
         """A frozen moment: what is visible now."""
         self._check()
-        view = MemoryView(self._rows)
+        view = MemoryView(self, self._rows)
         self._views.add(view)
         return view
 
@@ -238,7 +246,7 @@ class MemoryStore(_MemoryReader, Store):
         still_open = sum(view.is_open for view in self._views)
         if still_open:
             raise UsageError(f"{still_open} views of the store are open: close them first")
-        self._settle(self._written)
+        self._leave()
         self._end()
 
     def crash(self, keep: int = 0) -> None:
@@ -251,10 +259,15 @@ class MemoryStore(_MemoryReader, Store):
             view.close()
         self._end()
 
+    def _leave(self) -> None:
+        """What was written outlives the process."""
+        self._settle(self._written)
+
     def _settle(self, position: int) -> None:
+        """Everything up to ``position`` is durable from now on."""
         unsynced = self._unsynced
         while unsynced and unsynced[0][0] <= position:
-            _apply(self._disk.rows, unsynced[0][1])
+            apply_changes(self._disk.rows, unsynced[0][1])
             unsynced.popleft()
         self._synced = position
 
@@ -264,11 +277,12 @@ class MemoryStore(_MemoryReader, Store):
         self._disk.is_open = False
 
 
-def _apply(rows: dict[Space, _Rows], changes: tuple[Change, ...]) -> None:
+def apply_changes(rows: dict[Space, Rows], changes: tuple[Change, ...]) -> None:
+    """Do what one batch says."""
     for change in changes:
         space = change[1]
         if change[0] == ADOPT:
-            rows[Space.MACHINE], rows[Space.STAGED] = rows[Space.STAGED], _Rows()
+            rows[Space.MACHINE], rows[Space.STAGED] = rows[Space.STAGED], Rows()
             continue
         if rows[space].holders:
             rows[space] = rows[space].copy()

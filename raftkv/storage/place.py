@@ -16,13 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from raftkv.errors import InvariantError, StorageCorruptError
 from raftkv.storage.base import Store
 from raftkv.storage.files import Files
 from raftkv.storage.manifest import missing_batches
-from raftkv.storage.member import Failpoint
+from raftkv.storage.member import Failpoint, FailStopStore
 from raftkv.storage.opening import Examination, Place
 from raftkv.storage.records import REBUILD, corrupt
 from raftkv.storage.rocks import RocksStore
@@ -33,6 +33,62 @@ _MAKING: Final = "store.making"
 _NEW: Final = "store.new"
 _DAMAGED: Final = "store.damaged"
 _ROOM: Final = 2  # times the store's size: for the copy, and for what is written next
+
+
+AnyStore = TypeVar("AnyStore", bound=FailStopStore)
+
+
+def open_or_cut(
+    open_as: Callable[[Mode], AnyStore],
+    check: Callable[[Store], Examination],
+    where: str,
+    failpoint: Failpoint,
+) -> tuple[AnyStore, Examination]:
+    """Open a store for good if it passes ``check``.
+
+    Where its write-ahead log is damaged, and everything promised lies before, the rest is cut off.
+    """
+    try:
+        store = open_as(Mode.NORMAL)
+    except StorageCorruptError as refusal:
+        _cut_torn_tail(open_as, check, where, failpoint, refusal)
+        store = open_as(Mode.NORMAL)
+    try:
+        return store, check(store)
+    except BaseException:
+        store.close()
+        raise
+
+
+def _cut_torn_tail(
+    open_as: Callable[[Mode], FailStopStore],
+    check: Callable[[Store], Examination],
+    where: str,
+    failpoint: Failpoint,
+    refusal: StorageCorruptError,
+) -> None:
+    """Cut the write-ahead log where it is damaged, if everything promised lies before.
+
+    Looking does not change the directory; only once the look has passed is the same recovery
+    done for good, and its result compared with the look.
+    """
+    try:
+        store = open_as(Mode.LOOK)
+        try:
+            seen = check(store)
+        finally:
+            store.close()
+    except StorageCorruptError as error:
+        raise StorageCorruptError(f"{error} (RocksDB says: {refusal})") from refusal
+    failpoint("cut.before")
+    store = open_as(Mode.CUT)
+    try:
+        if check(store) != seen:
+            raise InvariantError(f"{where} was cut at another place than was looked at; {REBUILD}")
+        store.sync()
+    finally:
+        store.close()
+    failpoint("cut.after")
 
 
 class RocksPlace(Place):
@@ -72,44 +128,12 @@ class RocksPlace(Place):
         missing = missing_batches(self._path, self._files)
         if missing is not None:
             corrupt(missing)
-        try:
-            store = RocksStore(self._path, failpoint=self._failpoint)
-        except StorageCorruptError as refusal:
-            self._cut_torn_tail(check, refusal)
-            store = RocksStore(self._path, failpoint=self._failpoint)
-        try:
-            return store, check(store)
-        except BaseException:
-            store.close()
-            raise
+        return open_or_cut(self._open_as, check, str(self._path), self._failpoint)
 
-    def _cut_torn_tail(
-        self, check: Callable[[Store], Examination], refusal: StorageCorruptError
-    ) -> None:
-        """Cut the write-ahead log where it is damaged, if everything promised lies before.
-
-        Looking does not change the directory; only once the look has passed is the same recovery
-        done for good, and its result compared with the look.
-        """
-        try:
-            store = RocksStore(self._path, Mode.LOOK)
-            try:
-                seen = check(store)
-            finally:
-                store.close()
-        except StorageCorruptError as error:
-            raise StorageCorruptError(f"{error} (RocksDB says: {refusal})") from refusal
-        self._failpoint("cut.before")
-        store = RocksStore(self._path, Mode.CUT)
-        try:
-            if check(store) != seen:
-                raise InvariantError(
-                    f"{self._path} was cut at another place than was looked at; {REBUILD}"
-                )
-            store.sync()
-        finally:
-            store.close()
-        self._failpoint("cut.after")
+    def _open_as(self, mode: Mode) -> RocksStore:
+        if mode is Mode.NORMAL:
+            return RocksStore(self._path, failpoint=self._failpoint)
+        return RocksStore(self._path, mode)
 
     def look(self) -> RocksStore | None:
         """Open it for reading only, as far as it can be read; None if it cannot be at all."""
