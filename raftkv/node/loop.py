@@ -44,8 +44,6 @@ from raftkv.core import (
     TransferLeadership,
     Unreachable,
     has_ready,
-    ready,
-    step,
     take_answers,
 )
 from raftkv.errors import InvariantError, StorageCorruptError, WireError
@@ -70,7 +68,8 @@ from raftkv.node.snapshots import Arrived
 from raftkv.node.status import EventHub, LeaderChanged, RoleChanged
 from raftkv.node.upkeep import AGAIN, SEEN, Upkeep
 from raftkv.node.waiters import InFlight, Queue, Reads
-from raftkv.runtime.base import Clock, Waker
+from raftkv.node.watched import watched
+from raftkv.runtime.base import Clock, Observer, Waker
 from raftkv.transport.base import Lane, Transport
 from raftkv.transport.codec import decode_messages
 
@@ -104,6 +103,7 @@ class Parts:
     repair: Repair
     corruption: Callable[[], StorageCorruptError | None]
     changes: Changes
+    observer: Observer | None
 
 
 class Loop:
@@ -111,6 +111,7 @@ class Loop:
 
     def __init__(self, state: State, parts: Parts, memberships: History) -> None:
         self.state = state
+        self._step, self._ready = watched(parts.observer)
         self._settings = parts.settings
         self._clock = parts.clock
         self._waker = parts.waker
@@ -195,7 +196,7 @@ class Loop:
 
     def step(self, given: Input) -> None:
         """Step an input of the machine's side now, within a turn."""
-        self.state = step(self.state, given)
+        self.state = self._step(self.state, given)
 
     def give(self, given: Input) -> None:
         """Step an input of the node's own in the next turn."""
@@ -233,7 +234,7 @@ class Loop:
             await self._feed_bulk_frames()
         self._feed_durable()
         while self._inputs:
-            self.state = step(self.state, self._inputs.popleft())
+            self.state = self._step(self.state, self._inputs.popleft())
         self._feed_commands()
         self._changes.feed(self)
         if self._reads.has_new:
@@ -247,7 +248,7 @@ class Loop:
             # Whoever is told to lead must have applied the change that made the leader go, and may
             # know only since this turn that it is durable here: else the core refuses to campaign.
             while self._summons:
-                self.state = step(self.state, self._summons.popleft())
+                self.state = self._step(self.state, self._summons.popleft())
             await self._drain()
         await self._disk.write()
         if self._outgoing.has_some:
@@ -261,7 +262,7 @@ class Loop:
         # More than an election timeout's worth teaches the core nothing new: every lease is over.
         ticks = self._upkeep.admission.pass_time(due, self.state.membership)
         for _ in range(min(ticks, self._settings.election_ticks + 1)):
-            self.state = step(self.state, Tick())
+            self.state = self._step(self.state, Tick())
         self._holding = False
         now = self._clock.monotonic_ns()
         reason = (
@@ -291,7 +292,7 @@ class Loop:
         if heir:
             name = self._peers.name_of(heir)
             _log.warning("the disk stands still: leadership is handed over to %s", name)
-            self.state = step(self.state, TransferLeader(heir))
+            self.state = self._step(self.state, TransferLeader(heir))
 
     def _check_stored(self) -> None:
         """Stop where a read of anybody met damage, or the others' state is another."""
@@ -322,7 +323,7 @@ class Loop:
             self._waker.set()
         while self._lost:
             peer = self._lost.popleft()
-            self.state = step(self.state, Unreachable(peer))
+            self.state = self._step(self.state, Unreachable(peer))
             self._sender.lost(peer)
 
     async def _feed_bulk_frames(self) -> None:
@@ -364,7 +365,7 @@ class Loop:
             if isinstance(message, TimeoutNow):
                 self._summons.append(Receive(message))
                 continue
-            state = step(state, Receive(message))
+            state = self._step(state, Receive(message))
         self.state = state
 
     def _feed_durable(self) -> None:
@@ -373,7 +374,7 @@ class Loop:
             for promise in durable:
                 for message in promise.messages:
                     self._post(message)
-            self.state = step(self.state, Persisted(durable[-1].number))
+            self.state = self._step(self.state, Persisted(durable[-1].number))
 
     def _feed_commands(self) -> None:
         queue, in_flight, settings = self._queue, self._in_flight, self._settings
@@ -398,7 +399,7 @@ class Loop:
             if not payloads:
                 return
             in_flight.group(first, count)
-            self.state = step(self.state, Propose(tuple(payloads), first))
+            self.state = self._step(self.state, Propose(tuple(payloads), first))
             self._tell_refused()
 
     def _tell_refused(self) -> None:
@@ -428,7 +429,7 @@ class Loop:
         for lease in (False, True):
             context = self._reads.ask(lease=lease, now_ns=now)
             if context is not None:
-                self.state = step(self.state, Read(context, lease))
+                self.state = self._step(self.state, Read(context, lease))
 
     # --- what the core asks for -----------------------------------------------------------------
 
@@ -437,7 +438,7 @@ class Loop:
         disk = self._disk
         while True:
             while has_ready(self.state):
-                self.state, todo = ready(self.state)
+                self.state, todo = self._ready(self.state)
                 self._take(todo)
             outgoing = self._outgoing
             if outgoing.has_some and (outgoing.is_urgent or not self._may_linger):
@@ -537,7 +538,7 @@ class Loop:
         """A complete image is in the store: the core hears of it, and takes it or not."""
         await self._disk.write()  # its chunks can be read from now on
         self._arrived = arrived
-        self.state = step(self.state, Receive(arrived.message))
+        self.state = self._step(self.state, Receive(arrived.message))
         await self._drain()
         self._drop_arrived()
 

@@ -376,8 +376,11 @@ def assemble(
         repair=care.repair,
         corruption=lambda: storage.corruption,
         changes=changes,
+        observer=runtime.observer,
     )
     state = _first_state(setup, recovered, images, care.recovery)
+    if runtime.observer is not None:
+        runtime.observer.started(state)
     loop = Loop(state, parts, memberships_of(recovered))
     sender.on_ended = loop.on_snapshot_sent
     return Hands(loop=loop, parts=parts, scrubber=care.scrubber)

@@ -7,6 +7,10 @@ from typing import Protocol, TypeVar
 
 from attrs import frozen
 
+from raftkv.core.inputs import Input
+from raftkv.core.ready import Ready
+from raftkv.core.state import State
+
 T = TypeVar("T")
 
 
@@ -142,6 +146,25 @@ class Environment(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Sees what the core does, after it did it, and must not raise but to stop the node for good.
+
+    It is told before anything is stored or sent because of it.
+    """
+
+    def started(self, state: State) -> None:
+        """The core begins here."""
+        ...
+
+    def stepped(self, before: State, given: Input, after: State) -> None:
+        """An input was stepped."""
+        ...
+
+    def drained(self, before: State, todo: Ready, after: State) -> None:
+        """The work that a State asks for was taken from it, and will be done now."""
+        ...
+
+
 @frozen
 class Runtime:
     """The world as one node sees it; give a node another one and it lives in a simulation."""
@@ -156,3 +179,5 @@ class Runtime:
     """Makes a new promise for the running event loop."""
     buggify: Callable[[str], bool]
     """Whether to misbehave at the named point; always False in production."""
+    observer: Observer | None = None
+    """Sees every step of the core; None in production."""
