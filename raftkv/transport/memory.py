@@ -28,7 +28,7 @@ from raftkv.runtime.base import Runtime, Waker
 from raftkv.transport.base import Code, Hello, Lane, Receiver, Refusal
 from raftkv.transport.owner import owned_tasks
 
-__all__ = ["LinkFaults", "MemoryNetwork", "MemoryTransport", "Tap"]
+__all__ = ["LinkFaults", "MemoryNetwork", "MemoryTransport", "Pipe", "Serving", "Tap"]
 
 _log = logging.getLogger("raftkv.transport")
 
@@ -56,10 +56,10 @@ class LinkFaults:
             raise ConfigError(f"no delay from {self.delay_ns_min} to {self.delay_ns_max} ns")
 
 
-class _Pipe:
+class Pipe:
     """One lane from one endpoint to another, while it is connected."""
 
-    def __init__(self, network: MemoryNetwork, sender: _Serving, to: _Serving, lane: Lane) -> None:
+    def __init__(self, network: MemoryNetwork, sender: Serving, to: Serving, lane: Lane) -> None:
         self.network = network
         self.sender = sender
         self.to = to
@@ -70,6 +70,7 @@ class _Pipe:
         self._waiters: list[anyio.Event] = []
 
     def put(self, frame: bytes) -> bool:
+        """Send a frame; False if the lane is full."""
         if self.queued_bytes + len(frame) > self.network.queue_bytes_max:
             return False
         sender, to = self.sender.hello.member_id, self.to.hello.member_id
@@ -85,20 +86,23 @@ class _Pipe:
     def _arrive(self, frame: bytes, size: int) -> None:
         if self.is_open:
             self.queued_bytes -= size
-            self._wake()
+            self.wake()
             self.to.receiver.on_frame(self.sender.hello.member_id, self.lane, frame)
 
     def close(self) -> None:
+        """Lose what is on its way."""
         self.is_open = False
-        self._wake()
+        self.wake()
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let those go on who wait for the lane to drain, if it has."""
         if not self.is_open or 2 * self.queued_bytes <= self.network.queue_bytes_max:
             for waiter in self._waiters:
                 waiter.set()
             self._waiters.clear()
 
     async def drained(self) -> bool:
+        """Wait until it is at most half full; False if it breaks meanwhile."""
         while self.is_open and 2 * self.queued_bytes > self.network.queue_bytes_max:
             waiter = anyio.Event()
             self._waiters.append(waiter)
@@ -106,13 +110,13 @@ class _Pipe:
         return self.is_open
 
 
-class _Serving:
+class Serving:
     """One ``serve`` of an endpoint: who it is, its pipes, and what will happen to it when."""
 
     def __init__(self, network: MemoryNetwork, hello: Hello, receiver: Receiver) -> None:
         self.hello = hello
         self.receiver = receiver
-        self.outgoing: dict[Lane, dict[int, _Pipe]] = {lane: {} for lane in Lane}
+        self.outgoing: dict[Lane, dict[int, Pipe]] = {lane: {} for lane in Lane}
         self.connects = True  # whether somebody may have become reachable
         self.refusals: dict[int, str] = {}  # already logged
         self._network = network
@@ -126,6 +130,7 @@ class _Serving:
         self.ring()
 
     def ring(self) -> None:
+        """Have the delivery task look what there is to do."""
         self._waker.set()
         if self._nap is not None:
             self._nap.cancel()
@@ -165,7 +170,7 @@ class MemoryTransport:
         self.address = address
         self._network = network
         self._peers: dict[int, str] = {}
-        self._serving: _Serving | None = None
+        self._serving: Serving | None = None
 
     @property
     def frame_bytes_max(self) -> int:
@@ -180,7 +185,7 @@ class MemoryTransport:
     async def _serve(self, hello: Hello, receiver: Receiver) -> AsyncGenerator[None]:
         if self._serving is not None:
             raise UsageError(f"the transport at {self.address} is being served already")
-        serving = _Serving(self._network, hello, receiver)
+        serving = self._network.serving(hello, receiver)
         self._network.listen(self.address, serving)
         self._serving = serving
         try:
@@ -273,7 +278,7 @@ class MemoryNetwork:
         self.tap: Tap | None = None
         self._link_faults: dict[tuple[int, int], LinkFaults] = {}
         self._cuts: set[tuple[int, int]] = set()
-        self._listening: dict[str, _Serving] = {}
+        self._listening: dict[str, Serving] = {}
         self._number = 0
 
     # --- for those who build a cluster or break it ---
@@ -314,14 +319,22 @@ class MemoryNetwork:
 
     # --- for endpoints ---
 
-    def listen(self, address: str, serving: _Serving) -> None:
+    def serving(self, hello: Hello, receiver: Receiver) -> Serving:
+        """What an endpoint is while it is served; others deliver otherwise."""
+        return Serving(self, hello, receiver)
+
+    def pipe(self, sender: Serving, to: Serving, lane: Lane) -> Pipe:
+        """One lane of a new connection; others lose otherwise."""
+        return Pipe(self, sender, to, lane)
+
+    def listen(self, address: str, serving: Serving) -> None:
         """Make ``serving`` reachable."""
         if address in self._listening:
             raise TransportError(f"the address {address} is in use; stop who serves there first")
         self._listening[address] = serving
         self._news()
 
-    def leave(self, address: str, serving: _Serving) -> None:
+    def leave(self, address: str, serving: Serving) -> None:
         """Undo ``listen`` and break all connections."""
         del self._listening[address]
         for pipes in serving.outgoing.values():
@@ -330,7 +343,7 @@ class MemoryNetwork:
         for other in self._listening.values():
             self._close(other, serving.hello.member_id, serving)
 
-    def connect(self, dialer: _Serving, peer: int, address: str) -> bool:
+    def connect(self, dialer: Serving, peer: int, address: str) -> bool:
         """Handshake and connect all lanes; False if it was refused and may be tried again."""
         acceptor = self._listening.get(address)
         me = dialer.hello.member_id
@@ -348,7 +361,7 @@ class MemoryNetwork:
             return False
         dialer.refusals.pop(peer, None)
         for lane in Lane:
-            dialer.outgoing[lane][peer] = _Pipe(self, dialer, acceptor, lane)
+            dialer.outgoing[lane][peer] = self.pipe(dialer, acceptor, lane)
         now = self.runtime.clock.monotonic_ns()
         dialer.post(now, partial(dialer.receiver.on_up, peer, acceptor.hello))
         acceptor.post(now, partial(acceptor.receiver.on_up, me, dialer.hello))
@@ -385,7 +398,7 @@ class MemoryNetwork:
         return self._number
 
     @staticmethod
-    def _refusal(dialer: _Serving, acceptor: _Serving, peer: int) -> Refusal | None:
+    def _refusal(dialer: Serving, acceptor: Serving, peer: int) -> Refusal | None:
         """Why the acceptor does not let the dialer in."""
         there, here = acceptor.hello.cluster_id, dialer.hello.cluster_id
         if there != here:
@@ -394,7 +407,7 @@ class MemoryNetwork:
             return Refusal(Code.RECEIVER, f"member {acceptor.hello.member_id} answers there")
         return acceptor.receiver.accepts(dialer.hello)
 
-    def _close(self, serving: _Serving, peer: int, to: _Serving | None = None) -> None:
+    def _close(self, serving: Serving, peer: int, to: Serving | None = None) -> None:
         """Close the pipes of ``serving`` to ``peer`` (only those that end at ``to``, if given)."""
         pipe = serving.outgoing[Lane.RAFT].get(peer)
         if pipe is None or (to is not None and pipe.to is not to):
