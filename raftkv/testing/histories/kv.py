@@ -7,14 +7,18 @@ answers its own results; here are the reads, and the transaction. A Get is answe
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Final, TypeAlias
 
 from attrs import frozen
 
+from raftkv.kv import rows
 from raftkv.kv.commands import DeleteOne, DeleteSpan, Put
 from raftkv.kv.model import DeleteResult, KeyValue, PutResult, RangeResult, Span
+from raftkv.kv.reader import read_key
+from raftkv.storage.base import Reader, Space
 from raftkv.testing.histories.operations import History, Operation
 
 __all__ = [
@@ -38,7 +42,9 @@ __all__ = [
     "Target",
     "Txn",
     "TxnResult",
+    "Written",
     "load_kv_history",
+    "written_in",
 ]
 
 
@@ -145,3 +151,27 @@ KV_TYPES: Final = (
 def load_kv_history(path: Path) -> KvHistory:
     """Read a history of the KV that ``History.save`` wrote."""
     return History[KvRequest, KvResponse].load(path, KV_TYPES)
+
+
+@frozen(slots=True)
+class Written:
+    """One key that a revision changed, as a member's rows tell it."""
+
+    revision: int
+    key: bytes
+    value: bytes | None
+    """None: a deletion."""
+
+
+def written_in(reader: Reader) -> Iterator[Written]:
+    """What every revision wrote, in order, from the rows of a member's store.
+
+    It needs all history since the first revision: a compacted store no longer has it.
+    """
+    for row_key, row in reader.scan(Space.MACHINE, rows.EVENTS, rows.VALUES):
+        revision, _ = rows.split_events_key(row_key)
+        for event in rows.decode_events(row):
+            found = None
+            if event.kind == rows.PUT_EVENT:
+                found = read_key(reader, event.key, revision)
+            yield Written(revision, event.key, None if found is None else found.value)
