@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from asyncio import Future
+from asyncio import Future, Task
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context, copy_context
@@ -110,6 +110,9 @@ class Process(Generic[R]):
         self.failure: BaseException | None = None
         """Why it ended by itself, if not in order."""
         self.is_crashed = False
+        self.was_open = False
+        """Whether its opening succeeded."""
+        self._task: Task[None] | None = None
         self._on_end: Callable[[str, BaseException | None], None] | None = None
         loop, choices = host.loop, host.choices
         loop.own(self.owner)
@@ -160,7 +163,7 @@ class Process(Generic[R]):
         ``on_end`` hears the member's name and why it ended, None if in order; not after a crash.
         """
         self._on_end = on_end
-        self._loop.create_task(
+        self._task = self._loop.create_task(
             self._live(open_it), name=f"raftkv member {self.host.name}", context=self._context
         )
 
@@ -183,6 +186,11 @@ class Process(Generic[R]):
     async def ended(self) -> None:
         """Wait for its end, whatever it be."""
         await _until(self._ended)
+
+    def cancel(self) -> None:
+        """Cancel the task that opens the node and waits for its end, as an application may do."""
+        if self._task is not None:
+            self._task.cancel()
 
     def kill(self) -> None:
         """Nothing of it runs from now on. Who waits for it outside is told."""
@@ -213,6 +221,7 @@ class Process(Generic[R]):
         try:
             async with open_it() as node:
                 self.node = node
+                self.was_open = True
                 if not self._settled.done():
                     self._settled.set_result(None)
                 await self._stop
