@@ -445,11 +445,19 @@ class Node(Generic[R_co]):
         step_ns = self._settings.tick_ns
         while len(hands.in_flight) + len(hands.queue) and clock.monotonic_ns() < limit:
             await clock.sleep_until(min(limit, clock.monotonic_ns() + step_ns))
-        heir = heir_of(hands.loop.state, hands.peers.is_up)
-        if not heir:
-            return
-        hands.loop.give(TransferLeader(heir))
-        while hands.loop.state.role is Role.LEADER and clock.monotonic_ns() < limit:
+        was_leader = hands.loop.state.role is Role.LEADER
+        while was_leader and clock.monotonic_ns() < limit:
+            state = hands.loop.state
+            if state.role is not Role.LEADER:
+                if state.leader:
+                    return
+                # Our vote may be the one that the heir lacks: to leave before it is stored and
+                # sent would cost the others an election timeout.
+            elif not state.leading.transferee:
+                heir = heir_of(state, hands.peers.is_up)
+                if not heir:
+                    return
+                hands.loop.give(TransferLeader(heir))
             await clock.sleep_until(min(limit, clock.monotonic_ns() + step_ns // 4))
 
     def _end(self) -> None:

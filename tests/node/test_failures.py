@@ -10,7 +10,7 @@ import anyio
 import pytest
 from attrs import evolve
 
-from raftkv.core import ReadIndexResponse
+from raftkv.core import ReadIndexResponse, Role
 from raftkv.errors import (
     Error,
     MachineError,
@@ -240,6 +240,30 @@ async def test_a_failed_write_of_effects_releases_no_result() -> None:
             await node.propose(b"x")
         await made.ended(1)
         assert isinstance(made.failures[1].__cause__, StorageFailedError)
+
+
+async def test_a_closing_leader_stays_until_the_vote_it_gives_has_made_the_next() -> None:
+    patient = evolve(QUICK, close_seconds_max=30)
+    async with cluster(settings=patient, start=False) as made:
+        storages = _faulty(made)
+        await _start_all(made)
+        leader = await made.leader()
+        await made.settled()
+        heir, third = made.followers(leader)
+        made.network.partition((third.id,), (leader.id, heir.id))
+        storages[leader.id].gate.clear()  # whatever it promises from now on is not stored yet
+        try:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(made.stop, leader.id)
+                await made.until(lambda: heir.status().role is Role.CANDIDATE)
+                for _ in range(3):  # by now it was asked for its vote
+                    await made.tick()
+                assert not heir.status().is_leader
+                storages[leader.id].gate.set()
+        finally:
+            storages[leader.id].gate.set()
+        assert heir.status().is_leader
+        made.network.heal()
 
 
 async def test_a_store_that_stalls_is_tried_again_until_it_takes_the_batch() -> None:
