@@ -35,7 +35,7 @@ from raftkv.storage.batch import PUT, Change
 from raftkv.storage.member import Failpoint, MemberStorage, no_failpoint
 from raftkv.storage.memory import apply_changes
 from raftkv.storage.opening import BOOT_TOKEN_BYTES, Opening, first_identity, open_member
-from raftkv.storage.reading import LogKeys
+from raftkv.storage.reading import GROUP, LogKeys
 from raftkv.storage.witness import SLOT_BYTES, WITNESS_BYTES, FileWitness
 from raftkv.testing.choices import Choices
 from raftkv.testing.nodes.image import Image, Mark, Record, StoreImage
@@ -53,6 +53,7 @@ PLACES: Final = 1 << 16
 """From so many numbers a fault picks where it strikes."""
 
 _PERSON: Final = b"raftkv sim disk"
+_LOG_PREFIX: Final = GROUP.pack(0)
 _DAMAGE_KEY: Final = LogKeys(0).damage
 
 
@@ -280,9 +281,13 @@ class SimDisk:
         return f"a bit flips in row {found[1].hex()} of {found[0].value}"
 
     def alter(self, zone: Zone, choices: Choices) -> str | None:
-        """Change a bit before RocksDB's checksum is made: only ours can tell. LOG and META only."""
+        """Change a bit before RocksDB's checksum is made: only ours can tell. LOG and META only.
+
+        And only rows that have one: those of the log itself.
+        """
         place = choices.choose(PLACES)
-        found = self._exposed_row(zone, place) if zone in (Zone.LOG, Zone.META) else None
+        sealed = zone in (Zone.LOG, Zone.META)
+        found = self._exposed_row(zone, place, _LOG_PREFIX) if sealed else None
         store = self._image.store
         if found is None or store is None or self._is_taxed:
             return None
@@ -391,11 +396,18 @@ class SimDisk:
         notes[name] = note[:at] + bytes([note[at] ^ 1 << place % 8]) + note[at + 1 :]
         return f"a bit flips in the note {name!r}"
 
-    def _exposed_row(self, zone: Zone, place: int) -> tuple[Space, bytes] | None:
+    def _exposed_row(
+        self, zone: Zone, place: int, prefix: bytes = b""
+    ) -> tuple[Space, bytes] | None:
         store = self._image.store
         if store is None:
             return None
-        rows = [(space, key) for space in _SPACES[zone] for key in store.exposed(space)]
+        rows = [
+            (space, key)
+            for space in _SPACES[zone]
+            for key in store.exposed(space)
+            if key.startswith(prefix)
+        ]
         return rows[place * len(rows) // PLACES] if rows else None
 
 
