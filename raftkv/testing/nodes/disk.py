@@ -38,7 +38,7 @@ from raftkv.storage.opening import BOOT_TOKEN_BYTES, Opening, first_identity, op
 from raftkv.storage.reading import GROUP, LogKeys
 from raftkv.storage.witness import SLOT_BYTES, WITNESS_BYTES, FileWitness
 from raftkv.testing.choices import Choices
-from raftkv.testing.nodes.image import Image, Mark, Record, StoreImage
+from raftkv.testing.nodes.image import Image, Mark, StoreImage
 from raftkv.testing.nodes.store import (
     Life,
     Operation,
@@ -213,25 +213,11 @@ class SimDisk:
             self._release(self._life)
         image, told = self._image, "nothing is lost"
         if image.store is not None:
-            told = self._lose_batches(image.store, choices)
+            told = image.store.lose_power(choices, is_harsh=self.options.is_harsh)
         if image.store is not None and not image.store.is_log_intact:
             image.witness.sync()
         else:
             image.witness.lose_power(choices, is_harsh=self.options.is_harsh)
-        return told
-
-    def _lose_batches(self, store: StoreImage, choices: Choices) -> str:
-        unsynced = store.unsynced
-        lost = choices.choose(unsynced + 1) if unsynced else 0
-        for record in store.wal[len(store.wal) - unsynced :]:
-            record.is_synced = True  # it has reached the disk, if it is kept
-        if not lost:
-            return "nothing is lost"
-        del store.wal[-lost:]
-        told = f"loses {lost} of {unsynced} unsynced batches"
-        if self.options.is_harsh and choices.choose(2):
-            store.wal.append(Record((), mark=Mark.TORN))
-            told += ", the first of them torn"
         return told
 
     # --- what disks do wrong ----------------------------------------------------------------------

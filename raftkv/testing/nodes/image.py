@@ -134,6 +134,25 @@ class StoreImage:
             apply_changes(self.tables.rows, record.changes)
         del self.wal[:count]
 
+    def lose_power(self, choices: Choices, *, is_harsh: bool) -> str:
+        """Lose the newest batches that are not synced, so many as is chosen; say how many.
+
+        Harsh: the first of them may be torn. More need not be chosen: whatever else of them got to
+        the disk lies behind the first that is not whole, and nobody reads on there.
+        """
+        unsynced = self.unsynced
+        lost = choices.choose(unsynced + 1) if unsynced else 0
+        for record in self.wal[len(self.wal) - unsynced :]:
+            record.is_synced = True  # it has reached the disk, if it is kept
+        if not lost:
+            return "nothing is lost"
+        del self.wal[-lost:]
+        told = f"loses {lost} of {unsynced} unsynced batches"
+        if is_harsh and choices.choose(2):
+            self.wal.append(Record((), mark=Mark.TORN))
+            told += ", the first of them torn"
+        return told
+
 
 def heal(unreadable: Unreadable, changes: Iterable[Change]) -> None:
     """Forget the damage of rows that a batch replaces or removes."""
