@@ -148,8 +148,7 @@ class OsFiles(Files):
             beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
         )
         try:
-            if os.write(descriptor, data) != len(data):
-                raise OSError("short write")
+            _write_all(descriptor, data, 0)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -227,6 +226,14 @@ class _FileLock(Lock):
             os.close(descriptor)
 
 
+def _write_all(descriptor: int, data: bytes, offset: int) -> None:
+    """The kernel may take a part only, as where the disk is full: then the next call says so."""
+    left = memoryview(data)
+    while left:
+        written = os.pwrite(descriptor, left, offset)
+        left, offset = left[written:], offset + written
+
+
 class _OsSlotFile(SlotFile):
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
@@ -242,8 +249,7 @@ class _OsSlotFile(SlotFile):
 
     def write(self, offset: int, data: bytes) -> None:
         """Write all of ``data`` at ``offset``; it survives the end of the process."""
-        if os.pwrite(self._open(), data, offset) != len(data):
-            raise OSError("short write")
+        _write_all(self._open(), data, offset)
 
     def datasync(self) -> None:
         """Wait until what was written survives the end of the machine."""
