@@ -6,6 +6,7 @@ member now, starts who should run and waits for the end of who was removed.
 
 from __future__ import annotations
 
+import signal
 import time
 from contextlib import suppress
 from random import Random
@@ -21,6 +22,7 @@ from raftkv.testing.campaigns.cluster import (
     started,
 )
 from raftkv.testing.campaigns.frame import Case, Facts, FindingError
+from raftkv.testing.campaigns.killpoints import SIDES
 from raftkv.testing.campaigns.namespaces import Network, network
 from raftkv.testing.campaigns.partitions import CUTS, in_namespaces
 
@@ -70,6 +72,8 @@ class _Changing:
     """Who was added to become a voter, and in whose place, who then has to go."""
     gone: set[str] = field(factory=set[str])
     """Who is dead and shall stay so, as somebody is to take its place."""
+    deadly: dict[str, int] = field(factory=dict[str, int])
+    """Processes that die where they apply their next change."""
 
     def one(self) -> None:
         """One change, what happens meanwhile, and how things stand afterwards."""
@@ -83,6 +87,8 @@ class _Changing:
         asked = asked or random.choice(sorted(made.running))
         # Before the change, so that it meets the partition; or after, so that catching up does.
         is_cut_first = random.random() < 0.5
+        if random.random() < 0.5:
+            self._arm(random.choice(sorted(made.running)))
         if is_cut_first:
             self._cut()
         number = made.running[asked].tell(command)
@@ -137,12 +143,20 @@ class _Changing:
             victim = self.random.choice(others)
             self.made.kill([victim])
 
+    def _arm(self, name: str) -> None:
+        """Have a member die before or after the next change it applies, where it applies it."""
+        process = self.made.running[name]
+        side = self.random.choice(SIDES)
+        with suppress(DiedError):
+            process.ask("arm", at=f"change.{side}:1")
+            self.deadly[name] = process.pid
+
     def _note(self, kind: str, asked: str, number: int) -> None:
-        """How the change was answered; somebody who was removed may have no answer."""
+        """How the change was answered; who was removed, or died of it, may have no answer."""
         try:
             told = self.made.running[asked].hear(number, _CHANGE_SECONDS + START_SECONDS_MAX)
         except DiedError:
-            self.made.facts["not answered: removed"] += 1
+            self.made.facts["not answered: removed or dead"] += 1
             return
         if "error" in told:
             self.made.facts[f"not done: {told['reason']}"] += 1
@@ -224,7 +238,11 @@ class _Changing:
         for name in sorted(self.made.running):
             if self.made.running[name].is_alive:
                 continue
-            self.made.running.pop(name).bury()
+            process = self.made.running.pop(name)
+            status = process.bury()
+            if status == -signal.SIGKILL and self.deadly.pop(name, 0) == process.pid:
+                self.made.facts["killed at a change"] += 1
+                continue
             log = (self.made.case.directory / f"{name}.log").read_text(encoding="utf-8")
             if "RemovedError" not in log:
                 raise FindingError(f"member {name} ended by itself, and was not removed")
