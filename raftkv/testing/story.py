@@ -285,7 +285,12 @@ class StoryWriter:
             nodes=tuple(
                 dict.fromkeys((*self._nodes, *(one.node for one in events if one.node is not None)))
             ),
-            clients=tuple(dict.fromkeys(one.client for one in events if one.client is not None)),
+            clients=tuple(
+                sorted(
+                    {one.client for one in events if one.client is not None},
+                    key=lambda name: (len(name), name),  # c2 before c10
+                )
+            ),
             unit=self._unit,
             events=events,
             violated=violated or self._violated,

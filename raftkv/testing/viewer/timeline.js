@@ -42,10 +42,13 @@ class Timeline {
     this.drawPatterns();
     this.drawRuler();
     this.drawFaults();
-    story.nodes.forEach((_, node) => this.drawLane(node));
+    story.nodes.forEach((_, node) => this.drawBands(node));
+    svg(this.root, "line", { class: "rule", x1: 0, x2: this.width, y1: this.clientsTop, y2: this.clientsTop });
     this.drawCalls();
     this.arrows = new Map();
     for (const message of story.messages.values()) this.drawMessage(message);
+    // Words lie above the arrows.
+    story.nodes.forEach((_, node) => this.drawWords(node));
     story.events.forEach((one) => this.drawEvent(one));
     this.hot = [];
   }
@@ -136,32 +139,39 @@ class Timeline {
     }
   }
 
-  drawLane(node) {
+  // Stretches of one role and term; the state after event i fills column i, states[0] is before all.
+  *stretches(node) {
     const states = this.story.states[node];
-    const y = this.lanesTop + node * LANE;
-    svg(this.root, "line", { class: "rule", x1: 0, x2: this.width, y1: y, y2: y });
-    // The state after event i fills column i; states[0] is that before all.
     const same = (a, b) =>
       a.life === b.life && a.view?.role === b.view?.role && a.view?.term === b.view?.term;
     for (let from = 0; from < this.story.events.length;) {
       const state = states[from + 1];
       let to = from + 1;
       while (to < this.story.events.length && same(state, states[to + 1])) to += 1;
-      this.drawStretch(state, from * this.column, (to - from) * this.column, y);
+      const role = state.life === "up" ? state.view?.role ?? "unknown" : state.life;
+      yield { ...state, role, x: from * this.column, width: (to - from) * this.column };
       from = to;
     }
-    this.drawCommits(states, y);
   }
 
-  drawStretch(state, x, width, y) {
-    const role = state.life === "up" ? state.view?.role ?? "unknown" : state.life;
-    const band = { x, y: y + BAND.top, width, height: BAND.height, class: `band ${role}` };
-    svg(this.root, "rect", band);
-    if (!state.view && state.life === "unknown") return;
-    const letter = state.life === "up" && state.view ? LETTERS[state.view.role] : state.life;
-    const term = state.view && state.life !== "down" ? ` t${state.view.term}` : "";
-    const label = [letter + term, letter].find((one) => one.length * LETTER_WIDTH <= width - 3);
-    if (label) svg(this.root, "text", { class: `role ${role}`, x: x + 2, y: y + 14 }, label);
+  drawBands(node) {
+    const y = this.lanesTop + node * LANE;
+    svg(this.root, "line", { class: "rule", x1: 0, x2: this.width, y1: y, y2: y });
+    for (const { role, x, width } of this.stretches(node)) {
+      svg(this.root, "rect", { x, y: y + BAND.top, width, height: BAND.height, class: `band ${role}` });
+    }
+  }
+
+  drawWords(node) {
+    const y = this.lanesTop + node * LANE;
+    for (const { view, life, role, x, width } of this.stretches(node)) {
+      if (life === "unknown") continue;
+      const letter = LETTERS[role] ?? life;
+      const term = view && life !== "down" ? ` t${view.term}` : "";
+      const label = [letter + term, letter].find((one) => one.length * LETTER_WIDTH <= width - 3);
+      if (label) svg(this.root, "text", { class: `role ${role}`, x: x + 2, y: y + 14 }, label);
+    }
+    this.drawCommits(this.story.states[node], y);
   }
 
   drawCommits(states, y) {
