@@ -11,6 +11,7 @@ from raftkv.testing.artifact import ArtifactError
 from raftkv.testing.campaigns import command as campaigns
 from raftkv.testing.commands import replay, simulate
 from raftkv.testing.commands.screen import Commands
+from raftkv.testing.mutants import command as mutants
 
 
 class Command(Protocol):
@@ -23,6 +24,7 @@ class Command(Protocol):
 COMMANDS: Final[Mapping[str, Command]] = {
     "simulate": simulate,
     "replay": replay,
+    "mutants": mutants,
 }
 """The module of each command; every other command is a campaign."""
 

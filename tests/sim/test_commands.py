@@ -11,9 +11,10 @@ from raftkv.testing.__main__ import main
 from raftkv.testing.artifact import load, save
 from raftkv.testing.campaign import Share, Summary
 from raftkv.testing.marks import FLOORS_PER_MILLION_STEPS, Marks, missing
-from tests.sim.mutants import MUTANTS, broken_core
+from raftkv.testing.mutants import broken, load_mutants
+from tests.source import ROOT
 
-BROKEN = next(one for one in MUTANTS if one.name == "half is a majority")
+BROKEN = next(one for one in load_mutants(ROOT) if one.name == "half is a majority")
 
 
 def test_simulate_tells_what_it_met(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +47,7 @@ def test_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_finding_is_told_kept_and_replayed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with broken_core(BROKEN):
+    with broken(BROKEN):
         arguments = ["simulate", "--seeds", "0..8", "--steps", "800", "--save", str(tmp_path)]
         assert main(arguments) == 1
         told = capsys.readouterr().out

@@ -1,0 +1,65 @@
+"""Who is expected to notice a mutant: seeds of a simulated world, or a test.
+
+A line of a patch's header says which, and how far to look:
+
+    seeds 0..60 x 2000                 swarm worlds of bare cores, 2,000 steps of each
+    seeds 0..60 x 3000 in crashing     runs of a world made for it
+    test tests/core/test_log.py::test_a_gap
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, TypeAlias
+
+from attrs import frozen
+
+from raftkv.testing.mutants.worlds import WORLDS
+
+_SEEDS: Final = re.compile(r"(\d+)\.\.(\d+) x (\d+)(?: in ([a-z]+))?")
+
+
+@frozen
+class BySeeds:
+    """Runs of a simulation, one for each seed."""
+
+    first: int
+    stop: int
+    steps: int
+    world: str | None = None
+    """A name in WORLDS; None: whatever each seed draws."""
+
+    def __str__(self) -> str:
+        where = f" in {self.world}" if self.world else ""
+        return f"seeds {self.first}..{self.stop} x {self.steps}{where}"
+
+    def only(self, seed: int) -> BySeeds:
+        """One of the seeds."""
+        return BySeeds(seed, seed + 1, self.steps, self.world)
+
+
+@frozen
+class ByTest:
+    """A test, by pytest's id; of a parametrised one all cases, of a file all tests."""
+
+    node: str
+
+    def __str__(self) -> str:
+        return f"test {self.node}"
+
+
+Catcher: TypeAlias = BySeeds | ByTest
+
+
+def parse_catcher(text: str) -> Catcher:
+    """The catcher that a line of a header names. Raises ValueError."""
+    kind, _, rest = text.strip().partition(" ")
+    if kind == "test" and rest.startswith("tests/"):
+        return ByTest(rest)
+    found = _SEEDS.fullmatch(rest)
+    if kind != "seeds" or found is None:
+        raise ValueError(f"{text!r} is neither 'seeds A..B x STEPS [in WORLD]' nor 'test tests/…'")
+    world = found[4]
+    if world is not None and world not in WORLDS:
+        raise ValueError(f"there is no world {world!r}: it is one of {', '.join(sorted(WORLDS))}")
+    return BySeeds(int(found[1]), int(found[2]), int(found[3]), world)
