@@ -13,14 +13,13 @@ import urllib.request
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
 from benchmarks.processes import Answer, end_process, free_ports, kill_process, start_quietly
-from benchmarks.systems import NAMES, check_counts
+from benchmarks.systems import NAMES, System, check_counts
 
 
-class Etcd:
+class Etcd(System):
     """Three etcd members in three processes on loopback, as Debian ships them."""
 
     name = "etcd"
@@ -32,32 +31,12 @@ class Etcd:
         self._peers = dict(zip(NAMES, ports[3:], strict=True))
         self._directory = directory
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        directory.mkdir(parents=True, exist_ok=True)
 
     @staticmethod
     def is_installed() -> bool:
         """Whether the ``etcd`` command exists."""
         return shutil.which("etcd") is not None
-
-    def __enter__(self) -> Self:
-        """Start it and wait for a leader."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        try:
-            for name in NAMES:
-                self.start(name)
-            self.leader()
-        except BaseException:
-            self.end()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End it."""
-        self.end()
 
     def start(self, name: str) -> None:
         """Start one member."""

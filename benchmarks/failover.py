@@ -14,15 +14,15 @@ from __future__ import annotations
 import json
 import tempfile
 import time
+from abc import abstractmethod
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from types import TracebackType
-from typing import Protocol, Self, cast
+from typing import cast
 
 from benchmarks.etcd_system import Etcd
 from benchmarks.processes import Answer, Child
 from benchmarks.report import Cell, Report, Target, percentiles_ms
-from benchmarks.systems import NAMES, Raftkv
+from benchmarks.systems import NAMES, Raftkv, System
 
 _PATIENCE_SECONDS = 0.1
 _LIMIT_SECONDS = 60.0
@@ -41,50 +41,31 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--dir", type=Path, help="where to put data (default: temporary)")
 
 
-class System(Protocol):
+class Writers(System):
     """Three members with a writer at each."""
 
-    name: str
-
-    def __enter__(self) -> Self:
-        """Start it and wait for a leader."""
-        ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End it."""
-        ...
-
-    def start(self, name: str) -> object:
-        """Start one member."""
-        ...
-
+    @abstractmethod
     def kill(self, name: str) -> float:
         """SIGKILL one member; when that was, by the monotonic clock."""
-        ...
 
+    @abstractmethod
     def settle(self) -> str:
         """Wait until all members follow one leader; the leader."""
-        ...
 
+    @abstractmethod
     def term(self) -> int:
         """The term of a living member."""
-        ...
 
+    @abstractmethod
     def ask(self, name: str, command: Answer) -> Answer:
         """Have the writer at a member do something."""
-        ...
 
+    @abstractmethod
     def marks(self, killed: float) -> dict[str, Cell]:
         """What happened when after the kill, as far as the survivors tell."""
-        ...
 
 
-class RaftkvWriters(Raftkv):
+class RaftkvWriters(Raftkv, Writers):
     """raftkv with writers inside its members' processes."""
 
     def marks(self, killed: float) -> dict[str, Cell]:
@@ -106,7 +87,7 @@ class RaftkvWriters(Raftkv):
         return cast("int", self.status(next(iter(self.children)))["term"])
 
 
-class EtcdWriters(Etcd):
+class EtcdWriters(Etcd, Writers):
     """etcd with a client process that has a connection to each member."""
 
     _client: Child | None = None
@@ -168,9 +149,9 @@ def _targets(medians: dict[str, float]) -> list[Target]:
     ]
 
 
-def _systems(options: Namespace, directory: Path) -> list[System]:
+def _systems(options: Namespace, directory: Path) -> list[Writers]:
     wanted: list[str] = options.systems.split(",")
-    found: list[System] = []
+    found: list[Writers] = []
     if "raftkv" in wanted:
         tick_ms = options.heartbeat_ms / options.ticks
         settings = {
@@ -186,7 +167,7 @@ def _systems(options: Namespace, directory: Path) -> list[System]:
     return found
 
 
-def _run(system: System, number: int) -> dict[str, Cell]:
+def _run(system: Writers, number: int) -> dict[str, Cell]:
     """Kill the leader once and start it again."""
     leader = system.settle()
     for name in NAMES:
@@ -211,7 +192,7 @@ def _run(system: System, number: int) -> dict[str, Cell]:
     }
 
 
-def _first(system: System, survivors: list[str], killed: float) -> float:
+def _first(system: Writers, survivors: list[str], killed: float) -> float:
     while time.monotonic() < killed + _LIMIT_SECONDS:
         answers = [system.ask(name, {"do": "first", "since": killed})["at"] for name in survivors]
         found = [cast("float", at) for at in answers if at is not None]

@@ -11,23 +11,26 @@ import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
-from typing import Self, cast
+from typing import cast
 
 from benchmarks.processes import Answer, Child, end_children, free_ports
-from benchmarks.systems import NAMES, check_counts
+from benchmarks.systems import NAMES, System, check_counts
 
 TUNED: Mapping[str, float] = {"autoTickPeriod": 0.001, "appendEntriesPeriod": 0.001}
 
 
-class PySyncObj:
+class PySyncObj(System):
     """Three members; ``conf`` is what is set beside ``journalFile``."""
 
     def __init__(self, name: str, directory: Path, conf: Mapping[str, float]) -> None:
         self.name = name
         self._directory = directory
         self._conf = conf
-        self._addresses = [f"127.0.0.1:{port}" for port in free_ports(len(NAMES))]
+        ports = free_ports(len(NAMES))
+        self._addresses = {
+            name: f"127.0.0.1:{port}" for name, port in zip(NAMES, ports, strict=True)
+        }
+        directory.mkdir(parents=True, exist_ok=True)
         self._children: dict[str, Child] = {}
 
     @staticmethod
@@ -35,35 +38,25 @@ class PySyncObj:
         """Whether the package is here."""
         return find_spec("pysyncobj") is not None
 
-    def __enter__(self) -> Self:
-        """Start it and wait for a leader."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        try:
-            for name, own in zip(NAMES, self._addresses, strict=True):
-                others = [one for one in self._addresses if one != own]
-                conf = {**self._conf, "journalFile": str(self._directory / f"{name}.journal")}
-                arguments = (own, json.dumps(others), json.dumps(conf))
-                self._children[own] = Child("benchmarks.pysyncobj_member", *arguments)
-            self._leader()
-        except BaseException:
-            end_children(self._children.values())
-            raise
-        return self
+    def start(self, name: str) -> None:
+        """Start one member."""
+        own = self._addresses[name]
+        others = [one for one in self._addresses.values() if one != own]
+        conf = {**self._conf, "journalFile": str(self._directory / f"{name}.journal")}
+        arguments = (own, json.dumps(others), json.dumps(conf))
+        self._children[own] = Child("benchmarks.pysyncobj_member", *arguments)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End it."""
+    def end(self) -> None:
+        """End all members."""
         end_children(self._children.values())
+        self._children.clear()
 
-    def _leader(self) -> str:
+    def leader(self) -> str:
+        """The address that all members agree to be the leader's, once they do."""
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             leaders = {one.ask({"do": "status"})["leader"] for one in self._children.values()}
-            if len(leaders) == 1 and leaders < set(self._addresses):
+            if len(leaders) == 1 and leaders < set(self._addresses.values()):
                 return str(leaders.pop())
             time.sleep(0.05)
         raise SystemExit(f"{self.name}: no leader within 60 s")
@@ -71,7 +64,7 @@ class PySyncObj:
     def load(self, mode: str, run: int, clients: int, seconds: float) -> Answer:
         """Put from the leader's process."""
         command: Answer = {"do": "load", "run": run, "clients": clients, "seconds": seconds}
-        return self._children[self._leader()].ask(command)
+        return self._children[self.leader()].ask(command)
 
     def pids(self) -> list[int]:
         """Its members' process ids."""
@@ -79,7 +72,7 @@ class PySyncObj:
 
     def verify(self, expected_min: int, expected_max: int) -> int:
         """Compare the content of all members, once they have what the leader committed."""
-        index = self._children[self._leader()].ask({"do": "status"})["commit"]
+        index = self._children[self.leader()].ask({"do": "status"})["commit"]
         command: Answer = {"do": "verify", "index": index}
         found = [child.ask(command) for child in self._children.values()]
         if len({one["digest"] for one in found}) != 1:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self, cast
+from typing import Self, cast
 
 from rocksdict import Options, Rdict, WriteBatch, WriteOptions
 
@@ -17,14 +18,22 @@ from benchmarks.processes import Answer, Child, end_children, free_ports, kill_p
 NAMES: tuple[str, ...] = ("n1", "n2", "n3")
 
 
-class System(Protocol):
-    """Three members under a load."""
+class System(ABC):
+    """Three members that are started together, and ended whatever happens."""
 
     name: str
+    names: Sequence[str] = NAMES
 
     def __enter__(self) -> Self:
         """Start it and wait for a leader."""
-        ...
+        try:
+            for name in self.names:
+                self.start(name)
+            self.leader()
+        except BaseException:
+            self.end()
+            raise
+        return self
 
     def __exit__(
         self,
@@ -33,19 +42,31 @@ class System(Protocol):
         trace: TracebackType | None,
     ) -> None:
         """End it."""
-        ...
+        self.end()
 
+    @abstractmethod
+    def start(self, name: str) -> object:
+        """Start one member."""
+
+    @abstractmethod
+    def end(self) -> None:
+        """End all members, those that do not answer as well."""
+
+    @abstractmethod
+    def leader(self) -> str:
+        """The member that all agree to be the leader, once they do."""
+
+    @abstractmethod
     def load(self, mode: str, run: int, clients: int, seconds: float) -> Answer:
         """Put for so long; ``mode`` says from where."""
-        ...
 
+    @abstractmethod
     def pids(self) -> list[int]:
         """Its members' process ids."""
-        ...
 
+    @abstractmethod
     def verify(self, expected_min: int, expected_max: int) -> int:
         """How many puts every member holds; raises unless all are equal and within the bounds."""
-        ...
 
 
 def check_counts(system: str, counts: list[int], least: int, most: int) -> int:
@@ -55,7 +76,7 @@ def check_counts(system: str, counts: list[int], least: int, most: int) -> int:
     return counts[0]
 
 
-class Raftkv:
+class Raftkv(System):
     """Three members in three processes, over loopback TCP and RocksDB, every write synced."""
 
     name = "raftkv"
@@ -73,28 +94,8 @@ class Raftkv:
         self.directory = directory
         self._backend = backend
         self._settings = dict(settings or {})
-        self._names = names
+        self.names = names
         self.children: dict[str, Child] = {}
-
-    def __enter__(self) -> Self:
-        """Start it and wait for a leader."""
-        try:
-            for name in self._names:
-                self.start(name)
-            self.leader()
-        except BaseException:
-            self.end()
-            raise
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End it."""
-        self.end()
 
     def start(self, name: str, *, joins: bool = False) -> Child:
         """Start one member; ``joins``: one that was added to a running cluster."""
