@@ -36,6 +36,8 @@ MOMENT_NS: Final = 1_000_000
 _TURNS_MAX: Final = 5_000_000
 """So many turns without one jump of the clock: somebody spins and waits for nothing."""
 _PURGE_MIN: Final = 256
+_NEVER_NS: Final = 10**18
+"""A timer this late, in thirty years, is none: who sleeps for ever, sleeps so long."""
 
 AnyTask = asyncio.Task[object]
 
@@ -55,7 +57,7 @@ class DeadlockError(Error):
 
 
 class LivelockError(Error):
-    """Tasks keep each other busy, and none of them waits for time to pass."""
+    """Tasks keep each other busy, and none of them waits for time to pass; the tasks there are."""
 
 
 class LeftoverError(Error):
@@ -147,9 +149,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         """Call in ``context`` when virtual time has come so far."""
         handle = _Timer(when_ns / 1e9, call, args, self, context)
         handle.owner = context.get(OWNER)
-        self._number += 1
-        heappush(self._timers, (when_ns, self._number, handle))
-        handle.is_set = True
+        handle.is_set = when_ns < _NEVER_NS
+        if handle.is_set:
+            self._number += 1
+            heappush(self._timers, (when_ns, self._number, handle))
         return handle
 
     def call_later_ns(
@@ -167,7 +170,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     ) -> TimerHandle:
         """Call when virtual time has come so far."""
         chosen = copy_context() if context is None else context
-        return self.call_at_ns(round(when * 1e9), callback, *args, context=chosen)
+        return self.call_at_ns(_ns(when), callback, *args, context=chosen)
 
     def call_later(
         self,
@@ -178,7 +181,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
     ) -> TimerHandle:
         """Call after so many virtual seconds."""
         chosen = copy_context() if context is None else context
-        when_ns = self.now_ns + max(0, round(delay * 1e9))
+        when_ns = self.now_ns + max(0, _ns(delay))
         return self.call_at_ns(when_ns, callback, *args, context=chosen)
 
     def _timer_handle_cancelled(self, handle: TimerHandle) -> None:
@@ -222,7 +225,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._jump()
             timers = self._timers
         self._is_stopping = False
-        self.turns += 1
+        self.turns = turns = self.turns + 1
+        if turns - self._turns_jumped > _TURNS_MAX:
+            self._turns_jumped = turns
+            raise LivelockError("; ".join(self._give_up()))
         self.now_ns = now = self.now_ns + TURN_NS
         while timers and timers[0][0] <= now:
             handle = heappop(timers)[2]
@@ -266,15 +272,15 @@ class VirtualLoop(asyncio.BaseEventLoop):
             if when_ns - TURN_NS > self.now_ns:
                 self.now_ns = when_ns - TURN_NS
                 self._turns_jumped = self.turns
-            elif self.turns - self._turns_jumped > _TURNS_MAX:
-                break
             return
+        raise DeadlockError(self._give_up())
+
+    def _give_up(self) -> tuple[str, ...]:
         waiting = self.waiting()
         for owner in self.owners:
             self.kill(owner)
-        if timers:
-            raise LivelockError("; ".join(waiting))
-        raise DeadlockError(waiting)
+        self.bury()
+        return waiting
 
     def _shuffle(self) -> None:
         queue = self._queue
@@ -346,9 +352,11 @@ class VirtualLoop(asyncio.BaseEventLoop):
             for owner in self.owners:
                 if owner.is_alive:
                     continue
+                context = copy_context()
+                context.run(OWNER.set, owner)  # what they still set going does not run
                 for task in owner.tasks:
                     if not task.done():
-                        _take_apart(self, task)
+                        context.run(_take_apart, self, task)
                 owner.tasks.clear()
         finally:
             logging.disable(level)
@@ -377,6 +385,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
         pass
 
 
+def _ns(seconds: float) -> int:
+    return round(min(seconds, _NEVER_NS / 1e9) * 1e9)
+
+
 def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> None:
     error = context.get("exception")
     if isinstance(error, Dead):
@@ -386,15 +398,16 @@ def _complain(loop: asyncio.AbstractEventLoop, context: dict[str, object]) -> No
 
 
 def _told(task: AnyTask) -> str:
-    """The task and where it waits, innermost first."""
+    """The task, and where it waits: the innermost line that is not asyncio's or anyio's."""
     awaited: object = task.get_coro()
     where = ""
     while awaited is not None:
         code = getattr(awaited, "cr_code", None) or getattr(awaited, "gi_code", None)
         frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
         if code is not None and frame is not None:
-            file = code.co_filename.rpartition("/")[2]
-            where = f"{code.co_qualname} ({file}:{frame.f_lineno})"
+            folder, _, file = code.co_filename.rpartition("/")
+            if not where or not ("/anyio" in folder or "/asyncio" in folder):
+                where = f"{code.co_qualname} ({file}:{frame.f_lineno})"
         awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
     return f"{task.get_name()} in {where or 'its end'}"
 

@@ -27,7 +27,7 @@ from typing import Final
 from attrs import frozen
 
 from raftkv.core.messages import ForwardProposal
-from raftkv.errors import InvariantError, WireError
+from raftkv.errors import InvariantError, UsageError, WireError
 from raftkv.runtime.base import Runtime
 from raftkv.testing.choices import Choices
 from raftkv.testing.nodes.loop import OWNER, Owner, VirtualLoop
@@ -35,7 +35,7 @@ from raftkv.testing.nodes.runtime import Quantiles, drawn
 from raftkv.testing.story import Kind, StoryWriter
 from raftkv.transport.base import Hello, Lane, Receiver
 from raftkv.transport.codec import decode_messages
-from raftkv.transport.memory import MemoryNetwork, Pipe, Serving
+from raftkv.transport.memory import LinkFaults, MemoryNetwork, Pipe, Serving
 from raftkv.transport.wire import FRAME_OVERHEAD_BYTES, FrameParser, encode_frame
 
 _RETRY_NS: Final = 100_000_000
@@ -166,6 +166,12 @@ class SimPipe(Pipe):
             return False
         sent = net.told(Kind.SEND, self._from, self._to, frame, 0)
         fate = net.fate(self._from, self._to, self.lane, frame)
+        if net.tap is not None:
+            seen = net.tap(self._from, self._to, self.lane, frame)
+            if seen is None:
+                fate = Fate.LOST
+            else:
+                frame = seen
         if fate is Fate.ARRIVES:
             self._travel(frame, sent)
         elif fate is Fate.LOST:
@@ -256,6 +262,10 @@ class SimNetwork(MemoryNetwork):
             else self._weather
         )
 
+    def set_faults(self, sender: int, to: int, faults: LinkFaults) -> None:
+        """Raises UsageError: what happens here is the weather."""
+        raise UsageError("a simulated network has weather: set weather or link_weather")
+
     def heal(self) -> None:
         """Undo all cuts and let all frames arrive; latencies stay."""
         self.weather = Weather(latency_ns=self._weather.latency_ns, late_ns=self._weather.late_ns)
@@ -319,10 +329,10 @@ class SimNetwork(MemoryNetwork):
         weights = self._weights if own is None else own.weights
         if not weights:
             return Fate.ARRIVES
-        if weights[Fate.REPLAYED]:
+        if weights[Fate.REPLAYED] and lane is Lane.RAFT:
             self._pool.setdefault((sender, to), deque(maxlen=_RECORDED_MAX)).append(frame)
         fate = Fate(self.choices.weighted(weights))
-        if fate >= Fate.DOUBLED and (lane is not Lane.RAFT or not _repeatable(frame)):
+        if fate >= Fate.DOUBLED and not (lane is Lane.RAFT and _repeatable(frame)):
             fate = Fate.ARRIVES
         if fate:
             self.counts[fate] += 1
