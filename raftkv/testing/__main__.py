@@ -9,8 +9,9 @@ from typing import Final, Protocol
 
 from raftkv.testing.artifact import ArtifactError
 from raftkv.testing.campaigns import command as campaigns
-from raftkv.testing.commands import replay, simulate
+from raftkv.testing.commands import replay, report, simulate
 from raftkv.testing.commands.screen import Commands
+from raftkv.testing.explore import command as explore
 from raftkv.testing.mutants import command as mutants
 
 
@@ -24,7 +25,9 @@ class Command(Protocol):
 COMMANDS: Final[Mapping[str, Command]] = {
     "simulate": simulate,
     "replay": replay,
+    "explore": explore,
     "mutants": mutants,
+    "report": report,
 }
 """The module of each command; every other command is a campaign."""
 

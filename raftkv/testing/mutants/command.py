@@ -6,14 +6,12 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
 from typing import Final
 from zlib import crc32
 
-from raftkv.testing.campaigns.frame import PartSum, Run
-from raftkv.testing.campaigns.ledger import add_run, load_ledger, save_ledger
+from raftkv.testing.campaigns.ledger import enter
 from raftkv.testing.commands.screen import Commands, Progress, add_ledger, positive, tell
 from raftkv.testing.mutants.mutant import Mutant, MutantError, checkout, load_mutants
 from raftkv.testing.mutants.runner import Kind, Verdict, run_mutants
@@ -61,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
     progress.end()
     seconds = perf_counter() - began
     if options.ledger is not None:
-        _enter(options.ledger, verdicts, seconds)
+        _enter(options.ledger, verdicts)
     if options.json:
         tell(json.dumps(as_json(verdicts, seconds)))
     else:
@@ -146,9 +144,15 @@ def as_lines(verdicts: Sequence[Verdict], seconds: float) -> list[str]:
     return lines
 
 
-def _enter(path: Path, verdicts: Sequence[Verdict], seconds: float) -> None:
-    alive = sum(one.kind is not Kind.KILLED for one in verdicts)
-    part = PartSum(cases=len(verdicts), seconds=seconds, findings=alive)
-    entered = Run("mutants", 0, len(verdicts), {"seeded bugs": part}, seconds=seconds)
-    today = datetime.now(UTC).date().isoformat()
-    save_ledger(path, add_run(load_ledger(path), entered, today))
+def _enter(path: Path, verdicts: Sequence[Verdict]) -> None:
+    for one in verdicts:
+        killed = one.kind is Kind.KILLED
+        enter(
+            path,
+            "mutants",
+            f"{one.mutant.number:02} {one.mutant.name}",
+            cases=1,
+            findings=int(not killed),
+            seconds=sum(sighting.seconds for sighting in one.sightings),
+            figures={"killed": int(killed)},
+        )
