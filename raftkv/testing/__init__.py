@@ -7,7 +7,8 @@ One seed is one run, the same in every process:
 - :mod:`~raftkv.testing.world`: members, disks, machines, and what can happen to them;
 - :mod:`~raftkv.testing.simulation`: when it happens, in simulated time, and the recovery after it;
 - :mod:`~raftkv.testing.invariants`: what must hold after every step;
-- :mod:`~raftkv.testing.marks`: what a campaign must have met to count as one.
+- :mod:`~raftkv.testing.marks`: what a campaign must have met to count as one;
+- :mod:`~raftkv.testing.histories`: whether what clients were answered is linearizable.
 
 ``python -m raftkv.testing simulate --seeds 0..100`` tries a hundred of them.
 
@@ -16,6 +17,17 @@ others are commands beside ``simulate``.
 """
 
 from raftkv.testing.choices import Choices, Decisions, ReplayedChoices, SeededChoices
+from raftkv.testing.histories import (
+    History,
+    InconclusiveError,
+    MachineModel,
+    Model,
+    NotLinearizableError,
+    Operation,
+    PureModel,
+    Verdict,
+    check_linearizable,
+)
 from raftkv.testing.invariants import Checker, ViolationError
 from raftkv.testing.options import SAFE_WORLD, Faults, Options, draw_options
 from raftkv.testing.simulation import Finding, Outcome, Simulation, replay, run, simulate
@@ -29,14 +41,23 @@ __all__ = [
     "Decisions",
     "Faults",
     "Finding",
+    "History",
+    "InconclusiveError",
+    "MachineModel",
+    "Model",
+    "NotLinearizableError",
+    "Operation",
     "Options",
     "Outcome",
+    "PureModel",
     "ReplayedChoices",
     "SeededChoices",
     "Simulation",
     "Trace",
+    "Verdict",
     "ViolationError",
     "World",
+    "check_linearizable",
     "draw_options",
     "replay",
     "run",
