@@ -240,7 +240,14 @@ def damage_pages(case: Case) -> Facts:
         return numbers(in_child(lambda: work(base), case.directory / "life.log"))
 
 
-def damage_copies(base: Path, steps: list[Step], random: Random, facts: Counter[str]) -> None:
+def damage_copies(
+    base: Path,
+    steps: list[Step],
+    random: Random,
+    facts: Counter[str],
+    *,
+    copies: int = COPIES_PER_LIST,
+) -> None:
     """Take the steps, and look at copies of what a kill would leave, each damaged its own way.
 
     Raises FindingError where one of them shows what the simulated disk does not allow. For a
@@ -253,14 +260,14 @@ def damage_copies(base: Path, steps: list[Step], random: Random, facts: Counter[
             side.take(step)
             if isinstance(step, Sync | Reopen):
                 synced = _newest_log(side.path)
-        for _ in range(COPIES_PER_LIST):
+        for _ in range(copies):
             copy = base / "copy"
+            shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(side.path, copy)
             what = _lose_pages(copy, synced, random)
             facts["copies"] += 1
             with finding_of(what):
                 _judge(copy, _allowed(steps, len(steps), len(steps)), facts)
-            shutil.rmtree(copy)
     finally:
         side.store.close()
         shutil.rmtree(side.path)
