@@ -23,13 +23,17 @@ turns a story into one line per event, or into a page.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from enum import Enum
 from typing import Final
 
 from attrs import evolve, frozen
 
-from raftkv.core import Role, State
+from raftkv.core import Input, Message, Receive, Role, State, Tick
+from raftkv.errors import WireError
+from raftkv.testing.trace import describe, describe_message
+from raftkv.transport.codec import decode_messages
 
 KEEP: Final = 500
 """Events that a writer keeps unless told otherwise: what a person reads."""
@@ -161,7 +165,11 @@ Row = tuple[
 """An event as it is recorded: the fields of :class:`Event`, not yet in words."""
 
 
-def node_view(state: object, name_of: Callable[[int], str] = "n{}".format) -> NodeView | None:
+Names = Callable[[int], str]
+"""What a member is called, by its id."""
+
+
+def node_view(state: object, name_of: Names = "n{}".format) -> NodeView | None:
     """A view of a core's State; a NodeView, or None, is passed through."""
     if state is None or isinstance(state, NodeView):
         return state
@@ -179,7 +187,7 @@ def node_view(state: object, name_of: Callable[[int], str] = "n{}".format) -> No
         commit=state.commit,
         applied=state.applied,
         snapshot=state.snapshot.index if state.snapshot else 0,
-        config=_config(state),
+        config=_config(state, name_of),
         in_flight=sum(len(one.inflight) for one in state.peers_led),
         note="" if recovering is None else f"recovering {recovering.value}",
         stable=min(state.unstable - 1, log.last_index),
@@ -192,11 +200,45 @@ def node_view(state: object, name_of: Callable[[int], str] = "n{}".format) -> No
     )
 
 
-def _config(state: State) -> str:
-    membership = state.membership
-    learners = (*membership.learners, *membership.learners_next)
-    groups = [("", membership.voters), ("&", membership.outgoing), ("+", learners)]
-    return "".join(f"{mark}{{{','.join(map(str, ids))}}}" for mark, ids in groups if ids)
+def _config(state: State, name_of: Names) -> str:
+    one = state.membership
+    groups = [
+        ("", one.voters),
+        ("&", one.outgoing),
+        ("+", (*one.learners, *one.learners_next)),
+    ]
+    return "".join(f"{mark}{{{','.join(map(name_of, ids))}}}" for mark, ids in groups if ids)
+
+
+def is_idle(before: State, given: object, after: State) -> bool:
+    """Whether a step was a tick that only counted: nothing that a reader could see."""
+    return (
+        type(given) is Tick
+        and after.role is before.role
+        and after.term == before.term
+        and after.log is before.log
+        and after.messages is before.messages
+        and after.leader == before.leader
+    )
+
+
+def in_words(what: object) -> str:
+    """Inputs and messages of the core, and frames of messages, in a few words; else ``str``."""
+    if isinstance(what, bytes):
+        return _frame_in_words(what)
+    if isinstance(what, Receive):
+        return describe_message(what.message)
+    if isinstance(what, Message):
+        return describe_message(what)
+    return describe(what) if isinstance(what, Input) else str(what)
+
+
+def _frame_in_words(frame: bytes) -> str:
+    try:
+        messages = decode_messages(frame)
+    except WireError:
+        return f"frame of {len(frame)} bytes"
+    return ", ".join(map(describe_message, messages))
 
 
 class StoryWriter:
@@ -212,8 +254,8 @@ class StoryWriter:
         *,
         unit: str = "s",
         keep: int = KEEP,
-        describe: Callable[[object], str] = str,
-        look: Callable[[object], NodeView | None] = node_view,
+        describe: Callable[[object], str] = in_words,
+        look: Callable[[object, Names], NodeView | None] = node_view,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep {keep}: a story needs at least one event")
@@ -270,13 +312,14 @@ class StoryWriter:
     def story(self, title: str, *, replay: str = "", violated: Violated | None = None) -> Story:
         """All of it in words. The writer may go on afterwards."""
         kept = [*self._older, *self._newer]
+        names = _Names(kept, self._states)
         states, lives, faults = dict(self._states), dict(self._lives), dict(self._faults)
         cut = max(len(kept) - self._keep, 0)
         _fold(kept[:cut], states, lives, faults)
-        events = tuple(map(self._told, kept[cut:]))
+        events = tuple(self._told(row, names) for row in kept[cut:])
         before: dict[str, NodeView] = {}
         for node, state in states.items():
-            view = self._look(state)
+            view = self._look(state, names)
             if view is not None:
                 is_up = lives.get(node) not in (Kind.STOP, Kind.CRASH)
                 before[node] = evolve(view, is_up=view.is_up and is_up)
@@ -297,22 +340,43 @@ class StoryWriter:
             replay=replay,
             before=before,
             paused=tuple(node for node, kind in lives.items() if kind is Kind.PAUSE),
-            faults=tuple(map(self._told, faults.values())),
+            faults=tuple(self._told(row, names) for row in faults.values()),
         )
 
     def _forget(self, rows: Iterable[Row]) -> None:
         _fold(rows, self._states, self._lives, self._faults)
 
-    def _told(self, row: Row) -> Event:
+    def _told(self, row: Row, names: _Names) -> Event:
         number, at, node, kind, what, state, peer, message, client, operation = row
         if kind is Kind.SEND and message is None:
             message = number
         elif kind in (Kind.CALL, Kind.FAULT) and operation is None:
             operation = number
-        text = what if isinstance(what, str) else self._describe(what)
-        view = self._look(state)
+        text = names.in_text(what if isinstance(what, str) else self._describe(what))
+        view = self._look(state, names)
         return Event(number, at, node, kind, text, view, peer, message, client, operation)
 
+
+class _Names:
+    """Names of members by their ids, as far as events with a node and its State tell them."""
+
+    def __init__(self, rows: Iterable[Row], states: Mapping[str, object]) -> None:
+        seen = [*states.items(), *((row[2], row[5]) for row in rows)]
+        self._names = {
+            state.id: node for node, state in seen if isinstance(state, State) and node is not None
+        }
+
+    def __call__(self, member: int) -> str:
+        """A name; of a stranger, its id, cut short where it is one of the long drawn ones."""
+        text = str(member)
+        return self._names.get(member) or (f"n{text}" if len(text) < 7 else f"n…{text[-4:]}")
+
+    def in_text(self, text: str) -> str:
+        """Text in which ids that were drawn, and so are long, are replaced by names."""
+        return _LONG_ID.sub(lambda found: self(int(found[0])), text)
+
+
+_LONG_ID: Final = re.compile(r"\b[0-9]{15,20}\b")  # that is how long drawn ids are
 
 _LIVES: Final = (Kind.START, Kind.STOP, Kind.CRASH, Kind.PAUSE, Kind.RESUME)
 
@@ -346,9 +410,12 @@ __all__ = [
     "Cell",
     "Event",
     "Kind",
+    "Names",
     "NodeView",
     "Story",
     "StoryWriter",
     "Violated",
+    "in_words",
+    "is_idle",
     "node_view",
 ]

@@ -7,11 +7,12 @@ import doctest
 import pytest
 from attrs import evolve
 
-from raftkv.core import EntryKind, Payload, Role
+from raftkv.core import EntryKind, Payload, Receive, RequestVote, Role, Tick, step
 from raftkv.testing import story
 from raftkv.testing.options import SAFE_WORLD
-from raftkv.testing.story import CELLS, Kind, NodeView, StoryWriter, node_view
+from raftkv.testing.story import CELLS, Kind, NodeView, StoryWriter, in_words, is_idle, node_view
 from raftkv.testing.world import World
+from raftkv.transport.codec import encode_messages
 
 
 def view(term: int = 1, last: int = 0) -> NodeView:
@@ -101,7 +102,7 @@ def test_the_state_of_a_core_becomes_a_view_with_the_newest_entries() -> None:
     assert (seen.last, seen.stable) == (log.last_index, 6)
     assert [one.index for one in seen.entries] == list(range(seen.last - CELLS + 1, seen.last + 1))
     assert len({one.hash for one in seen.entries}) == CELLS
-    assert seen.config == "{1,2,3}"
+    assert seen.config == "{n1,n2,n3}"
 
 
 def test_a_state_of_another_kind_is_refused() -> None:
@@ -112,3 +113,38 @@ def test_a_state_of_another_kind_is_refused() -> None:
 def test_a_story_of_no_events_cannot_be_kept() -> None:
     with pytest.raises(ValueError, match="at least one"):
         StoryWriter(keep=0)
+
+
+def test_what_the_core_and_the_wire_say_is_put_into_words() -> None:
+    ask = RequestVote(1, 2, 7, 5, 9)
+    assert in_words(ask) == "RequestVote t7 9/5"
+    assert in_words(Receive(ask)) == in_words(ask) == in_words(encode_messages([ask]))
+    assert in_words(encode_messages([ask, ask])) == f"{in_words(ask)}, {in_words(ask)}"
+    assert in_words(Tick()) == "Tick()"
+    assert in_words(b"\x00what") == "frame of 5 bytes"
+    assert in_words("as it is") == "as it is"
+
+
+def test_ids_become_the_names_of_the_nodes_that_have_them() -> None:
+    state = World(SAFE_WORLD).members[1].state
+    drawn = 1161815862376338474
+    mine = evolve(state, config=evolve(state.config, id=drawn), vote=drawn, leader=7)
+    writer = StoryWriter(keep=1)
+    writer.event(1, "berlin", Kind.INPUT, "x", mine)
+    writer.event(2, "berlin", Kind.NOTE, f"peer={drawn} and 1494981760936795883, 12345", mine)
+    (event,) = writer.story("s").events
+    assert event.text == "peer=berlin and n…5883, 12345"
+    assert event.view is not None
+    assert (event.view.vote, event.view.leader) == ("berlin", "n7")
+
+
+def test_a_tick_that_only_counts_is_idle_and_one_that_asks_for_votes_is_not() -> None:
+    state = World(SAFE_WORLD).members[1].state
+    idle: list[bool] = []
+    for _ in range(state.timeout_ticks + 1):
+        after = step(state, Tick())
+        idle.append(is_idle(state, Tick(), after))
+        state = after
+    assert idle[0]
+    assert not all(idle)
+    assert not is_idle(state, Receive(RequestVote(2, 1, 9, 5, 9)), state)
