@@ -24,8 +24,9 @@ turns a story into one line per event, or into a page.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from enum import Enum
+from functools import partial
 from typing import Final
 
 from attrs import evolve, frozen
@@ -246,6 +247,10 @@ class StoryWriter:
 
     Recording one is a tuple and a call; what is handed over must not change afterwards (values of
     the core do not). At most ``2 * keep`` events are held.
+
+    ``describe`` puts into words what is no text, ``look`` makes a view of a state; by itself the
+    writer knows inputs, messages, frames of messages and States, and calls the members by the names
+    of the nodes at which their states were recorded.
     """
 
     def __init__(
@@ -255,7 +260,7 @@ class StoryWriter:
         unit: str = "s",
         keep: int = KEEP,
         describe: Callable[[object], str] = in_words,
-        look: Callable[[object, Names], NodeView | None] = node_view,
+        look: Callable[[object], NodeView | None] | None = None,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep {keep}: a story needs at least one event")
@@ -293,8 +298,7 @@ class StoryWriter:
     ) -> int:
         """Record one; its number, which a SEND, CALL or FAULT is referred to by later.
 
-        ``what`` is put into words by ``describe``, ``state`` made a view by ``look``, both only if
-        the story is asked for.
+        ``what`` is put into words, and ``state`` made a view, only if the story is asked for.
         """
         self._count = number = self._count + 1
         newer = self._newer
@@ -313,48 +317,67 @@ class StoryWriter:
         """All of it in words. The writer may go on afterwards."""
         kept = [*self._older, *self._newer]
         names = _Names(kept, self._states)
+        look = self._look or partial(node_view, name_of=names)
+        kept = _merged(kept)
         states, lives, faults = dict(self._states), dict(self._lives), dict(self._faults)
         cut = max(len(kept) - self._keep, 0)
         _fold(kept[:cut], states, lives, faults)
-        events = tuple(self._told(row, names) for row in kept[cut:])
+        told = partial(self._told, names=names, look=look)
+        events = tuple(map(told, kept[cut:]))
         before: dict[str, NodeView] = {}
         for node, state in states.items():
-            view = self._look(state, names)
+            view = look(state)
             if view is not None:
                 is_up = lives.get(node) not in (Kind.STOP, Kind.CRASH)
                 before[node] = evolve(view, is_up=view.is_up and is_up)
+        seen = {one.node for one in events} | before.keys() | lives.keys()
         return Story(
             title=title,
-            nodes=tuple(
-                dict.fromkeys((*self._nodes, *(one.node for one in events if one.node is not None)))
-            ),
-            clients=tuple(
-                sorted(
-                    {one.client for one in events if one.client is not None},
-                    key=lambda name: (len(name), name),  # c2 before c10
-                )
-            ),
+            nodes=(*self._nodes, *_in_order(seen - self._nodes.keys())),
+            clients=_in_order({one.client for one in events}),
             unit=self._unit,
             events=events,
             violated=violated or self._violated,
             replay=replay,
             before=before,
-            paused=tuple(node for node, kind in lives.items() if kind is Kind.PAUSE),
-            faults=tuple(self._told(row, names) for row in faults.values()),
+            paused=_in_order({node for node, kind in lives.items() if kind is Kind.PAUSE}),
+            faults=tuple(map(told, faults.values())),
         )
 
     def _forget(self, rows: Iterable[Row]) -> None:
         _fold(rows, self._states, self._lives, self._faults)
 
-    def _told(self, row: Row, names: _Names) -> Event:
+    def _told(self, row: Row, names: _Names, look: Callable[[object], NodeView | None]) -> Event:
         number, at, node, kind, what, state, peer, message, client, operation = row
         if kind is Kind.SEND and message is None:
             message = number
         elif kind in (Kind.CALL, Kind.FAULT) and operation is None:
             operation = number
         text = names.in_text(what if isinstance(what, str) else self._describe(what))
-        view = self._look(state, names)
-        return Event(number, at, node, kind, text, view, peer, message, client, operation)
+        return Event(number, at, node, kind, text, look(state), peer, message, client, operation)
+
+
+def _in_order(names: Set[str | None]) -> tuple[str, ...]:
+    # c2 stands before c10.
+    return tuple(sorted((one for one in names if one is not None), key=lambda one: (len(one), one)))
+
+
+def _merged(rows: Sequence[Row]) -> list[Row]:
+    """Without the steps of a core that took what a DELIVER just before them told of already."""
+    merged: list[Row] = []
+    for row in rows:
+        last = merged[-1] if merged else None
+        is_told = (
+            isinstance(row[4], Receive)
+            and last is not None
+            and last[3] is Kind.DELIVER
+            and last[2] == row[2]
+        )
+        if last is not None and is_told:
+            merged[-1] = (*last[:5], row[5], *last[6:])
+        else:
+            merged.append(row)
+    return merged
 
 
 class _Names:

@@ -148,3 +148,25 @@ def test_a_tick_that_only_counts_is_idle_and_one_that_asks_for_votes_is_not() ->
     assert idle[0]
     assert not all(idle)
     assert not is_idle(state, Receive(RequestVote(2, 1, 9, 5, 9)), state)
+
+
+def test_a_step_that_takes_what_was_just_delivered_is_one_event_with_it() -> None:
+    before, after = view(1), view(2)
+    ask = Receive(RequestVote(1, 2, 7, 5, 9))
+    writer = StoryWriter()
+    sent = writer.event(1, "a", Kind.SEND, "ask", before, peer="b")
+    writer.event(2, "b", Kind.DELIVER, "ask", before, peer="a", message=sent)
+    writer.event(2, "b", Kind.INPUT, ask, after)
+    writer.event(2, "b", Kind.INPUT, Tick(), before)
+    writer.event(2, "b", Kind.INPUT, ask, after)
+    told = writer.story("s").events
+    assert [one.kind for one in told] == [Kind.SEND, Kind.DELIVER, Kind.INPUT, Kind.INPUT]
+    assert (told[1].view, told[1].message, told[1].text) == (after, sent, "ask")
+
+
+def test_nodes_that_were_not_named_are_in_order_and_none_is_forgotten() -> None:
+    writer = StoryWriter(["z"], keep=1)
+    for name in ("n10", "n2", "n1"):
+        writer.event(1, name, Kind.START, "boot", view())
+    writer.event(2, "n1", Kind.NOTE, "x")
+    assert writer.story("s").nodes == ("z", "n1", "n2", "n10")
