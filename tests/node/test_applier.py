@@ -22,6 +22,7 @@ from raftkv.node.commands import encode_commands
 from raftkv.node.waiters import InFlight
 from raftkv.storage.base import AppliedMark, Batch, Space
 from raftkv.storage.memory import open_memory
+from raftkv.storage.reading import LogReader
 from tests.node.rig import Journal, Ledger
 from tests.node.test_waiters import make_waiter
 
@@ -100,6 +101,7 @@ def test_the_mark_goes_into_the_batch_of_the_effects_of_an_on_disk_machine() -> 
     assert not list(before.scan(Space.MACHINE))
     before.close()
     assert applier.mark == AppliedMark(1, 1, 1, Membership())
+    assert LogReader(storage.store).applied() == applier.mark
     storage.close()
 
 

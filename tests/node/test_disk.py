@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TypeVar, cast
 
 import anyio
+import pytest
 from attrs import evolve
 
 from raftkv.core import (
@@ -16,7 +17,9 @@ from raftkv.core import (
     Propose,
     Ready,
     Receive,
+    RequestVote,
     State,
+    VoteResponse,
     ready,
     start,
     step,
@@ -27,7 +30,7 @@ from raftkv.node.disk import Disk
 from raftkv.runtime.base import Waker, Worker
 from raftkv.runtime.system import system_runtime
 from raftkv.storage.base import Batch, Storage, Store, WitnessRecord
-from raftkv.storage.memory import MemoryDisk, open_memory
+from raftkv.storage.memory import MemoryDisk, MemoryStore, open_memory
 
 T = TypeVar("T")
 
@@ -199,3 +202,37 @@ async def test_a_sync_asks_for_a_turn_only_where_this_member_goes_on_with_it() -
         answers, goes_on = await follower.sync()
         assert len(answers) == 1
         assert goes_on is (follower is late)  # something committed waits to be applied there
+
+
+@pytest.mark.parametrize("term", [1, 2], ids=["only the vote is new", "the term is new, too"])
+async def test_a_vote_leaves_when_it_and_its_term_are_durable(term: int) -> None:
+    memory, worker, left = MemoryDisk(), HeldWorker(), list[PeerMessage]()
+    storage = open_memory(1, 1, disk=memory)
+    disk = Disk(
+        storage,
+        storage.log.recover(),
+        cast("Worker", worker),
+        system_runtime().clock,
+        CountingWaker(),
+        stall_ns=60_000_000_000,
+    )
+    disk.on_durable = left.extend
+    state = start(Config(id=1, election_ticks=10), voters=(1, 2, 3))
+    # A refusal in term 1: from now on the term is known, and no vote given in it.
+    state = step(state, Receive(VoteResponse(2, 1, 1, rejected=True)))
+    state, todo = ready(state)
+    disk.save(todo)
+    await disk.write()
+    worker.finish()
+
+    state, todo = ready(step(state, Receive(RequestVote(3, 1, term, 0, 0))))
+    disk.save(todo)
+    await disk.write()
+    assert (left, len(worker.jobs)) == ([], 1)
+    worker.finish()
+    assert left == [VoteResponse(1, 3, term, rejected=False)]
+    cast("MemoryStore", storage.store).crash()
+    again = open_memory(1, 1, disk=memory)
+    kept = again.log.recover().hard_state
+    assert (kept.term, kept.vote) == (term, 3)
+    again.close()

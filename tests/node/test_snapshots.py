@@ -10,7 +10,8 @@ from attrs import evolve
 from raftkv.errors import ConfigError, MachineError, StorageCorruptError
 from raftkv.node.images import CHUNK_BYTES_MAX
 from raftkv.node.node import Node, running
-from raftkv.storage.base import Reader, Space
+from raftkv.storage.base import Batch, Reader, Space, Storage
+from raftkv.storage.reading import LogReader
 from raftkv.transport.base import Lane
 from tests.node.rig import MACHINES, QUICK, Cluster, Journal, Ledger, cluster
 
@@ -53,6 +54,35 @@ async def test_a_compacted_log_survives_a_restart(kind: str) -> None:
         assert made.commands(1) == commands
         assert node.status().first_index >= first
         assert await node.propose(b"more") == 201
+
+
+@kinds
+async def test_whatever_batch_is_the_last_the_log_goes_on_from_what_the_machine_has(
+    kind: str,
+) -> None:
+    """Whose image is in memory comes back from its image and the entries behind that."""
+    found: list[tuple[int, int]] = []
+
+    def wrap(_number: int, storage: Storage) -> Storage:
+        store, reader = storage.store, LogReader(storage.store)
+        write = store.write
+
+        def watched(batch: Batch) -> int:
+            position = write(batch)
+            found.append((reader.snapshot().index, reader.applied().index))
+            return position
+
+        setattr(store, "write", watched)  # noqa: B010 (what a Protocol has is no attribute to set)
+        return storage
+
+    async with cluster(1, settings=SHORT, machine=MACHINES[kind]) as made:
+        await made.stop(1)
+        made.wrap = wrap
+        await made.start(1)
+        await _fill(made, 200)
+        assert made.nodes[1].status().first_index > 1
+    assert max(found)[0] > 1
+    assert [one for one in found if one[0] > one[1]] == []
 
 
 @kinds
