@@ -40,7 +40,7 @@ from raftkv.testing.nodes.loop import VirtualLoop, virtual_loop
 from raftkv.testing.nodes.network import SimNetwork, Weather
 from raftkv.testing.nodes.process import Host, Looker, Process, ReadyHook, StartHook, StepHook
 from raftkv.testing.nodes.runtime import Pace, SimClock, SimEnvironment, SimRng, SimWorkers
-from raftkv.testing.story import Kind, StoryWriter
+from raftkv.testing.story import Kind, StoryWriter, is_idle
 
 R = TypeVar("R")
 
@@ -81,7 +81,7 @@ class SimCluster(Generic[R]):
     order. Without the context nothing is started or stopped.
 
     ``disk`` makes a machine's disk from its name; ``open_storage`` replaces how a member's storage
-    is opened, which :meth:`open_disk` does otherwise.
+    is opened, which :meth:`open_disk` does otherwise. ``story`` records what happens.
     """
 
     @overload
@@ -327,12 +327,12 @@ class SimCluster(Generic[R]):
     async def start(self, name: str) -> Node[R]:
         """Open a member that does not run; returns when it serves. Raises why it does not."""
         process = self.begin(name)
-        await process.settled()
-        node = process.node
-        if node is None:
-            self._unseen.pop(name, None)
-            raise InvalidArgumentError(f"the member {name!r} ended while it was opened")
-        return node
+        try:
+            await process.settled()
+        finally:
+            if process.node is None:
+                self._unseen.pop(name, None)  # who started it is told
+        return self.node(name)
 
     def begin(self, name: str) -> Process[R]:
         """Begin to open a member that does not run, without waiting for it."""
@@ -522,5 +522,5 @@ class SimCluster(Generic[R]):
         return self.story.event(now, name, kind, what, state, operation=operation or None)
 
     def _tell_step(self, name: str, before: State, given: object, after: State) -> None:
-        if self.story is not None:
+        if self.story is not None and not is_idle(before, given, after):
             self.story.event(self.loop.now_ns / 1e9, name, Kind.INPUT, given, after)

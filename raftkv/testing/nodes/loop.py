@@ -20,6 +20,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, ContextVar, copy_context
 from heapq import heapify, heappop, heappush
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import Final, Never, TypeVar, cast
 
 import anyio
@@ -420,6 +421,8 @@ def _take_apart(loop: VirtualLoop, task: AnyTask) -> None:
     coroutine = cast("Coroutine[object, object, object]", task.get_coro())
     for _ in range(_THROWS_MAX):
         try:
+            if getcoroutinestate(coroutine) == CORO_CREATED:
+                coroutine.send(None)  # what it wraps must begin before it can end
             coroutine.throw(Dead())
         except StopIteration:
             break

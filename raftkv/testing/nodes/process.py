@@ -228,11 +228,11 @@ class Process(Generic[R]):
         except RemovedError as error:
             self.failure = None if self._settled.done() else error
         except Exception as error:
-            self.failure = error
+            self.failure = self.failure or error
         finally:
             self.node = None
             self._end()
-            if self._on_end is not None:
+            if self._on_end is not None and self.owner.is_alive:
                 self._on_end(self.host.name, self.failure)
 
     def _end(self) -> None:
