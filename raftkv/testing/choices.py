@@ -6,7 +6,9 @@ down. 0 always means *in order, no fault*; an answer that is missing or out of r
 every part of a record is a record of some run, and a part with fewer decisions is a simpler run.
 
 Decisions are grouped by *turn* (one thing that happens in the world), so that leaving out those of
-one turn does not shift those of the next.
+one turn does not shift those of the next. A record may also say of a turn that nothing happens in
+it (:data:`SKIPPED`); no seed decides so, but :mod:`~raftkv.testing.shrink` does, to find out which
+turns matter.
 """
 
 from __future__ import annotations
@@ -17,6 +19,9 @@ from typing import Final
 
 Decisions = tuple[tuple[int, ...], ...]
 """One run: what was decided in each turn, zeros at the ends left out."""
+
+SKIPPED: Final = (-1,)
+"""What a record has in place of the decisions of a turn in which nothing is to happen."""
 
 _MASK: Final = 2**64 - 1
 _GAMMA: Final = 0x9E3779B97F4A7C15
@@ -32,10 +37,16 @@ class Choices(ABC):
         self._turns: list[list[int]] = []
         self._turn: list[int] = []
 
-    def begin(self) -> None:
-        """Start the next turn."""
+    def begin(self, *key: int | str) -> bool:
+        """Start the next turn; True if what was to happen in it is left out (no seed says that).
+
+        ``key`` tells the turn from others by what it is (when, what and where, not how many turns
+        were before it): by it, a part of a record is fitted to a run in which less happens.
+        """
+        del key
         self._turn = []
         self._turns.append(self._turn)
+        return False
 
     @abstractmethod
     def choose(self, n: int) -> int:
@@ -110,11 +121,15 @@ class ReplayedChoices(Choices):
         self._given: tuple[int, ...] = ()
         self._place = 0
 
-    def begin(self) -> None:
+    def begin(self, *key: int | str) -> bool:
         """Start the next turn, on the next turn of the record."""
-        super().begin()
+        super().begin(*key)
         self._given = next(self._source, ())
         self._place = 0
+        if self._given != SKIPPED:
+            return False
+        self._turn += SKIPPED
+        return True
 
     def _recorded(self) -> int:
         place = self._place

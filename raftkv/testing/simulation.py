@@ -29,6 +29,7 @@ from raftkv.core import (
 from raftkv.testing.choices import Choices, Decisions, ReplayedChoices, SeededChoices
 from raftkv.testing.damage import memberships
 from raftkv.testing.disk import Write
+from raftkv.testing.finding import Finding
 from raftkv.testing.invariants import ViolationError, broken, is_quorum
 from raftkv.testing.marks import Marks
 from raftkv.testing.member import Member
@@ -62,15 +63,6 @@ class Due(IntEnum):
 
 
 @frozen
-class Finding:
-    """What went wrong in a run, and where."""
-
-    invariant: str
-    broken: str
-    step: int
-
-
-@frozen
 class Outcome:
     """One run: what it was, what it met, and what went wrong, if anything."""
 
@@ -101,6 +93,7 @@ class Simulation(World):
         self._sequence = 0
         self._proposals = 0
         self._busy_until: dict[int, int] = {}
+        self._recovering = False
         self._calm_at = 0
         """When nothing from before the recovery is under way any more."""
         self._calm_term: int | None = None
@@ -190,8 +183,9 @@ class Simulation(World):
         if member is not None and member.paused_until > time and what is not Due.RESTART:
             heapq.heappush(self._due, (member.paused_until, sequence, what, node, detail))
             return
-        self.choices.begin()
-        if member is None:
+        if self.choices.begin(time, what, node) and not self._recovering:
+            self._left_out(Due(what), node, detail)
+        elif member is None:
             self._outside(Due(what))
         elif what is Due.MESSAGE:
             self._arrive(member, detail)
@@ -206,6 +200,22 @@ class Simulation(World):
             self._inside(member, Due(what), detail)
         if not sequence & _SWEEP_MASK:
             self.checker.sweep()
+
+    def _left_out(self, what: Due, node: int, detail: object) -> None:
+        """It does not happen this time; what happens again and again will be due again."""
+        if what is Due.MESSAGE:
+            message, _ = cast("tuple[Message, tuple[int, int]]", detail)
+            self.note("lost", message=message)
+        elif what is Due.TICK:
+            member = self.members[node]
+            if member.incarnation == detail and member.alive:
+                self._schedule(member.tick_units, Due.TICK, node, detail)
+        elif what is Due.PROPOSE:
+            self._schedule(self.options.propose_units, what, node)
+        elif what is Due.READ:
+            self._schedule(self.options.read_units, what, node)
+        elif what is Due.NEMESIS and self.faults.interval:
+            self._schedule(self.faults.interval, what, node)
 
     def _work_soon(self, member: Member) -> None:
         """Do what the core asks for, or leave it for its next input."""
@@ -323,6 +333,7 @@ class Simulation(World):
 
     def recover(self) -> None:
         """The liveness phase: I53 if the members do not agree in time, I54 on term inflation."""
+        self._recovering = True
         self.choices.begin()
         self.faults = self.network.faults = Faults()
         self.network.heal()
