@@ -1,0 +1,321 @@
+"""One run of a cluster of whole nodes: first everything goes wrong, then it must recover.
+
+The *safety* phase lasts for a number of core steps: clients work, the nemesis acts, frames and
+disks misbehave as the run's options say. Then comes the *liveness* phase
+(:mod:`raftkv.testing.nodes.liveness`), and at the end what clients were told is held against what
+members hold.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from hashlib import blake2b
+from typing import Final, cast
+
+import anyio
+from attrs import frozen
+
+from raftkv.core import Input, State
+from raftkv.machine import Machine
+from raftkv.node.tasks import first_cause
+from raftkv.testing.choices import Choices, Decisions, ReplayedChoices, SeededChoices
+from raftkv.testing.finding import Finding
+from raftkv.testing.histories.kv import KvHistory, KvRequest, KvResponse, written_in
+from raftkv.testing.histories.operations import History
+from raftkv.testing.histories.revisions import check_revisions
+from raftkv.testing.histories.verdict import Judgement
+from raftkv.testing.invariants import ViolationError, broken
+from raftkv.testing.nodes.atlas import Atlas
+from raftkv.testing.nodes.checks import NodeChecks
+from raftkv.testing.nodes.clients import AnyClient, KvClient, ListClient
+from raftkv.testing.nodes.cluster import Conditions, SimCluster
+from raftkv.testing.nodes.disk import DiskOptions, SimDisk
+from raftkv.testing.nodes.lists import DiskList, MemoryList, check_places
+from raftkv.testing.nodes.liveness import Liveness
+from raftkv.testing.nodes.loop import run_virtual
+from raftkv.testing.nodes.nemesis import Nemesis
+from raftkv.testing.nodes.network import Weather
+from raftkv.testing.nodes.options import MachineKind, Options, draw_options
+from raftkv.testing.nodes.runtime import Pace
+from raftkv.testing.nodes.stage import Stage
+from raftkv.testing.story import Story, StoryWriter
+
+_MS: Final = 1_000_000
+_ELECTIONS_MAX: Final = 500
+_MEMTABLE_BYTES: Final = (16 * 1024, 4096, 256 * 1024)
+
+
+@frozen
+class Outcome:
+    """One run: what it was, what it met, and what went wrong, if anything."""
+
+    options: Options
+    decisions: Decisions
+    steps: int
+    seconds: float
+    """Of virtual time."""
+    operations: int
+    """That clients began."""
+    marks: Mapping[str, int]
+    finding: Finding | None
+    digest: str
+    """Of everything that happened, in order: equal runs, equal digest, in every process."""
+    writer: StoryWriter | None
+
+    def story(self, title: str, replay: str = "") -> Story | None:
+        """What happened last, for people; None if nobody recorded."""
+        return None if self.writer is None else self.writer.story(title, replay=replay)
+
+
+class _Digest:
+    """A hash of the trace: of every step, its time, and what came of it."""
+
+    def __init__(self, cluster: SimCluster[object]) -> None:
+        self._hash = blake2b(digest_size=16)
+        self._cluster = cluster
+        cluster.on_step.append(self._stepped)
+
+    def _stepped(self, name: str, _before: State, given: Input, after: State) -> None:
+        log = after.log
+        line = (
+            f"{self._cluster.loop.now_ns} {name} {type(given).__name__} {after.term} {after.vote}"
+            f" {after.role.value} {log.last_index} {log.last_chain} {after.commit} {after.applied}"
+        )
+        self._hash.update(line.encode())
+
+    def text(self) -> str:
+        return self._hash.hexdigest()
+
+
+class _Run:
+    """What a run is made of."""
+
+    def __init__(self, options: Options, choices: Choices, writer: StoryWriter | None) -> None:
+        self.options = options
+        self.choices = choices
+        self.writer = writer
+        self.marks: Counter[str] = Counter()
+        self.checks = NodeChecks(options.settings, self.marks)
+        self.kv_history: KvHistory = History[KvRequest, KvResponse]()
+        self.list_history = History[bytes, int]()
+        self.steps = 0
+        self.seconds = 0.0
+        self.digest = ""
+        self.failure: BaseException | None = None
+        self._made: list[MemoryList | DiskList] = []
+
+    # --- putting it together ----------------------------------------------------------------------
+
+    def _cluster(self) -> SimCluster[object]:
+        options, faults = self.options, self.options.faults
+        delay, late = faults.delay_ms * _MS, faults.late_ms * _MS
+        usual = 100_000
+        weather = Weather(
+            latency_ns=(usual, usual, usual + delay // 8, usual + delay // 3, usual + delay),
+            late_ns=(late // 20 + 1, late // 4 + 1, late // 2 + 1, late + 1),
+            lost=faults.lost,
+            reset=faults.reset,
+            flipped=faults.flipped,
+            doubled=faults.doubled,
+            late=faults.late,
+            replayed=faults.replayed,
+        )
+        sync = faults.disk_ms * _MS
+        pace = Pace(
+            wal_ns=(250_000, 250_000 + sync // 4, 250_000 + sync) if sync else (250_000,),
+            early_permille=faults.early_syncs,
+        )
+        parts = faults.clock_skew * 10**7
+        conditions = Conditions(
+            weather=weather,
+            pace=pace,
+            clock_parts=(10**9, 10**9 + parts, 10**9 - parts) if parts else (10**9,),
+        )
+        memtable = _MEMTABLE_BYTES[self.choices.choose(len(_MEMTABLE_BYTES))]
+        disk_options = DiskOptions(is_harsh=faults.harsh_crashes, memtable_bytes=memtable)
+        return SimCluster(
+            self.choices,
+            size=options.size,
+            machine=cast("Callable[[], Machine[object]]", self._machine()),
+            settings=options.settings,
+            disk=lambda name: SimDisk(disk_options, number=int(name[1:])),
+            conditions=conditions,
+            story=self.writer,
+        )
+
+    def _machine(self) -> Callable[[], object] | None:
+        if self.options.machine is MachineKind.KV:
+            return None
+        kind = MemoryList if self.options.machine is MachineKind.MEMORY else DiskList
+
+        def make() -> object:
+            made = kind()
+            self._made.append(made)
+            return made
+
+        return make
+
+    def _clients(self, stage: Stage) -> list[AnyClient]:
+        options = self.options
+        names = [f"c{number}" for number in range(1, options.clients + 1)]
+        shared = (options, self.choices, stage)
+        if options.machine is MachineKind.KV:
+            return [
+                KvClient(name, *shared, self.kv_history, self.writer, self.marks) for name in names
+            ]
+        return [
+            ListClient(name, *shared, self.list_history, self.writer, self.marks) for name in names
+        ]
+
+    # --- the course of it -------------------------------------------------------------------------
+
+    async def main(self, steps: int) -> None:
+        """Both phases. Raises ViolationError."""
+        cluster = self._cluster()
+        digest = _Digest(cluster)
+        try:
+            await self._with(cluster, steps)
+        except Exception as error:
+            self.failure = first_cause(error)
+        finally:
+            self.steps = cluster.steps
+            self.seconds = cluster.loop.now_ns / 1e9
+            self.digest = digest.text()
+            cluster.kill_all()
+
+    async def _with(self, cluster: SimCluster[object], steps: int) -> None:
+        faults = self.options.faults
+        async with anyio.create_task_group() as tasks:
+            stage = Stage(
+                cluster, self.checks, self.choices, self.marks, tasks, may_lose=faults.damage > 0
+            )
+            stage.made = self._made
+            cluster.open_storage = stage.open_storage
+            if faults.damage:
+                stage.atlas = Atlas(
+                    self.choices, lambda name: cast("SimDisk", cluster.disk(name)), stage.voters
+                )
+            tasks.start_soon(self._monitor, stage)
+            await self._phases(stage, steps)
+            tasks.cancel_scope.cancel()
+
+    async def _phases(self, stage: Stage, steps: int) -> None:
+        clients = self._clients(stage)
+        stage.steps_max = steps
+        await self._safety(stage, clients)
+        _judge(stage)
+        stage.steps_max = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_cut_short, stage, tasks.cancel_scope)
+            await Liveness(stage, self.options, self.choices).run(clients)
+            self._check_history(stage)
+            await self._close(stage)
+            tasks.cancel_scope.cancel()
+        _judge(stage)
+
+    async def _safety(self, stage: Stage, clients: list[AnyClient]) -> None:
+        over = stage.over
+        for name in stage.cluster.names:
+            await stage.bring_up(name)
+        async with anyio.create_task_group() as tasks:
+            stage.tasks = tasks
+            for client in clients:
+                tasks.start_soon(client.run, over.is_set, name=client.name)
+            tasks.start_soon(self._learners, stage)
+            tasks.start_soon(Nemesis(stage, self.options, self.choices).run, over.is_set)
+            # A cluster that cannot take a step any more must not keep the run from its end.
+            with anyio.move_on_after(_ELECTIONS_MAX * self.options.election_ms / 1000):
+                await over.wait()
+            over.set()
+            if stage.violation is not None:
+                tasks.cancel_scope.cancel()
+                return
+            await anyio.sleep(self.options.timeout_ms / 1000)  # what is under way may end
+            tasks.cancel_scope.cancel()
+
+    async def _learners(self, stage: Stage) -> None:
+        for _ in range(self.options.learners):
+            stage.spawn("learner", lambda: stage.join(promote=False))
+            await stage.sleep(self.options.election_ms / 1000)
+
+    async def _monitor(self, stage: Stage) -> None:
+        while True:
+            stage.watch_lives()
+            await stage.sleep(self.options.election_ms / 4000)
+
+    # --- the end ----------------------------------------------------------------------------------
+
+    def _check_history(self, stage: Stage) -> None:
+        """I47 to I50: what clients were told, held against what the members hold."""
+        holder = max(stage.running(), key=lambda name: stage.state(name).applied)
+        if self.options.machine is not MachineKind.KV:
+            check_places(self.list_history, stage.machines[holder].commands)
+            return
+        store = stage.storages[holder].store
+        verdict = check_revisions(self.kv_history, list(written_in(store)))
+        if verdict.judgement is not Judgement.RIGHT:
+            raise broken("I48", str(verdict))
+
+    async def _close(self, stage: Stage) -> None:
+        """I52: every member closes in order, and leaves nothing behind."""
+        for name in stage.running():
+            await stage.stop(name)
+        stage.watch_lives()
+
+
+def _judge(stage: Stage) -> None:
+    if stage.violation is not None:
+        raise stage.violation
+
+
+async def _cut_short(stage: Stage, scope: anyio.CancelScope) -> None:
+    await stage.violated.wait()
+    scope.cancel()
+
+
+def run(
+    choices: Choices,
+    steps: int,
+    *,
+    options: Options | None = None,
+    keep: int | None = None,
+) -> Outcome:
+    """One run of ``steps`` and a recovery. Errors of every kind become its finding.
+
+    ``keep`` is how many of its last events are kept for a story; None: none, which is faster.
+    """
+    drawn = draw_options(choices) if options is None else options
+    writer = None if keep is None else StoryWriter(keep=keep)
+    one = _Run(drawn, choices, writer)
+    finding = None
+    try:
+        run_virtual(lambda: one.main(steps), choices, shuffle_permille=drawn.faults.shuffle)
+    except Exception as error:
+        one.failure = one.failure or error
+    cause = one.failure
+    if isinstance(cause, ViolationError):
+        finding = Finding(cause.invariant, one.checks.in_words(cause), one.steps)
+    elif cause is not None:  # whatever the nodes or this kit raise is a finding
+        finding = Finding(type(cause).__name__, str(cause), one.steps)
+    return Outcome(
+        drawn,
+        choices.decisions(),
+        one.steps,
+        one.seconds,
+        len(one.kv_history) + len(one.list_history),
+        one.marks,
+        finding,
+        one.digest,
+        writer,
+    )
+
+
+def simulate(seed: int, steps: int, *, keep: int | None = None) -> Outcome:
+    """The run of a seed."""
+    return run(SeededChoices(seed), steps, keep=keep)
+
+
+def replay(decisions: Decisions, steps: int, *, keep: int | None = None) -> Outcome:
+    """A recorded run, or any part of one, run again."""
+    return run(ReplayedChoices(decisions), steps, keep=keep)
