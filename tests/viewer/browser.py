@@ -111,6 +111,11 @@ class Browser:
             raise AssertionError(f"{expression}: {told['exceptionDetails']}")
         return cast("Json", told["result"]).get("value")
 
+    def until(self, expression: str) -> None:
+        """Wait until an expression is true: for what a page hears of with some next frame."""
+        look = f"(look = () => {expression} ? done() : requestAnimationFrame(look))()"
+        self.ask(f"new Promise(done => {{ let look; {look}; }})")
+
     def resize(self, width: int, height: int) -> None:
         """Give the page so much room."""
         self.call(
@@ -137,8 +142,6 @@ class Browser:
         """What the person before the screen prefers: light or dark."""
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.call("Emulation.setEmulatedMedia", features=[feature])
-        # A page hears of it with its next frame.
-        self.ask("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
 
     def screenshot(self) -> bytes:
         """The window as a PNG."""

@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from raftkv.testing.story import Story
+from raftkv.testing.story import Kind, Story, StoryWriter
 from raftkv.testing.viewer import write_html
 from tests.viewer.browser import PROGRAM, Browser
 from tests.viewer.stories import HOSTILE, large, small
@@ -174,7 +174,7 @@ def test_faults_calls_and_roles_are_told_in_words_too(browser: Browser, tmp_path
     shown(browser, SMALL, tmp_path)
     told = "[...document.querySelectorAll({!r})].map(one => one.textContent)"
     assert browser.ask(told.format("#lanes .fault text")) == ["isolate n1"]
-    assert browser.ask(told.format("#lanes .call text")) == ["put a=1 → revision 1"]
+    assert browser.ask(told.format("#lanes .bar text")) == ["put a=1 → revision 1"]
     assert browser.ask(told.format("#lanes .role")) == [
         "F t0",
         "C t1",
@@ -187,6 +187,22 @@ def test_faults_calls_and_roles_are_told_in_words_too(browser: Browser, tmp_path
     ]
     browser.press("End")
     assert text(browser, ".head.node") == "n1\nleader t1"
+
+
+def test_the_calls_of_many_clients_share_lanes_and_say_whose_they_are(
+    browser: Browser, tmp_path: Path
+) -> None:
+    writer = StoryWriter(["n1"])
+    for number in range(20):
+        put = writer.event(number, "n1", Kind.CALL, "put", client=f"c{number}")
+        writer.event(number, None, Kind.RETURN, "done", client=f"c{number}", operation=put)
+    writer.event(20, "n1", Kind.CALL, "get", client="c1")
+    writer.event(20, "n1", Kind.CALL, "get", client="c2")
+    shown(browser, writer.story("many"), tmp_path)
+    heads = browser.ask("[...document.querySelectorAll('.head.client')].map(one => one.innerText)")
+    assert heads == ["20 clients", ""]
+    told = browser.ask("[...document.querySelectorAll('.bar title')].map(one => one.textContent)")
+    assert told == [*(f"c{number}: put → done" for number in range(20)), "c1: get", "c2: get"]
 
 
 def test_entries_that_differ_are_marked_by_letter_and_by_outline(
@@ -214,11 +230,12 @@ def test_a_page_is_light_or_dark_as_preferred_and_as_toggled(
     browser.prefer("dark")
     dark = colour(browser)
     assert light != dark
-    assert browser.ask("theme.getAttribute('aria-pressed')") == "true"
+    browser.until("theme.getAttribute('aria-pressed') === 'true'")
     browser.press("t")
     assert colour(browser) == light
     assert browser.ask("theme.getAttribute('aria-pressed')") == "false"
     browser.prefer("light")
+    assert colour(browser) == light
     browser.ask("theme.click()")
     assert colour(browser) == dark
 

@@ -6,6 +6,7 @@ const VIEW = [
   "role", "term", "vote", "leader", "first", "last", "commit", "applied", "snapshot", "config",
   "inFlight", "isUp", "note", "stable", "entries",
 ];
+const CLIENT_LANES_MAX = 6; // of more clients, the calls share as few lanes as they fit in
 const LANDMARKS = new Set(["fault", "crash", "stop", "pause", "violation"]);
 
 function named(names, row) {
@@ -33,6 +34,7 @@ function readStory(text) {
   story.messages = messagesOf(story.events);
   story.spans = spansOf(story);
   story.calls = callsOf(story.events);
+  story.callLanes = lanesOf(story);
   story.landmarks = story.events.filter((one) => LANDMARKS.has(one.kind)).map((one) => one.index);
   story.violation = data.violated
     ? story.events.findIndex((one) => one.number === data.violated[2])
@@ -126,6 +128,17 @@ function callsOf(events) {
     }
   }
   return calls;
+}
+
+// The names of the lanes of calls; each call gets its `row` among them.
+function lanesOf({ calls, clients }) {
+  if (clients.length <= CLIENT_LANES_MAX) {
+    for (const call of calls) call.row = call.client;
+    return clients;
+  }
+  calls.sort((a, b) => a.from - b.from || a.to - b.to);
+  const rows = Math.max(0, ...inRows(calls).map((call) => call.row + 1));
+  return Array.from({ length: rows }, (_, row) => (row ? "" : `${clients.length} clients`));
 }
 
 function inRows(spans) {

@@ -34,7 +34,7 @@ class Timeline {
     this.faultRows = Math.min(FAULT_ROWS_MAX, Math.max(0, ...story.spans.map((one) => one.row + 1)));
     this.lanesTop = RULER + Math.max(this.faultRows, 1) * FAULT_ROW + 5;
     this.clientsTop = this.lanesTop + story.nodes.length * LANE + 4;
-    this.height = this.clientsTop + story.clients.length * CLIENT + 6;
+    this.height = this.clientsTop + story.callLanes.length * CLIENT + 6;
     this.width = story.events.length * this.column;
     this.drawHeads(heads);
     this.root = svg(lanes, "svg", { width: this.width, height: this.height, "aria-hidden": "true" });
@@ -85,8 +85,8 @@ class Timeline {
     head("faults", RULER, FAULT_ROW, "small");
     this.heads = this.story.nodes.map((name, node) =>
       head(name, this.lanesTop + node * LANE, LANE, "node"));
-    this.story.clients.forEach((name, client) =>
-      head(name, this.clientsTop + client * CLIENT, CLIENT, "client"));
+    this.story.callLanes.forEach((name, row) =>
+      head(name, this.clientsTop + row * CLIENT, CLIENT, "client"));
   }
 
   drawPatterns() {
@@ -190,13 +190,15 @@ class Timeline {
   }
 
   drawCalls() {
-    for (const { call, back, client, from, to } of this.story.calls) {
-      const y = this.clientsTop + client * CLIENT;
+    const { calls, clients, callLanes } = this.story;
+    for (const { call, back, client, from, to, row } of calls) {
+      const y = this.clientsTop + row * CLIENT;
       const x = call ? from * this.column + 3 : 0;
       const width = Math.max(to * this.column - x + (back ? this.column - 3 : 0), 10);
-      const bar = svg(this.root, "g", { class: back ? "call" : "call open" });
+      const bar = svg(this.root, "g", { class: back ? "bar" : "bar open" });
       svg(bar, "rect", { x, y: y + 4, width, height: CLIENT - 9, rx: 3 });
-      const words = [call?.text, back?.text].filter(Boolean).join(" → ");
+      const name = callLanes[row] === clients[client] ? "" : `${clients[client]}: `;
+      const words = name + [call?.text, back?.text].filter(Boolean).join(" → ");
       svg(bar, "text", { x: x + 5, y: y + 17 }, fitted(words, width - 8));
       svg(bar, "title", {}, words);
     }
