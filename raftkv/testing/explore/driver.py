@@ -207,7 +207,7 @@ class _Work:
         self.queue.clear()
         self.numbers.clear()
         self.state = opened(self.state.config, self.stored)
-        self.laws.reopened(self.state)
+        self.laws.reopened(self.stored, self.state)
 
     def image(self) -> Snapshot:
         state, log = self.state, self.state.log

@@ -207,9 +207,10 @@ class LocalLaws:
         if new.term < old.term or (new.term == old.term and old.vote not in (0, new.vote)):
             raise broken("I2", f"n{self.member} stores {new} over {old}")
 
-    def reopened(self, state: State) -> None:
+    def reopened(self, stored: Stored, state: State) -> None:
         """After a restart: what it takes for committed is judged anew."""
-        self.moved.append(Moved(state, leads=False))
+        if state.commit > stored.image.index:
+            self.moved.append(Moved(state, leads=False))
 
     def endless(self) -> ViolationError:
         """For a member whose work does not end."""

@@ -117,20 +117,10 @@ Move = tuple[int, tuple[tuple[int, int], ...], "News | None"]
 """The member after an input, (place of link, message) of what it sent, and what others judge."""
 
 
-@frozen(slots=True)
-class _Done:
-    """How a deed changes a world."""
-
-    at: int
-    happening: int
-    """At the member ``at``; 0: none, or the arrival of a message."""
-    place: int
-    """Of the link concerned, or 0."""
-    takes: bool
-    """Whether the oldest message leaves the link."""
-    arrives: bool
-    """Whether it arrives at ``at``."""
-    budget: Budget | None
+_Done = tuple[int, int, int, bool, bool, "Budget | None"]
+"""How a deed changes a world: at which place among the members; what happens there (0: nothing, or
+the arrival of a message); the place of the link concerned, or 0; whether its oldest message leaves
+the link, and whether it arrives; what is spent."""
 
 
 _COSTS: Final[Mapping[Act, Budget]] = {
@@ -265,18 +255,15 @@ class Space:
 
         Raises ViolationError, and whatever the core raised.
         """
-        act = self._acts[code]
+        at, happening, place, takes, arrives, budget = self._acts[code]
         after = list(world)
-        happening = act.happening
-        place = act.place
         if place:
             link = world[place]
-            if act.takes:
+            if takes:
                 after[place] = self.rest[link]
-            if act.arrives:
+            if arrives:
                 happening = self.arrival[self.head[link]]
         if happening:
-            at = act.at
             move = self.moves[world[at] << _SHIFT | happening]
             if isinstance(move, Exception):
                 raise move
@@ -286,8 +273,8 @@ class Space:
                 after[to] = self.joined[after[to] << _SHIFT | message]
             if news is not None:
                 self._judge(after, news)
-        if act.budget is not None and not free:
-            after[-1] = self.spent[act.budget][world[-1]]
+        if budget is not None and not free:
+            after[-1] = self.spent[budget][world[-1]]
         return tuple(after)
 
     def _judge(self, world: list[int], news: News) -> None:
@@ -339,10 +326,10 @@ class Space:
             case Act.DELIVER | Act.DROP | Act.DUPLICATE as act:
                 place = self.place[deed.peer, deed.node]
                 takes, arrives = act is not Act.DUPLICATE, act is not Act.DROP
-                return _Done(at, 0, place, takes, arrives, _COSTS.get(act))
+                return at, 0, place, takes, arrives, _COSTS.get(act)
             case act:
                 number = self.happenings.number(self.happening(deed))
-                return _Done(at, number, 0, False, False, _COSTS.get(act))
+                return at, number, 0, False, False, _COSTS.get(act)
 
     def happening(self, deed: Deed) -> Happening:
         """What a deed that brings no message is at its member."""
