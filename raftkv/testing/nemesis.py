@@ -22,6 +22,7 @@ from raftkv.testing.damage import Damage
 from raftkv.testing.member import Member
 from raftkv.testing.network import Network
 from raftkv.testing.options import TICK
+from raftkv.testing.story import Kind
 from raftkv.testing.world import World
 
 _TRANSITIONS: Final = (Transition.AUTO, Transition.IMPLICIT, Transition.EXPLICIT)
@@ -91,7 +92,7 @@ class Nemesis:
         kind = choices.choose(6)
         if kind <= 1 or len(nodes) < 2:
             network.heal()
-            world.note("every link is mended")
+            world.note("every link is mended", kind=Kind.HEAL)
             return
         network.heal()
         world.marks["partition"] += 1
@@ -101,11 +102,12 @@ class Nemesis:
         centre = leader.id if leader else nodes[choices.choose(len(nodes))]
         if kind == 2:
             network.isolate(centre, nodes, inward=True, outward=True)
-            world.note(f"n{centre} is cut off")
+            world.note(f"n{centre} is cut off", kind=Kind.FAULT)
         elif kind == 3:
             inward = choices.choose(2) == 1
             network.isolate(centre, nodes, inward=inward, outward=not inward)
-            world.note(f"n{centre} can only {'send' if inward else 'receive'}")
+            way = "send" if inward else "receive"
+            world.note(f"n{centre} can only {way}", kind=Kind.FAULT)
         else:
             sides: tuple[list[int], list[int]] = ([], [])
             for node in nodes:
@@ -114,7 +116,7 @@ class Nemesis:
                 sides = ([one for one in sides[0] if one != centre], sides[1])
                 sides = (sides[0], [one for one in sides[1] if one != centre])
             network.split(*sides)
-            world.note(f"no link between {sides[0]} and {sides[1]}")
+            world.note(f"no link between {sides[0]} and {sides[1]}", kind=Kind.FAULT)
 
     def pause(self) -> None:
         """A member stands still: no tick, no message, until it goes on as if nothing had been."""
@@ -123,7 +125,7 @@ class Nemesis:
             units = 1 + self.choices.choose(3 * self.world.options.election_ticks * TICK)
             member.paused_until = self.world.now + units
             self.world.marks["pause"] += 1
-            self.world.note(f"stands still for {units}", member)
+            self.world.note(f"stands still for {units}", member, kind=Kind.PAUSE)
 
     def transfer(self) -> None:
         """Leadership is to be handed to anybody, themselves and strangers included."""

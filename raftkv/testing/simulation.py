@@ -31,11 +31,11 @@ from raftkv.testing.damage import memberships
 from raftkv.testing.disk import Write
 from raftkv.testing.finding import Finding
 from raftkv.testing.invariants import ViolationError, broken, is_quorum
-from raftkv.testing.marks import Marks
 from raftkv.testing.member import Member
 from raftkv.testing.nemesis import Nemesis
 from raftkv.testing.network import Network
 from raftkv.testing.options import TICK, Faults, Options, draw_options
+from raftkv.testing.story import KEEP, Kind, Story, StoryWriter
 from raftkv.testing.trace import Trace
 from raftkv.testing.world import World
 
@@ -73,6 +73,21 @@ class Outcome:
     marks: Mapping[str, int]
     finding: Finding | None
     trace: Trace
+    drawn: bool
+    """Whether the options are the first of the decisions."""
+    asked: int
+    """Steps of the safety phase that were asked for."""
+
+    def story(self, title: str, replay: str = "", *, keep: int = KEEP) -> Story:
+        """What happened last, for people. The run is run again for that."""
+        writer = StoryWriter(unit="units", keep=keep)
+        run(
+            ReplayedChoices(self.decisions),
+            self.asked,
+            options=None if self.drawn else self.options,
+            writer=writer,
+        )
+        return writer.story(title, replay=replay)
 
 
 class Simulation(World):
@@ -94,6 +109,8 @@ class Simulation(World):
         self._proposals = 0
         self._busy_until: dict[int, int] = {}
         self._recovering = False
+        self._sent: dict[int, tuple[int, Message]] = {}
+        """By address: the number that the story knows a message by, and the message, kept alive."""
         self._calm_at = 0
         """When nothing from before the recovery is under way any more."""
         self._calm_term: int | None = None
@@ -120,6 +137,11 @@ class Simulation(World):
 
     def on_message(self, message: Message) -> None:
         """Schedule its arrival, twice or never if the network is in that mood."""
+        if self.writer is not None:
+            number = self.writer.event(
+                self.now, f"n{message.sender}", Kind.SEND, message, peer=f"n{message.to}"
+            )
+            self._sent[id(message)] = (number, message)
         if self.network.reaches(message.sender, message.to):
             delays = self.network.delays(self.choices)
             born = (self._incarnation(message.sender), self._incarnation(message.to))
@@ -131,9 +153,23 @@ class Simulation(World):
                 return
         self._lost(message)
 
+    def _passes(self, message: Message, kind: Kind) -> None:
+        """Tell what became of a message."""
+        if self.writer is not None:
+            number, _ = self._sent.get(id(message), (None, message))
+            self.writer.event(
+                self.now,
+                f"n{message.to}",
+                kind,
+                message,
+                peer=f"n{message.sender}",
+                message=number,
+            )
+
     def _lost(self, message: Message) -> None:
         self.marks["message lost"] += 1
         self.note("lost", message=message)
+        self._passes(message, Kind.LOST)
         if isinstance(message, InstallSnapshot):
             self._report_snapshot(message, TICK, delivered=False)
         elif not self.choices.chance(self.faults.unreported):
@@ -180,9 +216,13 @@ class Simulation(World):
         time, sequence, what, node, detail = heapq.heappop(self._due)
         self.now = time
         member = self.members.get(node)
-        if member is not None and member.paused_until > time and what is not Due.RESTART:
-            heapq.heappush(self._due, (member.paused_until, sequence, what, node, detail))
-            return
+        if member is not None and member.paused_until:
+            if member.paused_until > time and what is not Due.RESTART:
+                heapq.heappush(self._due, (member.paused_until, sequence, what, node, detail))
+                return
+            member.paused_until = 0
+            if self.writer is not None and member.alive:
+                self.note("goes on", member, kind=Kind.RESUME)
         if self.choices.begin(time, what, node) and not self._recovering:
             self._left_out(Due(what), node, detail)
         elif member is None:
@@ -206,6 +246,7 @@ class Simulation(World):
         if what is Due.MESSAGE:
             message, _ = cast("tuple[Message, tuple[int, int]]", detail)
             self.note("lost", message=message)
+            self._passes(message, Kind.LOST)
         elif what is Due.TICK:
             member = self.members[node]
             if member.incarnation == detail and member.alive:
@@ -229,6 +270,7 @@ class Simulation(World):
         if not self.network.reaches(message.sender, message.to):
             self._lost(message)
             return
+        self._passes(message, Kind.DELIVER)
         self.deliver(message)
         self._work_soon(member)
 
@@ -470,12 +512,18 @@ def replay(
 
 
 def run(
-    choices: Choices, steps: int, *, options: Options | None = None, keep: int | None = 500
+    choices: Choices,
+    steps: int,
+    *,
+    options: Options | None = None,
+    keep: int | None = 500,
+    writer: StoryWriter | None = None,
 ) -> Outcome:
     """One run of ``steps`` and a recovery. Errors of every kind become its finding."""
     drawn = draw_options(choices) if options is None else options
     trace = Trace(keep)
     simulation = Simulation(drawn, choices, trace)
+    simulation.writer = writer
     finding = None
     try:
         simulation.run(steps)
@@ -484,9 +532,18 @@ def run(
         finding = Finding(violation.invariant, violation.broken, simulation.steps)
     except Exception as error:  # whatever the core raises is a finding
         finding = Finding(type(error).__name__, str(error), simulation.steps)
-    marks: Marks = simulation.marks
+    if writer is not None and finding is not None:
+        writer.violation(simulation.now, None, finding.invariant, finding.broken)
     return Outcome(
-        drawn, choices.decisions(), simulation.steps, simulation.now, marks, finding, trace
+        drawn,
+        choices.decisions(),
+        simulation.steps,
+        simulation.now,
+        simulation.marks,
+        finding,
+        trace,
+        options is None,
+        steps,
     )
 
 

@@ -8,6 +8,8 @@ for).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from attrs import define
 
 from raftkv.core import (
@@ -35,6 +37,7 @@ from raftkv.core import (
     Role,
     Snapshot,
     SnapshotTaken,
+    State,
     StorageApplyResponse,
     decode_change,
     has_ready,
@@ -48,6 +51,7 @@ from raftkv.testing.invariants import WAITS_FOR_DISK, Checker, broken, reads_che
 from raftkv.testing.marks import Marks
 from raftkv.testing.member import MachineKind, Member
 from raftkv.testing.options import Options
+from raftkv.testing.story import Kind, StoryWriter, is_idle
 from raftkv.testing.trace import Note, Trace
 
 FIRST_TERM = 1
@@ -70,6 +74,8 @@ class World:
     def __init__(self, options: Options, trace: Trace | None = None) -> None:
         self.options = options
         self.trace = trace or Trace()
+        self.writer: StoryWriter | None = None
+        """Told everything, if somebody wants the whole story."""
         self.marks = Marks()
         self.now = 0
         self.steps = 0
@@ -113,6 +119,8 @@ class World:
         member.state = after
         self.steps += 1
         self.trace.append((self.now, member.id, event, after))
+        if self.writer is not None:
+            self._tell(self.writer, member, before, event)
         self.checker.stepped(member, before, after)
 
     def work(self, member: Member) -> None:
@@ -325,14 +333,14 @@ class World:
             self.marks["fault during a change"] += 1
         if kept < under_way:
             self.marks["write lost"] += 1
-        self.note(f"crash: {kept} of {under_way} writes were durable", member)
+        self.note(f"crash: {kept} of {under_way} writes were durable", member, kind=Kind.CRASH)
 
     def restart(self, member: Member) -> None:
         """A member opens its disk again."""
         member.restart()
         self.checker.restored(member, member.machine)
         self.marks["restart"] += 1
-        self.note("restart", member, seen=True)
+        self.note("restart", member, seen=True, kind=Kind.START)
         self.on_start(member)
         if member.regressed:
             member.regressed = False
@@ -344,7 +352,7 @@ class World:
         member = Member(self.options.config(node), Snapshot(0, 0), self.options.machine)
         self.members[node] = member
         self.marks["spawned"] += 1
-        self.note("a new member", member, seen=True)
+        self.note("a new member", member, seen=True, kind=Kind.START)
         self.on_start(member)
         return member
 
@@ -355,11 +363,21 @@ class World:
         *,
         message: Message | None = None,
         seen: bool = False,
+        kind: Kind = Kind.NOTE,
     ) -> None:
         """Put what the world did into the trace; ``seen``: with the member's state."""
         node = 0 if member is None else member.id
         state = member.state if seen and member is not None else None
         self.trace.append((self.now, node, Note(text, message), state))
+        if self.writer is not None and message is None:
+            name = None if member is None else f"n{member.id}"
+            self.writer.event(self.now, name, kind, text, state)
+
+    def _tell(self, writer: StoryWriter, member: Member, before: State, event: Input) -> None:
+        if is_idle(before, event, member.state):
+            return
+        kind = _KINDS.get(type(event), Kind.INPUT)
+        writer.event(self.now, f"n{member.id}", kind, event, member.state)
 
     def leader(self) -> Member | None:
         """The living leader of the highest term, if there is one."""
@@ -385,6 +403,9 @@ class World:
     def living(self) -> list[Member]:
         """Everybody who is up, by id."""
         return [member for member in self.members.values() if member.alive]
+
+
+_KINDS: Mapping[type, Kind] = {Persisted: Kind.SYNC, Applied: Kind.APPLY, ApplyChange: Kind.APPLY}
 
 
 def _term_of(member: Member) -> int:
