@@ -10,7 +10,7 @@ import pytest
 from attrs import frozen
 
 from raftkv.testing.mutants import Mutant, MutantError, checkout, load_mutants
-from raftkv.testing.mutants.catchers import BySeeds, ByTest, parse_catcher
+from raftkv.testing.mutants.catchers import ByNodes, BySeeds, ByTest, parse_catcher
 from raftkv.testing.mutants.command import choose
 from raftkv.testing.mutants.patch import FilePatch, Hunk, PatchError, apply, parse
 from tests.source import ROOT, modules
@@ -161,7 +161,7 @@ def test_a_header_tells_what_is_broken_and_who_should_notice(tmp_path: Path) -> 
         ("01-bug.patch", "Caught by", "Source", "its header lacks Caught by"),
         ("01-bug.patch", "Subject", "Target", "'Target: core' is no line"),
         ("01-bug.patch", "divided", "heaven", "no world 'heaven': it is one of crashing, divided"),
-        ("01-bug.patch", "seeds 0..3 x 100", "many seeds", "is neither 'seeds"),
+        ("01-bug.patch", "seeds 0..3 x 100", "many seeds", "is none of 'seeds"),
         ("01-bug.patch", "--- a", "+++ a", "it changes nothing"),
     ],
 )
@@ -181,9 +181,15 @@ def test_two_mutants_of_one_number_are_refused(tmp_path: Path) -> None:
 
 
 def test_catchers_read_as_they_are_written() -> None:
-    for text in ("seeds 0..60 x 2000", "seeds 3..4 x 10 in losing", "test tests/kv/test_rows.py"):
+    for text in (
+        "seeds 0..60 x 2000",
+        "seeds 3..4 x 10 in losing",
+        "nodes 0..10 x 1000",
+        "test tests/kv/test_rows.py",
+    ):
         assert str(parse_catcher(text)) == text
     assert str(BySeeds(0, 60, 2000, "losing").only(7)) == "seeds 7..8 x 2000 in losing"
+    assert str(ByNodes(0, 60, 2000).only(7)) == "nodes 7..8 x 2000"
 
 
 # --- which ones ---------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ A line of a patch's header says which, and how far to look:
 
     seeds 0..60 x 2000                 swarm worlds of bare cores, 2,000 steps of each
     seeds 0..60 x 3000 in crashing     runs of a world made for it
+    nodes 0..10 x 1000                 swarm clusters of whole nodes
     test tests/core/test_log.py::test_a_gap
 """
 
@@ -16,12 +17,12 @@ from attrs import frozen
 
 from raftkv.testing.mutants.worlds import WORLDS
 
-_SEEDS: Final = re.compile(r"(\d+)\.\.(\d+) x (\d+)(?: in ([a-z]+))?")
+_SEEDS: Final = re.compile(r"(seeds|nodes) (\d+)\.\.(\d+) x (\d+)(?: in ([a-z]+))?")
 
 
 @frozen
 class BySeeds:
-    """Runs of a simulation, one for each seed."""
+    """Runs of simulated bare cores, one for each seed."""
 
     first: int
     stop: int
@@ -39,6 +40,22 @@ class BySeeds:
 
 
 @frozen
+class ByNodes:
+    """Runs of simulated clusters of whole nodes, one for each seed."""
+
+    first: int
+    stop: int
+    steps: int
+
+    def __str__(self) -> str:
+        return f"nodes {self.first}..{self.stop} x {self.steps}"
+
+    def only(self, seed: int) -> ByNodes:
+        """One of the seeds."""
+        return ByNodes(seed, seed + 1, self.steps)
+
+
+@frozen
 class ByTest:
     """A test, by pytest's id; of a parametrised one all cases, of a file all tests."""
 
@@ -48,18 +65,23 @@ class ByTest:
         return f"test {self.node}"
 
 
-Catcher: TypeAlias = BySeeds | ByTest
+Catcher: TypeAlias = BySeeds | ByNodes | ByTest
 
 
 def parse_catcher(text: str) -> Catcher:
     """The catcher that a line of a header names. Raises ValueError."""
-    kind, _, rest = text.strip().partition(" ")
-    if kind == "test" and rest.startswith("tests/"):
-        return ByTest(rest)
-    found = _SEEDS.fullmatch(rest)
-    if kind != "seeds" or found is None:
-        raise ValueError(f"{text!r} is neither 'seeds A..B x STEPS [in WORLD]' nor 'test tests/…'")
-    world = found[4]
+    text = text.strip()
+    if text.startswith("test tests/"):
+        return ByTest(text.removeprefix("test "))
+    found = _SEEDS.fullmatch(text)
+    if found is None or (found[1] == "nodes" and found[5]):
+        raise ValueError(
+            f"{text!r} is none of 'seeds A..B x STEPS [in WORLD]', 'nodes A..B x STEPS' and"
+            " 'test tests/…'"
+        )
+    first, stop, steps, world = int(found[2]), int(found[3]), int(found[4]), found[5]
+    if found[1] == "nodes":
+        return ByNodes(first, stop, steps)
     if world is not None and world not in WORLDS:
         raise ValueError(f"there is no world {world!r}: it is one of {', '.join(sorted(WORLDS))}")
-    return BySeeds(int(found[1]), int(found[2]), int(found[3]), world)
+    return BySeeds(first, stop, steps, world)

@@ -21,11 +21,13 @@ import pytest
 from attrs import asdict
 
 import raftkv
-from raftkv.testing.mutants.catchers import BySeeds, ByTest, Catcher, parse_catcher
+from raftkv.testing import simulation as cores
+from raftkv.testing.finding import Finding
+from raftkv.testing.mutants.catchers import ByNodes, BySeeds, ByTest, Catcher, parse_catcher
 from raftkv.testing.mutants.judgement import Sighting, in_words, is_invariant
 from raftkv.testing.mutants.watch import Watch
 from raftkv.testing.mutants.worlds import WORLDS
-from raftkv.testing.simulation import simulate
+from raftkv.testing.nodes import run as nodes
 
 SIGHTINGS_MAX: Final = 5  # of one catcher; more would say the same
 _TESTS_RAN: Final = (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
@@ -51,11 +53,10 @@ def work(modules: Sequence[str], catchers: Sequence[Catcher], *, every: bool, sa
 
 def _seeds(catchers: Iterable[Catcher], every: bool, began: float, say: Say) -> bool:
     for one in catchers:
-        assert isinstance(one, BySeeds)
+        assert not isinstance(one, ByTest)
         seen = 0
         for seed in range(one.first, one.stop):
-            outcome = simulate(seed, one.steps, options=WORLDS[one.world] if one.world else None)
-            found = outcome.finding
+            found = _finding(one, seed)
             if found is None:
                 continue
             is_judged = is_invariant(found.invariant)
@@ -69,6 +70,15 @@ def _seeds(catchers: Iterable[Catcher], every: bool, began: float, say: Say) -> 
         if seen and not every:
             return True
     return False
+
+
+def _finding(catcher: BySeeds | ByNodes, seed: int) -> Finding | None:
+    match catcher:
+        case BySeeds():
+            world = WORLDS[catcher.world] if catcher.world else None
+            return cores.simulate(seed, catcher.steps, options=world).finding
+        case ByNodes():
+            return nodes.simulate(seed, catcher.steps).finding
 
 
 def _tests(catchers: Iterable[Catcher], every: bool, began: float, say: Say) -> bool:
