@@ -283,6 +283,11 @@ class StoryWriter:
         """How many events there were: the number of the newest."""
         return self._count
 
+    @property
+    def is_violated(self) -> bool:
+        """Whether a violation was recorded."""
+        return self._violated is not None
+
     def event(
         self,
         at: float,

@@ -84,7 +84,9 @@ def test_telling_it_changes_nothing() -> None:
 def test_a_violation_is_an_event_and_what_the_story_is_about() -> None:
     writer = StoryWriter(["a"])
     writer.event(1, "a", Kind.NOTE, "x")
+    assert not writer.is_violated
     writer.violation(2, "a", "I4", "commit went from 3 to 2")
+    assert writer.is_violated
     told = writer.story("s")
     assert told.violated == story.Violated("I4", "commit went from 3 to 2", 2)
     assert told.events[-1].text == "I4: commit went from 3 to 2"

@@ -59,6 +59,8 @@ class Outcome:
     """That clients began."""
     marks: Mapping[str, int]
     finding: Finding | None
+    error: BaseException | None
+    """What was raised where it broke."""
     digest: str
     """Of everything that happened, in order: equal runs, equal digest, in every process."""
     writer: StoryWriter | None
@@ -298,6 +300,8 @@ def run(
         finding = Finding(cause.invariant, one.checks.in_words(cause), one.steps)
     elif cause is not None:  # whatever the nodes or this kit raise is a finding
         finding = Finding(type(cause).__name__, str(cause), one.steps)
+    if writer is not None and finding is not None and not writer.is_violated:
+        writer.violation(one.seconds, None, finding.invariant, finding.broken)
     return Outcome(
         drawn,
         choices.decisions(),
@@ -306,6 +310,7 @@ def run(
         len(one.kv_history) + len(one.list_history),
         one.marks,
         finding,
+        cause,
         one.digest,
         writer,
     )

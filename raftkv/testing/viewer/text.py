@@ -11,7 +11,7 @@ what the event's node is after it, and the event. Positions that never change be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from attrs import evolve
@@ -69,12 +69,13 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 def _rows(story: Story) -> Iterator[tuple[str, ...]]:
     cluster = _Cluster(story)
+    sent = {one.number: one for one in story.events if one.kind is Kind.SEND}
     for event in story.events:
         view = cluster.take(event)
         number = f"{event.number}" + ("!" if event.kind is Kind.VIOLATION else "")
         node = event.node or event.client or "--"
         head = (number, at_text(event.at, story.unit), cluster.places(event.node), node)
-        yield (*head, *_told(view), event.kind.name, _what(event))
+        yield (*head, *_told(view), event.kind.name, _what(event, sent))
 
 
 def _told(view: NodeView | None) -> tuple[str, ...]:
@@ -95,9 +96,12 @@ def _told(view: NodeView | None) -> tuple[str, ...]:
     )
 
 
-def _what(event: Event) -> str:
+def _what(event: Event, sent: Mapping[int, Event]) -> str:
     parts: list[str] = []
-    if event.peer is not None:
+    lost = sent.get(event.message or 0) if event.kind is Kind.LOST else None
+    if lost is not None:  # it may be told at either end, or at none
+        parts.append(f"{lost.node} -x {lost.peer}")
+    elif event.peer is not None:
         parts.append(f"{_ARROWS.get(event.kind, '--')} {event.peer}")
     if event.client is not None and event.node is not None:
         parts.append(event.client)
