@@ -115,11 +115,26 @@ def test_a_history_is_read_back_from_its_file(tmp_path: Path) -> None:
     assert read.operations[6].call_at == 10  # time goes on where it stood
 
 
-def test_a_line_that_a_crash_cut_short_is_left_out(tmp_path: Path) -> None:
+def test_a_history_can_be_written_while_it_happens(tmp_path: Path) -> None:
+    lines: list[bytes] = []
+    history = History[str, int](note=lines.append)
+    history.done(history.call("a", "one"), 1)
+    history.raised(history.call("b", "two"), UnavailableError("no"))
+    history.call("a", "three")
+    path = tmp_path / "one.history"
+    path.write_bytes(b"".join(lines))
+    assert list(History[str, int].load(path)) == list(history)
+    history.save(path)
+    assert path.read_bytes() == b"".join(lines)
+
+
+def test_an_answer_that_a_crash_cut_short_is_unknown(tmp_path: Path) -> None:
     path = tmp_path / "one.history"
     kv_history().save(path)
     path.write_bytes(path.read_bytes()[:-5])
-    assert list(load_kv_history(path)) == list(kv_history())[:5]
+    *others, last = load_kv_history(path)
+    assert others == list(kv_history())[:5]
+    assert (last.call_at, last.outcome, last.response) == (8, Outcome.UNKNOWN, None)
 
 
 @dataclass(frozen=True)
@@ -136,7 +151,7 @@ def test_classes_of_users_are_read_back_if_they_are_named(tmp_path: Path) -> Non
         History[Spell, bool].load(path)
 
 
-@pytest.mark.parametrize("line", ["{}", "[1]", "nonsense", '["a", 1, 2, "perhaps", 1, 1]'])
+@pytest.mark.parametrize("line", ["{}", "[1]", "nonsense", '[1, "a", null, 1]', '[1, "a", 1, {}]'])
 def test_what_is_no_history_is_refused(tmp_path: Path, line: str) -> None:
     path = tmp_path / "one.history"
     path.write_text(line + "\n")

@@ -99,6 +99,10 @@ ILLEGAL: dict[str, tuple[Sequence[KvOperation], str]] = {
     "stale get": (at(45, Get(b"a"), A1), "stale read"),
     "stale range": (at(45, Range(ALL), RangeResult((A1,), 1, False, 2)), "stale read"),
     "get that misses a put": (at(45, Get(b"a"), None), "back in time"),
+    "get that misses what was never deleted": (
+        late(Get(b"c"), None),
+        "stale read: it is as of revision 5, but 6 was known",
+    ),
     "get that misses a deletion": (at(85, Get(b"a"), A2), "stale read"),
     "reads in a row go back": (
         (*WRITES, ok(32, 34, Get(b"a"), A2), ok(36, 38, Get(b"a"), A1)),
@@ -368,6 +372,11 @@ def test_a_contradiction_that_rests_on_a_choice_is_no_refusal() -> None:
         ok(5, 6, Put(b"y", b"1"), PutResult(4)),
     )
     assert check_revisions(history, log).judgement is Judgement.INCONCLUSIVE
+
+
+def test_a_serializable_read_may_show_what_was_asked_for_as_it_returned() -> None:
+    read = ok(1, 10, Range(ALL, serializable=True), RangeResult((A1,), 1, False, 2))
+    assert check_revisions([PUT_A1, read]).is_right
 
 
 def test_an_operation_cannot_return_before_it_is_called() -> None:

@@ -8,7 +8,6 @@ corrupts and partitions what really runs, and holds what it finds against what w
 - :mod:`~raftkv.testing.campaigns.ledger`: the sum of all runs, as a file;
 - :mod:`~raftkv.testing.campaigns.registry`: all campaigns by name;
 - :mod:`~raftkv.testing.campaigns.cluster`: members as processes, with clients in them;
-- :mod:`~raftkv.testing.campaigns.history`: what clients saw, held against what was written;
 - :mod:`~raftkv.testing.campaigns.killpoints`: where a member can be made to die.
 
 ``python -m raftkv.testing crash --cases 20 --seed 7`` runs twenty cases of ``crash``, each part in

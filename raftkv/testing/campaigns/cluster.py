@@ -21,7 +21,9 @@ from pathlib import Path
 from typing import IO, Final, cast
 
 from raftkv.testing.campaigns.frame import Case, FindingError
-from raftkv.testing.campaigns.history import Operation, Written, check_history, read_history
+from raftkv.testing.histories.kv import KvOperation, Written, load_kv_history
+from raftkv.testing.histories.plain import from_plain
+from raftkv.testing.histories.revisions import check_revisions
 
 Json = dict[str, object]
 
@@ -353,11 +355,15 @@ class Cluster:
         path = self.case.directory / "all.rows"
         next(iter(self.running.values())).ask("rows", path=str(path))
         lines = path.read_text(encoding="utf-8").splitlines()
-        log = [Written(*cast("tuple[int, str, str | None]", json.loads(line))) for line in lines]
-        operations: list[Operation] = []
+        types = {"Written": Written}
+        log = [cast("Written", from_plain(json.loads(line), types)) for line in lines]
+        operations: list[KvOperation] = []
         for history in sorted(self.case.directory.glob("*.history")):
-            operations += read_history(history)
-        self.facts.update(check_history(log, operations))
+            operations += load_kv_history(history)
+        verdict = check_revisions(operations, log)
+        if not verdict.is_right:
+            raise FindingError(str(verdict))
+        self.facts.update(verdict.facts)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import anyio
 
 import raftkv
 from raftkv.kv import KvMachine
-from raftkv.testing.campaigns.member import Diary, Json, Member
+from raftkv.testing.campaigns.member import Json, Member, open_diary
 
 STOPPED_STATUS: Final = 7
 """How the process ends if its node stopped by itself."""
@@ -51,7 +51,7 @@ class _Failing:
             async with self._open(self._machine) as opened:
                 node = cast("raftkv.Node[raftkv.KvResult]", opened)
                 self._node = node
-                diary = Diary(str(self._given["history"]))
+                diary = open_diary(str(self._given["history"]))
                 await Member(node, self._machine, diary, self._given).serve()
         except raftkv.NodeStoppedError as stopped:
             return {

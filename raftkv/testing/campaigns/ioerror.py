@@ -21,9 +21,10 @@ from raftkv.testing.campaigns.disks import why_no_disks
 from raftkv.testing.campaigns.failing_member import STOPPED_STATUS
 from raftkv.testing.campaigns.frame import Campaign, Case, Facts, FindingError, Part
 from raftkv.testing.campaigns.full_disk import fill_a_disk
-from raftkv.testing.campaigns.history import Kind, Outcome, read_history
 from raftkv.testing.campaigns.inprocess import NAMES
 from raftkv.testing.campaigns.shim import FOR_EVER, Shim, compile_shim, why_no_shim
+from raftkv.testing.histories.kv import Put, load_kv_history
+from raftkv.testing.histories.operations import Outcome
 
 STOP_SECONDS_MAX: Final = 1.0
 """A node is silent, and after a failed sync has ended, within so long of the first failure."""
@@ -93,8 +94,8 @@ class _Fragile:
 
     def _check_silence(self, name: str, silent_ns: int) -> None:
         for history in self._case.directory.glob(f"{name}-*.history"):
-            for operation in read_history(history):
-                if operation.outcome is Outcome.DONE and operation.returned_ns > silent_ns:
+            for operation in load_kv_history(history):
+                if operation.outcome is Outcome.OK and (operation.return_at or 0) > silent_ns:
                     raise FindingError(f"{name} answered after its end: {operation}")
 
     def _verdict(self, name: str) -> Path:
@@ -184,12 +185,13 @@ def _why_no_full_disks() -> str | None:
 def _latencies(case: Case, name: str, after_ns: int) -> list[int]:
     """How long the puts of a member's own clients took, asked and answered since."""
     return sorted(
-        operation.returned_ns - operation.invoked_ns
+        operation.return_at - operation.call_at
         for history in case.directory.glob(f"{name}-*.history")
-        for operation in read_history(history)
-        if operation.kind is Kind.PUT
-        and operation.outcome is Outcome.DONE
-        and operation.invoked_ns >= after_ns
+        for operation in load_kv_history(history)
+        if isinstance(operation.request, Put)
+        and operation.outcome is Outcome.OK
+        and operation.return_at is not None
+        and operation.call_at >= after_ns
     )
 
 

@@ -18,11 +18,22 @@ from typing import cast
 import anyio
 
 import raftkv
-from raftkv.kv import KvMachine, rows
-from raftkv.kv.reader import read_key
-from raftkv.storage.base import Reader, Space
-from raftkv.testing.campaigns.history import Kind, Outcome
+from raftkv.kv import KvMachine
+from raftkv.storage.base import Reader
 from raftkv.testing.campaigns.killpoints import arm, tally
+from raftkv.testing.histories.kv import (
+    DeleteOne,
+    Get,
+    KvHistory,
+    KvRequest,
+    KvResponse,
+    Put,
+    Range,
+    Span,
+    written_in,
+)
+from raftkv.testing.histories.operations import History
+from raftkv.testing.histories.plain import to_plain
 
 _CALL_SECONDS = 2.0
 _CLIENTS_ID = 1_000_000  # numbers of one client's calls
@@ -30,15 +41,11 @@ _CLIENTS_ID = 1_000_000  # numbers of one client's calls
 Json = dict[str, object]
 
 
-class Diary:
-    """What our clients asked and were answered; see :func:`~.history.read_history`."""
-
-    def __init__(self, path: str) -> None:
-        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-
-    def note(self, *words: object) -> None:
-        """One line, by one write: it is there entirely or torn at the end."""
-        os.write(self._file, json.dumps(words).encode() + b"\n")
+def open_diary(path: str) -> KvHistory:
+    """What our clients ask and are answered, kept in a file line by line."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    # One write for each line: it is there entirely or torn at the end.
+    return History(now=time.monotonic_ns, note=lambda line: os.write(file, line))
 
 
 class Client:
@@ -47,7 +54,7 @@ class Client:
     def __init__(
         self,
         kv: raftkv.Kv,
-        diary: Diary,
+        diary: KvHistory,
         name: str,
         number: int,
         keys: int,
@@ -66,56 +73,36 @@ class Client:
         random = self._random
         while not is_resting():
             self._number += 1
-            key = f"k{random.randrange(self._keys)}"
+            key = b"k%d" % random.randrange(self._keys)
             chance = random.random()
             if chance < 0.45:
                 # A long one has a row of its own in the store.
                 padding = "." * (4000 if random.random() < self._long_values else 0)
-                value = f"{self._name}/{self._number}{padding}"
-                await self._call(Kind.PUT, key, value, self._put(key, value))
+                value = f"{self._name}/{self._number}{padding}".encode()
+                await self._note(Put(key, value), self._kv.put(key, value, timeout=_CALL_SECONDS))
             elif chance < 0.55:
-                await self._call(Kind.DELETE, key, None, self._delete(key))
+                await self._note(DeleteOne(key), self._kv.delete(key, timeout=_CALL_SECONDS))
             elif chance < 0.80:
-                await self._call(Kind.RANGE, key, None, self._range(key, lease=chance < 0.6))
+                await self._range(key, lease=chance < 0.6)
             elif chance < 0.95:
-                await self._call(Kind.GET, key, None, self._get(key, lease=chance < 0.85))
+                work = self._kv.get(key, lease=chance < 0.85, timeout=_CALL_SECONDS)
+                await self._note(Get(key), work)
             else:
-                await self._call(Kind.STALE, key, None, self._range(key, serializable=True))
+                await self._range(key, serializable=True)
             await anyio.sleep(random.random() * 0.004)
 
-    async def _call(
-        self, kind: Kind, key: str, value: str | None, call: Awaitable[tuple[int, int, str | None]]
-    ) -> None:
-        note, number = self._diary.note, self._number
-        note(number, kind.value, key, value, time.monotonic_ns())
+    async def _note(self, request: KvRequest, work: Awaitable[KvResponse]) -> None:
         try:
-            answer = await call
-        except raftkv.Error as error:
-            outcome = Outcome.UNKNOWN if error.may_have_happened else Outcome.FAILED
-            note(number, outcome.value, time.monotonic_ns(), 0, 0, None)
+            await self._diary.record(self._name, request, work)
+        except raftkv.Error:
             await anyio.sleep(0.02)
-        else:
-            note(number, Outcome.DONE.value, time.monotonic_ns(), *answer)
 
-    async def _put(self, key: str, value: str) -> tuple[int, int, str | None]:
-        done = await self._kv.put(key, value, timeout=_CALL_SECONDS)
-        return done.revision, 0, None
-
-    async def _delete(self, key: str) -> tuple[int, int, str | None]:
-        done = await self._kv.delete(key, timeout=_CALL_SECONDS)
-        return done.revision, done.deleted, None
-
-    async def _range(
-        self, key: str, *, lease: bool = False, serializable: bool = False
-    ) -> tuple[int, int, str | None]:
-        found = await self._kv.range(
-            key, key + "\0", lease=lease, serializable=serializable, timeout=_CALL_SECONDS
+    async def _range(self, key: bytes, *, lease: bool = False, serializable: bool = False) -> None:
+        span = Span(key, key + b"\0")
+        work = self._kv.range(
+            span.start, span.stop, lease=lease, serializable=serializable, timeout=_CALL_SECONDS
         )
-        return found.revision, 0, found.items[0].value.decode() if found.items else None
-
-    async def _get(self, key: str, *, lease: bool) -> tuple[int, int, str | None]:
-        found = await self._kv.get(key, lease=lease, timeout=_CALL_SECONDS)
-        return (0, 0, None) if found is None else (found.mod_revision, 0, found.value.decode())
+        await self._note(Range(span, serializable=serializable), work)
 
 
 class Member:
@@ -125,7 +112,7 @@ class Member:
         self,
         node: raftkv.Node[raftkv.KvResult],
         machine: KvMachine,
-        diary: Diary,
+        diary: KvHistory,
         given: Json,
     ) -> None:
         self._node = node
@@ -239,19 +226,8 @@ class Member:
 
 
 def write_rows(reader: Reader, path: Path) -> int:
-    """What every revision wrote, from the rows and not from the node; how many there are.
-
-    A line of JSON for each: revision, key, value or null.
-    """
-    lines: list[str] = []
-    for row_key, row in reader.scan(Space.MACHINE, rows.EVENTS, rows.VALUES):
-        revision, _ = rows.split_events_key(row_key)
-        for event in rows.decode_events(row):
-            value: str | None = None
-            if event.kind == rows.PUT_EVENT:
-                found = read_key(reader, event.key, revision)
-                value = "no such row" if found is None else found.value.decode()
-            lines.append(json.dumps([revision, event.key.decode(), value]))
+    """What every revision wrote, from the rows and not from the node; how many rows there are."""
+    lines = [json.dumps(to_plain(one)) for one in written_in(reader)]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return len(lines)
 
@@ -274,7 +250,7 @@ def _reply(number: int, answer: Json) -> None:
 
 async def run_member(given: Json) -> None:
     """Open the node that the words describe, and serve."""
-    diary = Diary(str(given["history"]))
+    diary = open_diary(str(given["history"]))
     settings = raftkv.Settings(**cast("dict[str, int]", given["settings"]))
     machine = KvMachine()
     joins = cast("list[str] | None", given.get("join"))

@@ -7,6 +7,10 @@ runs one operation at a time, or several; nothing depends on it.
 :class:`History` records operations as they happen. By itself it numbers calls and answers in their
 order, which is the finest time there is inside one process and reads no clock. Clients in several
 processes need a clock that all of them share: ``History(now=time.monotonic_ns)``.
+
+In a file a history has two lines of JSON for each operation: ``[number, client, time, request]``
+as it is called and ``[number, outcome, time, response]`` once it has ended. So one can be written
+while it happens, by a process that is killed; what was never answered then counts as unknown.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Generic, Self, TypeVar, cast
+from typing import Final, Generic, Self, TypeVar, cast
 
 from attrs import evolve, frozen
 
@@ -36,6 +40,9 @@ class Outcome(Enum):
     """Surely not done, says the error."""
     UNKNOWN = "unknown"
     """Perhaps done, now or later: the error says so, or nobody is left to say."""
+
+
+_PENDING: Final = Outcome.UNKNOWN
 
 
 @frozen(slots=True)
@@ -60,12 +67,18 @@ class Operation(Generic[Q, A]):
 class History(Generic[Q, A]):
     """Operations in the order of their calls; a recorder, and a list to read."""
 
-    __slots__ = ("_count", "_now", "_operations")
+    __slots__ = ("_count", "_note", "_now", "_operations")
 
     def __init__(
-        self, operations: Iterable[Operation[Q, A]] = (), *, now: Callable[[], int] | None = None
+        self,
+        operations: Iterable[Operation[Q, A]] = (),
+        *,
+        now: Callable[[], int] | None = None,
+        note: Callable[[bytes], object] | None = None,
     ) -> None:
+        """``note`` is given each line of its file as it is recorded."""
         self._operations = list(operations)
+        self._note = note
         latest = max((max(one.call_at, one.return_at or 0) for one in self._operations), default=0)
         self._count = latest
         self._now = now
@@ -83,9 +96,12 @@ class History(Generic[Q, A]):
 
     def call(self, client: str, request: Q) -> int:
         """A client asks for something, now. Returns the number to end it with."""
-        one = Operation[Q, A](client, self._moment(), None, request, None, Outcome.UNKNOWN)
+        one = Operation[Q, A](client, self._moment(), None, request, None, _PENDING)
         self._operations.append(one)
-        return len(self._operations) - 1
+        number = len(self._operations) - 1
+        if self._note is not None:
+            self._note(_call_line(number, one))
+        return number
 
     def done(self, number: int, response: A) -> None:
         """The operation of that number was answered, now."""
@@ -112,16 +128,16 @@ class History(Generic[Q, A]):
         return response
 
     def save(self, path: Path) -> None:
-        """Write it as JSON, one line for each operation.
+        """Write it as lines of JSON.
 
         Requests and responses are JSON values, bytes, tuples, and classes made of them by attrs or
         dataclasses. Raises InvalidArgumentError for anything else.
         """
-        with path.open("w", encoding="utf-8") as file:
-            for one in self._operations:
-                words = [one.client, one.call_at, one.return_at, one.outcome.value]
-                line = [*words, to_plain(one.request), to_plain(one.response)]
-                file.write(json.dumps(line, ensure_ascii=True) + "\n")
+        with path.open("wb") as file:
+            for number, one in enumerate(self._operations):
+                file.write(_call_line(number, one))
+                if one.return_at is not None or one.outcome is not Outcome.UNKNOWN:
+                    file.write(_end_line(number, one))
 
     @classmethod
     def load(cls, path: Path, types: Iterable[type] = ()) -> Self:
@@ -131,26 +147,27 @@ class History(Generic[Q, A]):
         is no history, or of classes that are not among ``types``.
         """
         known = {one.__name__: one for one in types}
-        met: list[Operation[Q, A]] = []
-        lines = path.read_text(encoding="utf-8").split("\n")
-        for number, line in enumerate(lines[:-1], 1):
+        met: dict[object, Operation[Q, A]] = {}
+        lines = path.read_bytes().split(b"\n")
+        for place, line in enumerate(lines[:-1], 1):
             try:
-                client, call_at, return_at, outcome, request, response = json.loads(line)
-                one = Operation(
-                    str(client),
-                    int(call_at),
-                    None if return_at is None else int(return_at),
-                    cast("Q", from_plain(request, known)),
-                    cast("A | None", from_plain(response, known)),
-                    Outcome(outcome),
-                )
+                number, who, time, said = json.loads(line)
+                if number not in met:
+                    request = cast("Q", from_plain(said, known))
+                    called_at = int(cast("int", time))
+                    one = Operation[Q, A](str(who), called_at, None, request, None, _PENDING)
+                else:
+                    response = cast("A | None", from_plain(said, known))
+                    one = evolve(
+                        met[number], return_at=time, response=response, outcome=Outcome(who)
+                    )
             except (ValueError, TypeError, KeyError) as error:
                 raise InvalidArgumentError(
-                    f"line {number} of {path} is no operation ({error}); was it written by"
-                    " History.save, and does types= name its classes?"
+                    f"line {place} of {path} is of no history ({error}); was it written by History,"
+                    " and does types= name its classes?"
                 ) from error
-            met.append(one)
-        return cls(met)
+            met[number] = one
+        return cls(met.values())
 
     def _moment(self) -> int:
         self._count += 1
@@ -160,6 +177,19 @@ class History(Generic[Q, A]):
         one = self._operations[number]
         if one.return_at is not None:
             raise UsageError(f"operation {number} ended already: {one}")
-        self._operations[number] = evolve(
-            one, return_at=self._moment(), outcome=outcome, response=response
-        )
+        ended = evolve(one, return_at=self._moment(), outcome=outcome, response=response)
+        self._operations[number] = ended
+        if self._note is not None:
+            self._note(_end_line(number, ended))
+
+
+def _call_line(number: int, one: Operation[Q, A]) -> bytes:
+    return _line([number, one.client, one.call_at, to_plain(one.request)])
+
+
+def _end_line(number: int, one: Operation[Q, A]) -> bytes:
+    return _line([number, one.outcome.value, one.return_at, to_plain(one.response)])
+
+
+def _line(words: list[object]) -> bytes:
+    return json.dumps(words, ensure_ascii=True).encode() + b"\n"
