@@ -224,6 +224,18 @@ def test_who_gives_up_says_so_and_that_is_no_pass() -> None:
         check_linearizable(history, RegisterModel(), steps_max=500)
 
 
+def test_equal_unknown_operations_are_not_tried_in_every_order() -> None:
+    crowd = [asked(1, None, Write(1)) for _ in range(30)]
+    with pytest.raises(NotLinearizableError):
+        check_linearizable([*crowd, asked(2, 3, Read(), 9)], RegisterModel(), steps_max=1000)
+
+
+def test_what_led_to_the_same_state_is_not_searched_again() -> None:
+    crowd = [asked(1, 100, Write(number)) for number in range(9)]  # 362,880 orders
+    with pytest.raises(NotLinearizableError):
+        check_linearizable([*crowd, asked(101, 102, Read(), 99)], RegisterModel(), steps_max=40_000)
+
+
 def test_a_wrong_part_is_found_behind_one_that_is_too_hard() -> None:
     crowd = [asked(1, 100, Write(number, "a")) for number in range(9)]
     history = [asked(1, 2, Read("0"), 5), *crowd, asked(101, 102, Read("a"), 99)]
