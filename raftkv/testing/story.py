@@ -118,7 +118,7 @@ class Event:
     text: str
     view: NodeView | None = None
     peer: str | None = None
-    """The other end of a message."""
+    """The other end of a message; a LOST one is told of at its sender, as a SEND."""
     message: int | None = None
     """The same on a SEND and on each DELIVER or LOST of it: the number of the SEND."""
     client: str | None = None

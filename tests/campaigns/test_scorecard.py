@@ -85,7 +85,7 @@ def test_a_configuration_explored_twice_counts_once() -> None:
         ("explore", "A", line(states_max=1000)),
         ("explore", "B", line(states_max=30)),
     )
-    assert told["states explored to the end"].value == 1030
+    assert told["distinct states explored"].value == 1030
 
 
 def test_kills_are_at_least_the_cases_of_lines_from_before_figures() -> None:

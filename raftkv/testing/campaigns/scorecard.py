@@ -128,7 +128,7 @@ def _states(ledger: Ledger) -> Row:
         for part, line in _lines(ledger, "explore")
         if "states max" in line.figures
     ]
-    return _row("states explored to the end", found)
+    return _row("distinct states explored", found)
 
 
 def _greatest(name: str, ledger: Ledger, figure: str) -> Row:

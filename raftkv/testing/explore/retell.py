@@ -41,7 +41,7 @@ class Retold(World):
         for _ in range(scope.joiners):
             self.spawn()
         for member in self.members.values():
-            self._tell(member, Kind.START, "starts")
+            self._relate(member, Kind.START, "starts")
 
     # --- hooks ------------------------------------------------------------------------------
 
@@ -87,7 +87,7 @@ class Retold(World):
             case Act.DELIVER | Act.DROP | Act.DUPLICATE:
                 self._message(member, deed)
             case Act.WRITE:
-                self._tell(member, Kind.SYNC, "the oldest write is durable")
+                self._relate(member, Kind.SYNC, "the oldest write is durable")
                 self._finish(member)
             case Act.CRASH:
                 self._crash(member, deed.number)
@@ -97,7 +97,7 @@ class Retold(World):
                 self._input(member, deed)
         self.work(member)
         if member.state.applied > applied:
-            self._tell(member, Kind.APPLY, f"applied up to {member.state.applied}")
+            self._relate(member, Kind.APPLY, f"applied up to {member.state.applied}")
 
     def _input(self, member: Member, deed: Deed) -> None:
         match deed.act:
@@ -118,7 +118,7 @@ class Retold(World):
                 self.propose_change(member, change, single=False)
                 steps = " ".join(f"{one.kind.name}:{one.node}" for one in change.changes)
                 text = f"proposal of a change: {steps}"
-        self._tell(member, Kind.INPUT, text)
+        self._relate(member, Kind.INPUT, text)
 
     def _message(self, member: Member, deed: Deed) -> None:
         link = self.links[deed.peer, deed.node]
@@ -128,13 +128,14 @@ class Retold(World):
         lost = deed.act is Act.DROP
         if not lost:
             self.deliver(message)
+        node, peer = (deed.peer, deed.node) if lost else (deed.node, deed.peer)
         self.story.event(
             self.deeds,
-            f"n{deed.node}",
+            f"n{node}",
             Kind.LOST if lost else Kind.DELIVER,
             describe_message(message),
-            member.state,
-            peer=f"n{deed.peer}",
+            None if lost else member.state,
+            peer=f"n{peer}",
             message=number,
         )
 
@@ -146,12 +147,12 @@ class Retold(World):
         writes = sum(list(batches)[:kept])
         self.crash(member, writes)
         batches.clear()
-        self._tell(member, Kind.CRASH, f"crash: {kept} writes under way were durable")
+        self._relate(member, Kind.CRASH, f"crash: {kept} writes under way were durable")
         self.restart(member)
-        self._tell(member, Kind.START, "restart")
+        self._relate(member, Kind.START, "restart")
 
     def _compact(self, member: Member) -> None:
-        self._tell(member, Kind.INPUT, "an image is taken")
+        self._relate(member, Kind.INPUT, "an image is taken")
         image = member.machine.image()
         self.feed(member, SnapshotTaken(image))
         self.feed(member, Compact(image.index))
@@ -160,7 +161,7 @@ class Retold(World):
             member.disk.compact(image.index)
             member.last_image = image.index
 
-    def _tell(self, member: Member, kind: Kind, text: str) -> None:
+    def _relate(self, member: Member, kind: Kind, text: str) -> None:
         self.story.event(self.deeds, f"n{member.id}", kind, text, member.state)
 
 
