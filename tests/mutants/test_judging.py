@@ -11,9 +11,9 @@ from attrs import evolve
 from raftkv.errors import InvariantError, NodeStoppedError, StorageCorruptError
 from raftkv.testing import replay, simulate
 from raftkv.testing.mutants import Mutant, MutantError, broken, load_mutants
-from raftkv.testing.mutants.catchers import BySeeds, ByTest, Catcher
+from raftkv.testing.mutants.catchers import ByNodes, ByScope, BySeeds, ByTest, Catcher
 from raftkv.testing.mutants.command import as_json, as_lines
-from raftkv.testing.mutants.judgement import Sighting, in_words, is_invariant
+from raftkv.testing.mutants.judgement import Sighting, in_words, is_judgement
 from raftkv.testing.mutants.patch import FilePatch, Hunk
 from raftkv.testing.mutants.runner import Kind, Verdict, run_mutants, sighting_of, without
 from raftkv.testing.mutants.watch import judged
@@ -62,8 +62,10 @@ def test_accidents_are_none(error: BaseException) -> None:
 
 
 def test_findings_name_invariants_or_errors() -> None:
-    assert [is_invariant(one) for one in ("I9", "I53", "InvariantError")] == [True] * 3
-    assert [is_invariant(one) for one in ("NameError", "KeyError", "Iterator")] == [False] * 3
+    assert all(is_judgement(one, "") for one in ("I9", "I53", "InvariantError"))
+    assert not any(is_judgement(one, "") for one in ("NameError", "KeyError", "Iterator"))
+    assert is_judgement("I52", "n1 stopped by itself: StorageCorruptError: a gap")
+    assert not is_judgement("I52", "n1 stopped by itself: AttributeError: no setter")
     assert in_words(KeyError()) == "KeyError"
     assert in_words(ValueError("a\n  b")) == "ValueError: a b"
 
@@ -98,7 +100,7 @@ def test_the_first_seed_that_judges_is_enough() -> None:
         told = tried(SEEDS, ByTest("tests/never/asked.py"))
     (seen,) = told.sightings
     assert seen.is_judged
-    assert is_invariant(seen.what.partition(":")[0])
+    assert seen.what.startswith(("I20: ", "I10: "))
 
 
 def test_every_seed_that_judges_is_counted_if_asked_for() -> None:
@@ -112,8 +114,19 @@ def test_every_seed_that_judges_is_counted_if_asked_for() -> None:
     ]
 
 
-def test_a_sound_core_gives_nothing_to_see() -> None:
-    assert not tried(BySeeds(0, 2, 300)).sightings
+def test_searches_and_whole_nodes_notice_too() -> None:
+    with broken(MUTANTS[5]):
+        told = tried(ByNodes(0, 1, 50), ByScope("A", 500), ByTest("tests/never/asked.py"))
+    assert [one.catcher for one in told.sightings] == ["explore A to 500"]
+    with broken(HALF_ELECTS):
+        (seen,) = tried(ByNodes(0, 12, 300), ByScope("walks", 1)).sightings
+    assert seen.catcher.startswith("nodes ")
+    assert seen.is_judged
+
+
+def test_what_is_sound_gives_nothing_to_see() -> None:
+    catchers = (BySeeds(0, 2, 300), ByScope("A", 200), ByScope("walks", 1), ByNodes(0, 1, 100))
+    assert not tried(*catchers, every=True).sightings
 
 
 def test_a_module_that_cannot_be_imported_is_told() -> None:

@@ -162,6 +162,12 @@ def test_a_header_tells_what_is_broken_and_who_should_notice(tmp_path: Path) -> 
         ("01-bug.patch", "Subject", "Target", "'Target: core' is no line"),
         ("01-bug.patch", "divided", "heaven", "no world 'heaven': it is one of crashing, divided"),
         ("01-bug.patch", "seeds 0..3 x 100", "many seeds", "is none of 'seeds"),
+        (
+            "01-bug.patch",
+            "seeds 0..3 x 100 in divided",
+            "explore Z to 9",
+            "no scope 'Z': it is one",
+        ),
         ("01-bug.patch", "--- a", "+++ a", "it changes nothing"),
     ],
 )
@@ -185,6 +191,7 @@ def test_catchers_read_as_they_are_written() -> None:
         "seeds 0..60 x 2000",
         "seeds 3..4 x 10 in losing",
         "nodes 0..10 x 1000",
+        "explore figure-8 to 20000",
         "test tests/kv/test_rows.py",
     ):
         assert str(parse_catcher(text)) == text

@@ -15,6 +15,9 @@ from typing import Final
 from attrs import frozen
 
 _INVARIANT: Final = re.compile(r"[IS]\d+[a-z]?|InvariantError")
+_ACCIDENT: Final = re.compile(
+    r"\b(Name|UnboundLocal|Attribute|Type|Key|Index|Import|ModuleNotFound|Syntax|Recursion)Error:"
+)
 _WORDS_MAX: Final = 300
 
 
@@ -30,9 +33,12 @@ class Sighting:
     """Since the first catcher began."""
 
 
-def is_invariant(name: str) -> bool:
-    """Whether a finding of a simulation names an invariant; else it names an error's class."""
-    return _INVARIANT.fullmatch(name) is not None
+def is_judgement(invariant: str, broken: str) -> bool:
+    """Whether what a simulation found is the judgement of an invariant.
+
+    Else it names an error's class; or what is broken is that a node stopped, of such an error.
+    """
+    return _INVARIANT.fullmatch(invariant) is not None and _ACCIDENT.search(broken) is None
 
 
 def in_words(error: BaseException) -> str:

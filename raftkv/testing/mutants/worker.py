@@ -10,21 +10,30 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib import import_module
 from itertools import groupby
 from pathlib import Path
 from time import perf_counter
-from typing import Final
+from typing import Final, assert_never
 
 import pytest
 from attrs import asdict
 
 import raftkv
 from raftkv.testing import simulation as cores
-from raftkv.testing.finding import Finding
-from raftkv.testing.mutants.catchers import ByNodes, BySeeds, ByTest, Catcher, parse_catcher
-from raftkv.testing.mutants.judgement import Sighting, in_words, is_invariant
+from raftkv.testing.explore.scopes import SCOPES, WALKED
+from raftkv.testing.explore.search import Limits, explore
+from raftkv.testing.explore.walks import walk_all
+from raftkv.testing.mutants.catchers import (
+    ByNodes,
+    ByScope,
+    BySeeds,
+    ByTest,
+    Catcher,
+    parse_catcher,
+)
+from raftkv.testing.mutants.judgement import Sighting, in_words, is_judgement
 from raftkv.testing.mutants.watch import Watch
 from raftkv.testing.mutants.worlds import WORLDS
 from raftkv.testing.nodes import run as nodes
@@ -46,24 +55,23 @@ def work(modules: Sequence[str], catchers: Sequence[Catcher], *, every: bool, sa
             return
     began = perf_counter()
     for is_test, group in groupby(catchers, lambda one: isinstance(one, ByTest)):
-        run = _tests if is_test else _seeds
+        run = _tests if is_test else _runs
         if run(tuple(group), every, began, say) and not every:
             return
 
 
-def _seeds(catchers: Iterable[Catcher], every: bool, began: float, say: Say) -> bool:
+def _runs(catchers: Iterable[Catcher], every: bool, began: float, say: Say) -> bool:
     for one in catchers:
-        assert not isinstance(one, ByTest)
         seen = 0
-        for seed in range(one.first, one.stop):
-            found = _finding(one, seed)
-            if found is None:
-                continue
-            is_judged = is_invariant(found.invariant)
-            what = f"{found.invariant}: {found.broken}"
-            told = Sighting(str(one.only(seed)), what, is_judged, perf_counter() - began)
+        for catcher, invariant, broken in _broken(one):
+            told = Sighting(
+                catcher=str(catcher),
+                what=f"{invariant}: {broken}",
+                is_judged=is_judgement(invariant, broken),
+                seconds=perf_counter() - began,
+            )
             say("seen", asdict(told))
-            seen += is_judged
+            seen += told.is_judged
             if seen >= (SIGHTINGS_MAX if every else 1):
                 break
         say("done", str(one))
@@ -72,13 +80,32 @@ def _seeds(catchers: Iterable[Catcher], every: bool, began: float, say: Say) -> 
     return False
 
 
-def _finding(catcher: BySeeds | ByNodes, seed: int) -> Finding | None:
+def _broken(catcher: Catcher) -> Iterator[tuple[Catcher, str, str]]:
+    """What is broken, one after the other: the run that shows it, the invariant, the words."""
     match catcher:
         case BySeeds():
             world = WORLDS[catcher.world] if catcher.world else None
-            return cores.simulate(seed, catcher.steps, options=world).finding
+            for seed in range(catcher.first, catcher.stop):
+                found = cores.simulate(seed, catcher.steps, options=world).finding
+                if found is not None:
+                    yield catcher.only(seed), found.invariant, found.broken
         case ByNodes():
-            return nodes.simulate(seed, catcher.steps).finding
+            for seed in range(catcher.first, catcher.stop):
+                found = nodes.simulate(seed, catcher.steps).finding
+                if found is not None:
+                    yield catcher.only(seed), found.invariant, found.broken
+        case ByScope():
+            scope = SCOPES[catcher.name]
+            if scope in WALKED:
+                met = walk_all(scope, range(catcher.stop)).broken
+            else:
+                met = explore(scope, Limits(states=catcher.stop)).broken
+            if met is not None:
+                yield catcher, met.invariant, met.broken
+        case ByTest():
+            raise TypeError("tests are run by pytest")
+        case _:
+            assert_never(catcher)
 
 
 def _tests(catchers: Iterable[Catcher], every: bool, began: float, say: Say) -> bool:
