@@ -223,6 +223,9 @@ class Disks:
             highest = max(seen.highest, boot)
             newest = evolve(seen, boot=boot, token=token, highest=highest, is_logged=False)
             self._put(member, newest, must_sync=True)
+        elif self._durable.get(member) != (boot, token):
+            # It was heard of before it came, and so far nobody waited for that to be durable.
+            self._put(member, seen, must_sync=True)
 
     def _put(self, member: int, seen: Seen, *, must_sync: bool) -> None:
         self._seen[member] = seen

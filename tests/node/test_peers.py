@@ -175,6 +175,24 @@ def test_a_boot_is_durable_once_its_save_is() -> None:
     assert Disks(storage.store, ME).is_durable(_hello())
 
 
+@pytest.mark.parametrize("source", ["another member", "the log"])
+def test_a_boot_that_was_heard_of_before_it_came_becomes_durable_all_the_same(source: str) -> None:
+    # Found by a cluster in simulation: such a member was never greeted, and waited for ever.
+    storage = open_memory(5, 1)
+    disks, other = Disks(storage.store, ME), Disks(open_memory(5, 3).store, evolve(ME, member_id=3))
+    other.met(_hello())
+    if source == "another member":
+        disks.hear(other.told())
+    else:
+        disks.logged(next(booted for booted in other.unlogged() if booted.member == 2))
+    disks.save(storage.store.batch())  # with the next batch: nobody waits for it
+    assert not disks.is_durable(_hello())
+    disks.met(_hello())
+    assert disks.must_sync
+    disks.saved(disks.save(storage.store.batch()))
+    assert disks.is_durable(_hello())
+
+
 def test_what_one_member_knows_of_disks_another_learns_if_it_is_newer() -> None:
     one, two = (_peers(open_memory(5, 1).store).disks for _ in range(2))
     one.met(_hello(boot=7))

@@ -17,6 +17,7 @@ from raftkv.testing.invariants import broken, is_quorum
 from raftkv.testing.nodes.clients import AnyClient
 from raftkv.testing.nodes.options import Options
 from raftkv.testing.nodes.stage import Stage
+from raftkv.testing.trace import members
 
 ELECTIONS: Final = 20
 """Election timeouts (at their longest) within which a healed quorum must agree."""
@@ -111,7 +112,18 @@ class Liveness:
         leaders = [
             name for name in self.stage.running() if self.stage.state(name).role is Role.LEADER
         ]
-        return None if leaders else "no leader"
+        return None if leaders else "; ".join(map(self._shown, self.stage.names()))
+
+    def _shown(self, name: str) -> str:
+        """A member in a few words."""
+        if name not in self.stage.running():
+            return f"{name} is down"
+        state = self.stage.state(name)
+        log = state.log
+        return (
+            f"{name} {state.role.value} t{state.term} log {log.last_term}/{log.last_index}"
+            f" c{state.commit} a{state.applied} of {members(state.membership)}"
+        )
 
     def _agree(self) -> str | None:
         """None if all that are up are alike; else how they differ."""
