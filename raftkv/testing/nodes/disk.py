@@ -145,8 +145,11 @@ class SimDisk:
         image.boot = storage.identity.boot
         return storage
 
+    def _new_place(self, image: Image, life: Life, failpoint: Failpoint) -> SimPlace:
+        memtable_bytes = self.options.memtable_bytes
+        return SimPlace(image, self.where, self.troubles, life, memtable_bytes, failpoint)
+
     def _make(self, expected: Identity, place: SimPlace, witness: FileWitness) -> None:
-        self._image.store = StoreImage()
         uuid = self._hash("disk", self._made)
         identity = Identity(expected.cluster_id, expected.member_id, uuid, 0)
         store = place.begin()
@@ -260,11 +263,13 @@ class SimDisk:
         store = self._image.store
         if found is None or store is None:
             return None
-        store.unreadable[found] = None
-        open_store = self._open_store
-        if open_store is not None:
-            open_store.reading.unreadable[found] = None
+        self._rot(store, found, place)
         return f"a bit flips in row {found[1].hex()} of {found[0].value}"
+
+    def _rot(self, store: StoreImage, row: tuple[Space, bytes], _place: int) -> None:
+        store.unreadable[row] = None
+        if self._open_store is not None:
+            self._open_store.reading.unreadable[row] = None
 
     def alter(self, zone: Zone, choices: Choices) -> str | None:
         """Change a bit before RocksDB's checksum is made: only ours can tell. LOG and META only.
@@ -295,8 +300,7 @@ class SimDisk:
         if store is None or self._is_taxed or not store.wal or self.is_open:
             return None
         count = 1 + place * len(store.wal) // PLACES
-        for record in store.wal[-count:]:
-            record.mark, record.is_synced = Mark.LOST, True
+        store.forget(count)
         return f"the last {count} batches are not seen"
 
     def lose_log_file(self) -> str | None:
@@ -304,8 +308,7 @@ class SimDisk:
         store = self._image.store
         if store is None or self._is_taxed or not store.wal or self.is_open:
             return None
-        for record in store.wal:
-            record.mark, record.is_synced = Mark.LOST, True
+        store.forget(len(store.wal))
         return f"the write-ahead log with {len(store.wal)} batches is gone"
 
     def lose_store(self) -> str | None:
@@ -344,7 +347,8 @@ class SimDisk:
 
     @property
     def _open_store(self) -> SimStore | None:
-        return self._place.opened[-1] if self._place is not None and self.is_open else None
+        store = self._place.opened[-1] if self._place is not None and self.is_open else None
+        return store if isinstance(store, SimStore) else None
 
     @property
     def _is_taxed(self) -> bool:
@@ -359,7 +363,7 @@ class SimDisk:
         if not synced:
             return None
         number = place * len(synced) // PLACES
-        synced[number].mark = Mark.TORN
+        store.spoil(synced[number], Mark.TORN)
         return f"a bit flips in synced batch {number + 1} of {len(synced)} in the write-ahead log"
 
     def _flip_witness(self, place: int) -> str | None:

@@ -23,9 +23,12 @@ from attrs import define, evolve, field
 from raftkv.storage.base import Space
 from raftkv.storage.batch import ADOPT, DELETE, PUT, Change
 from raftkv.storage.memory import MemoryDisk, apply_changes
+from raftkv.storage.reading import LogKeys
 from raftkv.storage.witness import SLOT_BYTES, WITNESS_BYTES
 from raftkv.testing.choices import Choices
 
+_DAMAGED: Final = (PUT, Space.META, LogKeys(0).damage)
+"""The change that marks a store as damaged."""
 _ROWS: Final = (Space.MACHINE, Space.STAGED)
 
 Place = tuple[Space, bytes]
@@ -50,6 +53,8 @@ class Record:
     changes: tuple[Change, ...]
     is_synced: bool = False
     mark: Mark = Mark.WHOLE
+    place: tuple[str, int, int] | None = None
+    """Where a real log has it: file, start and end."""
 
     @property
     def size_bytes(self) -> int:
@@ -68,13 +73,20 @@ class StoreImage:
     """Rows of the tables that are well-formed for RocksDB, and not what was written."""
     is_old: bool = False
     """An old copy, whose member has not marked it as damaged since."""
+    log_bytes: int = 0
+    """Roughly how large the write-ahead log is."""
 
     def copied(self) -> StoreImage:
         """A copy of all of it."""
         tables = MemoryDisk()
         tables.rows = {space: rows.copy() for space, rows in self.tables.rows.items()}
-        wal = [evolve(one) for one in self.wal]
-        return StoreImage(tables, wal, dict(self.unreadable), dict(self.wrong), self.is_old)
+        return evolve(
+            self,
+            tables=tables,
+            wal=[evolve(one) for one in self.wal],
+            unreadable=dict(self.unreadable),
+            wrong=dict(self.wrong),
+        )
 
     def readable(self) -> tuple[int, str | None]:
         """How many records of the log can be read, and what is wrong with the next; None: nothing.
@@ -126,6 +138,41 @@ class StoreImage:
             heal(keys, record.changes)
         return [key for _, key in keys]
 
+    def append(self, changes: tuple[Change, ...]) -> Record:
+        """One batch more, not synced."""
+        record = Record(changes)
+        self.wal.append(record)
+        self.log_bytes += record.size_bytes
+        if self.is_old:
+            self.is_old = not any(one[:3] == _DAMAGED for one in changes)
+        return record
+
+    def sync(self, memtable_bytes: int) -> None:
+        """All batches are durable; if they are more than so many bytes, they go into tables."""
+        for record in reversed(self.wal):
+            if record.is_synced:
+                break
+            record.is_synced = True
+        if self.log_bytes >= memtable_bytes:
+            self.flush(len(self.wal))
+
+    def lead_astray(self, record: Record, place: int | None) -> None:
+        """The batch is not where it should be; with ``place``, it lies on one synced before."""
+        self.spoil(record, Mark.LOST)
+        synced = [one for one in self.wal if one.is_synced]
+        if place is not None and synced:
+            self.spoil(synced[place % len(synced)], Mark.TORN)
+
+    def spoil(self, record: Record, mark: Mark) -> None:
+        """A batch cannot be read any more."""
+        record.mark = mark
+
+    def forget(self, count: int) -> None:
+        """The newest batches are not there, though the disk said that it has them."""
+        for record in self.wal[-count:]:
+            record.is_synced = True
+            self.spoil(record, Mark.LOST)
+
     def flush(self, count: int) -> None:
         """Put the oldest ``count`` records into tables, which are synced at once."""
         for record in self.wal[:count]:
@@ -133,6 +180,7 @@ class StoreImage:
             heal(self.wrong, record.changes)
             apply_changes(self.tables.rows, record.changes)
         del self.wal[:count]
+        self.log_bytes = sum(one.size_bytes for one in self.wal)
 
     def lose_power(self, choices: Choices, *, is_harsh: bool) -> str:
         """Lose the newest batches that are not synced, so many as is chosen; say how many.

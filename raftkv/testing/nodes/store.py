@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from enum import Enum
 from errno import EIO, ENOSPC
 from os import strerror
-from typing import Final
+from typing import Protocol
 
 from attrs import define, field
 
@@ -24,12 +24,10 @@ from raftkv.errors import (
     StorageStallError,
 )
 from raftkv.storage.base import Batch, Space, Store
-from raftkv.storage.batch import PUT
-from raftkv.storage.member import Failpoint, Notes
+from raftkv.storage.member import Failpoint, FailStopStore, Notes
 from raftkv.storage.memory import MemoryStore, MemoryView, Rows, apply_changes
 from raftkv.storage.opening import Examination, Place
 from raftkv.storage.place import open_or_cut
-from raftkv.storage.reading import LogKeys
 from raftkv.storage.records import REBUILD, corrupt
 from raftkv.storage.rocks_options import Mode
 from raftkv.storage.witness import SlotFile
@@ -42,9 +40,6 @@ from raftkv.testing.nodes.image import (
     Unreadable,
     heal,
 )
-
-_DAMAGED: Final = (PUT, Space.META, LogKeys(0).damage)
-"""The change that marks a store as damaged."""
 
 
 class Operation(Enum):
@@ -71,6 +66,13 @@ class Troubles:
     misdirected: int | None = None
     """The next write lands somewhere else, as this number says."""
 
+    def takes_place(self) -> int | None:
+        """Where the batch that goes astray lands; None: nowhere."""
+        place, self.misdirected = self.misdirected, None
+        if place is None:
+            self.lost_writes -= 1
+        return place
+
     def met(self, operation: Operation) -> OSError | None:
         """What the disk answers instead of doing it."""
         if self.is_full and operation is not Operation.READ:
@@ -92,6 +94,14 @@ class Life:
         """Raise OSError if the process is gone."""
         if self.is_over:
             raise OSError(EIO, "the process that opened this disk is gone")
+
+
+class DiskStore(FailStopStore, Protocol):
+    """A store that can be left by its process from one moment to the next."""
+
+    def die(self) -> None:
+        """The process is gone: nothing is served any more, to views neither. Idempotent."""
+        ...
 
 
 class SimView(MemoryView):
@@ -183,7 +193,6 @@ class SimStore(MemoryStore):
         self._troubles = troubles
         self._life = life
         self._memtable_bytes = memtable_bytes
-        self._log_bytes = 0
         for record in image.wal[:count]:
             apply_changes(self._rows, record.changes)
         if mode is Mode.LOOK:
@@ -243,27 +252,12 @@ class SimStore(MemoryStore):
         before = self._written
         position = super().write(batch)
         if position != before:
-            record = Record(self._unsynced[-1][1])
-            self._log_bytes += record.size_bytes
-            self._image.wal.append(record)
+            record = self._image.append(self._unsynced[-1][1])
             if troubles.lost_writes or troubles.misdirected is not None:
-                self._go_astray(record)
-            if self._image.is_old:
-                self._image.is_old = not any(one[:3] == _DAMAGED for one in record.changes)
+                self._image.lead_astray(record, troubles.takes_place())
             if self.reading.unreadable:
                 heal(self.reading.unreadable, record.changes)
         return position
-
-    def _go_astray(self, record: Record) -> None:
-        record.mark = Mark.LOST
-        troubles, place = self._troubles, self._troubles.misdirected
-        if place is None:
-            troubles.lost_writes -= 1
-            return
-        troubles.misdirected = None
-        synced = [one for one in self._image.wal if one.is_synced]
-        if synced:
-            synced[place % len(synced)].mark = Mark.TORN
 
     def sync(self) -> int:
         """Make everything written before the call durable; answer the newest such position."""
@@ -272,17 +266,11 @@ class SimStore(MemoryStore):
         error = self._troubles.met(Operation.SYNC)
         if error is not None:
             raise self._failed("syncing", error)
-        position = super().sync()
-        if self._log_bytes >= self._memtable_bytes:
-            self._log_bytes = 0
-            self._image.flush(len(self._image.wal))
-        return position
+        return super().sync()
 
     def _settle(self, position: int) -> None:
         """Everything up to ``position`` is durable from now on."""
-        place = len(self._image.wal) - len(self._unsynced)
-        for record in self._image.wal[place:]:
-            record.is_synced = True
+        self._image.sync(self._memtable_bytes)
         self._unsynced.clear()
         self._synced = position
 
@@ -388,8 +376,8 @@ class SimPlace(Place):
         self._life = life
         self._memtable_bytes = memtable_bytes
         self._failpoint = failpoint
-        self._making = StoreImage()
-        self.opened: list[SimStore] = []
+        self._making = self.new_image()
+        self.opened: list[DiskStore] = []
         """Every store that was opened here, closed ones too."""
 
     @property
@@ -407,8 +395,13 @@ class SimPlace(Place):
         """Whether a copy of it can be made and the original kept beside."""
         return not self._troubles.is_full
 
-    def _store(self, image: StoreImage, mode: Mode) -> SimStore:
-        store = SimStore(
+    def new_image(self) -> StoreImage:
+        """Where a new store will lie."""
+        return StoreImage()
+
+    def open_as(self, image: StoreImage, mode: Mode) -> DiskStore:
+        """Open a store in a mode."""
+        return SimStore(
             image,
             mode,
             where=self._where,
@@ -416,31 +409,46 @@ class SimPlace(Place):
             life=self._life,
             memtable_bytes=self._memtable_bytes,
         )
+
+    def what_is_missing(self, image: StoreImage) -> str | None:
+        """What of the store's files is known to be missing before it is opened."""
+        del image
+
+    def _store(self, image: StoreImage, mode: Mode) -> DiskStore:
+        store = self.open_as(image, mode)
         self.opened.append(store)
         return store
 
-    def open(self, check: Callable[[Store], Examination]) -> tuple[SimStore, Examination]:
+    def open(self, check: Callable[[Store], Examination]) -> tuple[DiskStore, Examination]:
         """Open the store for good if it passes ``check``; a torn tail is cut if the rest does."""
         image = self._image.store
         if image is None:
             corrupt(f"the store of {self._where} is missing")
+        missing = self.what_is_missing(image)
+        if missing is not None:
+            corrupt(missing)
         return open_or_cut(
             lambda mode: self._store(image, mode), check, self._where, self._failpoint
         )
 
-    def look(self) -> SimStore | None:
-        """Open it for reading only, as far as it can be read; None if there is none."""
+    def look(self) -> DiskStore | None:
+        """Open it for reading only, as far as it can be read; None if it cannot be at all."""
         image = self._image.store
-        return None if image is None else self._store(image, Mode.LOOK)
+        if image is None or self.what_is_missing(image) is not None:
+            return None
+        try:
+            return self._store(image, Mode.LOOK)
+        except StorageCorruptError:
+            return None
 
     def die(self) -> None:
         """The process is gone, and with it every store it had open."""
         for store in self.opened:
             store.die()
 
-    def begin(self) -> SimStore:
+    def begin(self) -> DiskStore:
         """A new, empty store beside it; what was begun there before is gone."""
-        self._making = StoreImage()
+        self._making = self.new_image()
         return self._store(self._making, Mode.CREATE)
 
     def replace(self) -> None:
