@@ -90,11 +90,9 @@ class Nemesis:
         world, choices, network = self.world, self.choices, self.network
         nodes = [member.id for member in world.members.values() if not member.retired]
         kind = choices.choose(6)
+        self.mend()
         if kind <= 1 or len(nodes) < 2:
-            network.heal()
-            world.note("every link is mended", kind=Kind.HEAL)
             return
-        network.heal()
         world.marks["partition"] += 1
         if world.is_changing():
             world.marks["fault during a change"] += 1
@@ -117,6 +115,12 @@ class Nemesis:
                 sides = (sides[0], [one for one in sides[1] if one != centre])
             network.split(*sides)
             world.note(f"no link between {sides[0]} and {sides[1]}", kind=Kind.FAULT)
+
+    def mend(self) -> None:
+        """The network is whole again."""
+        if self.network.cuts:
+            self.network.heal()
+            self.world.note("every link is mended", kind=Kind.HEAL)
 
     def pause(self) -> None:
         """A member stands still: no tick, no message, until it goes on as if nothing had been."""
