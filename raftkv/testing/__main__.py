@@ -9,7 +9,7 @@ from typing import Final, Protocol
 
 from raftkv.testing.artifact import ArtifactError
 from raftkv.testing.campaigns import command as campaigns
-from raftkv.testing.commands import replay, report, simulate
+from raftkv.testing.commands import replay, report, shrink, simulate
 from raftkv.testing.commands.screen import Commands
 from raftkv.testing.explore import command as explore
 from raftkv.testing.mutants import command as mutants
@@ -25,6 +25,7 @@ class Command(Protocol):
 COMMANDS: Final[Mapping[str, Command]] = {
     "simulate": simulate,
     "replay": replay,
+    "shrink": shrink,
     "explore": explore,
     "mutants": mutants,
     "report": report,

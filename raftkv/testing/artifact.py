@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, cast
 
 from attrs import frozen
 
 from raftkv.testing.choices import Decisions, decode_decisions, encode_decisions
-from raftkv.testing.simulation import Outcome
+from raftkv.testing.finding import Outcome
 
 _FORMAT: Final = 1
-_LEVEL: Final = "L1"
+_LINES_MAX: Final = 500
 
 
 class ArtifactError(ValueError):
@@ -23,6 +24,8 @@ class ArtifactError(ValueError):
 class Artifact:
     """A recorded run."""
 
+    level: str
+    """L1: bare cores; L2: whole nodes. Decisions of one mean nothing to the other."""
     seed: int
     steps: int
     """Of the safety phase, as asked for."""
@@ -35,10 +38,13 @@ class Artifact:
     trace: tuple[str, ...]
 
 
-def artifact(seed: int, steps: int, outcome: Outcome) -> Artifact:
+def artifact(
+    seed: int, steps: int, outcome: Outcome, trace: Iterable[str], *, level: str = "L1"
+) -> Artifact:
     """What to keep of a run that drew its own options."""
     finding = outcome.finding
     return Artifact(
+        level=level,
         seed=seed,
         steps=steps,
         decisions=outcome.decisions,
@@ -46,7 +52,7 @@ def artifact(seed: int, steps: int, outcome: Outcome) -> Artifact:
         broken=finding.broken if finding else "",
         step=finding.step if finding else outcome.steps,
         options=str(outcome.options),
-        trace=tuple(outcome.trace.lines()),
+        trace=tuple(trace)[-_LINES_MAX:],
     )
 
 
@@ -54,7 +60,7 @@ def save(path: Path, kept: Artifact) -> None:
     """Write it as JSON."""
     fields = {
         "format": _FORMAT,
-        "level": _LEVEL,
+        "level": kept.level,
         "seed": kept.seed,
         "steps": kept.steps,
         "invariant": kept.invariant,
@@ -71,9 +77,10 @@ def load(path: Path) -> Artifact:
     """Read it back. Raises ArtifactError if it is none, OSError if it cannot be read."""
     try:
         fields = cast("dict[str, Any]", json.loads(path.read_text(encoding="utf-8")))
-        if (fields["format"], fields["level"]) != (_FORMAT, _LEVEL):
-            raise ArtifactError(f"{path}: format {fields['format']}, level {fields['level']}")
+        if fields["format"] != _FORMAT:
+            raise ArtifactError(f"{path}: format {fields['format']} is not known here")
         return Artifact(
+            level=str(fields["level"]),
             seed=int(fields["seed"]),
             steps=int(fields["steps"]),
             decisions=decode_decisions(fields["decisions"]),

@@ -74,7 +74,7 @@ def run_share(seeds: Sequence[int], steps: int) -> Share:
         marks.update(outcome.marks)
         rows.update(rows_met(outcome.marks))
         if outcome.finding is not None:
-            found.append(artifact(seed, steps, outcome))
+            found.append(artifact(seed, steps, outcome, outcome.trace.lines()))
     return Share(len(seeds), total, time // TICK, marks, rows, tuple(found))
 
 

@@ -20,7 +20,7 @@ from attrs import evolve, frozen
 
 from raftkv.testing.aligned import AlignedChoices, Answer, NotingChoices, Site, Turn
 from raftkv.testing.choices import Choices, Decisions
-from raftkv.testing.finding import Finding
+from raftkv.testing.finding import Finding, Outcome
 
 _SLACK = 64
 """Turns that a smaller run may take beyond those of the run that it comes from."""
@@ -31,27 +31,13 @@ _VALUES_MAX = 10
 """How many decisions of an earlier turn are tried with how many values each."""
 
 
-class Ran(Protocol):
-    """One run, as far as shrinking is concerned."""
-
-    @property
-    def decisions(self) -> Decisions:
-        """What was decided."""
-        ...
-
-    @property
-    def finding(self) -> Finding | None:
-        """What broke, if anything."""
-        ...
-
-
 class Runs(Protocol):
     """Runs a world on the given choices: so many steps, then the recovery, if it has one.
 
     Must end, with a finding of another name, when the choices raise an error.
     """
 
-    def __call__(self, choices: Choices, steps: int) -> Ran:
+    def __call__(self, choices: Choices, steps: int, /) -> Outcome:
         """What came of it."""
         ...
 
@@ -132,7 +118,7 @@ class _Work:
         self._is_over = is_over
         self._on_progress = on_progress
         choices = NotingChoices(decisions, 1 << 60)
-        ran = runs(choices, steps)
+        ran = self._run(choices, steps)
         if ran.finding is None:
             raise ShrinkError("the run to be shrunk breaks nothing")
         self.case = _Case(tuple(choices.turns()), steps, ran.decisions, ran.finding)
@@ -306,6 +292,10 @@ class _Work:
 
     # --- the judge --------------------------------------------------------------------------
 
+    def _run(self, choices: Choices, steps: int) -> Outcome:
+        # All runs are begun here: who asks for a decision is told by its callers, up to this line.
+        return self.runs(choices, steps)
+
     def _fails(
         self, turns: Sequence[Turn], steps: int | None = None, *, only_these: bool = False
     ) -> bool:
@@ -315,7 +305,7 @@ class _Work:
         case = self.case
         steps = case.steps if steps is None else steps
         choices = AlignedChoices(turns, len(case.turns) + _SLACK, only_these=only_these)
-        ran = self.runs(choices, steps)
+        ran = self._run(choices, steps)
         self.trials += 1
         found = ran.finding
         fails = found is not None and found.invariant == case.finding.invariant

@@ -72,6 +72,8 @@ class Outcome:
     time: int
     marks: Mapping[str, int]
     finding: Finding | None
+    error: BaseException | None
+    """What was raised where it broke."""
     trace: Trace
     drawn: bool
     """Whether the options are the first of the decisions."""
@@ -157,14 +159,10 @@ class Simulation(World):
         """Tell what became of a message."""
         if self.writer is not None:
             number, _ = self._sent.get(id(message), (None, message))
-            self.writer.event(
-                self.now,
-                f"n{message.to}",
-                kind,
-                message,
-                peer=f"n{message.sender}",
-                message=number,
-            )
+            here, there = f"n{message.to}", f"n{message.sender}"
+            if kind is Kind.LOST:
+                here, there = there, here
+            self.writer.event(self.now, here, kind, message, peer=there, message=number)
 
     def _lost(self, message: Message) -> None:
         self.marks["message lost"] += 1
@@ -378,7 +376,7 @@ class Simulation(World):
         self._recovering = True
         self.choices.begin()
         self.faults = self.network.faults = Faults()
-        self.network.heal()
+        self.nemesis.mend()
         self._choose_core()
         under_way = [due for due in self._due if due[2] in (Due.MESSAGE, Due.WRITE)]
         self._calm_at = max([self.now, *(due[0] for due in under_way)])
@@ -524,14 +522,16 @@ def run(
     trace = Trace(keep)
     simulation = Simulation(drawn, choices, trace)
     simulation.writer = writer
-    finding = None
+    finding, cause = None, None
     try:
         simulation.run(steps)
         simulation.recover()
     except ViolationError as violation:
         finding = Finding(violation.invariant, violation.broken, simulation.steps)
+        cause = violation
     except Exception as error:  # whatever the core raises is a finding
         finding = Finding(type(error).__name__, str(error), simulation.steps)
+        cause = error
     if writer is not None and finding is not None:
         writer.violation(simulation.now, None, finding.invariant, finding.broken)
     return Outcome(
@@ -541,6 +541,7 @@ def run(
         simulation.now,
         simulation.marks,
         finding,
+        cause,
         trace,
         options is None,
         steps,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import TracebackType
 
 import pytest
 
 from raftkv.testing.__main__ import main
-from raftkv.testing.artifact import load, save
+from raftkv.testing.artifact import Artifact, load, save
 from raftkv.testing.campaign import Share, Summary
+from raftkv.testing.choices import encode_decisions
 from raftkv.testing.marks import FLOORS_PER_MILLION_STEPS, Marks, missing
 from raftkv.testing.mutants import broken, load_mutants
 from tests.source import ROOT
@@ -45,7 +47,7 @@ def test_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_finding_is_told_kept_and_replayed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with broken(BROKEN):
         arguments = ["simulate", "--seeds", "0..8", "--steps", "800", "--save", str(tmp_path)]
@@ -60,12 +62,36 @@ def test_a_finding_is_told_kept_and_replayed(
         assert main(["replay", str(path)]) == 1
         again = capsys.readouterr().out
         assert f"{kept.invariant} at step {kept.step}: {kept.broken}" in again
-        assert kept.trace[-1] in again
+        assert f"VIOLATION {kept.invariant}: {kept.broken}" in again
 
         assert main(["replay", str(path), "--until", "20"]) == 0
         assert capsys.readouterr().out.count("\n") >= 21
 
+        page, lines = tmp_path / "small.html", tmp_path / "small.ndjson"
+        files = ["--html", str(page), "--ndjson", str(lines)]
+        small = tmp_path / "small.json"
+        assert main(["shrink", str(path), "--seconds", "3", "--out", str(small), *files]) == 1
+        assert f"replay {small}" in capsys.readouterr().out
+        assert main(["replay", str(small)]) == 1
+        assert f"VIOLATION {kept.invariant}" in capsys.readouterr().out
+        assert len(encode_decisions(load(small).decisions)) < len(encode_decisions(kept.decisions))
+        assert kept.invariant in page.read_text(encoding="utf-8")
+        events = [json.loads(line) for line in lines.read_text(encoding="utf-8").splitlines()]
+        assert events[0]["violated"]["invariant"] == kept.invariant
+        assert {one["kind"] for one in events[1:]} >= {"SEND", "DELIVER", "SYNC", "VIOLATION"}
+        states = [one["state"] for one in events[1:] if one.get("state")]
+        assert any(state["role"] == "LEADER" and state["term"] == 2 for state in states)
+
+        stops: list[object] = []
+        monkeypatch.setattr("pdb.post_mortem", stops.append)
+        assert main(["replay", str(small), "--break", "I99"]) == 1
+        assert not stops
+        assert main(["replay", str(small), "--break", kept.invariant]) == 1
+        assert isinstance(stops[0], TracebackType)
+
     assert main(["replay", str(path)]) == 0
+    assert "nothing is broken" in capsys.readouterr().out
+    assert main(["shrink", str(path)]) == 0
     assert "nothing is broken" in capsys.readouterr().out
     copy = tmp_path / "copy.json"
     save(copy, kept)
@@ -82,6 +108,16 @@ def test_a_file_that_is_no_run_is_refused(
     path.write_text(text, encoding="utf-8")
     assert main(["replay", str(path)]) == 2
     assert str(path) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["replay", "shrink"])
+def test_a_run_of_another_world_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    path = tmp_path / "run.json"
+    save(path, Artifact("L9", 1, 2, (), "I1", "", 1, "", ()))
+    assert main([command, str(path)]) == 2
+    assert "no level L9: known are L1, L2" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

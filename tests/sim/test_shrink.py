@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raftkv.testing import Choices, Decisions, Finding, ReplayedChoices, SeededChoices, replay, run
-from raftkv.testing.aligned import AlignedChoices, NotingChoices, RunTooLongError
+from raftkv.testing.aligned import AlignedChoices, NotingChoices, RunTooLongError, Turn
 from raftkv.testing.choices import SKIPPED, decode_decisions, encode_decisions
 from raftkv.testing.shrink import ShrinkError, Shrunk, shrink
 
@@ -22,6 +22,9 @@ DECISIONS = run(SeededChoices(11), 200).decisions
 class Ran:
     decisions: Decisions
     finding: Finding | None
+    steps: int = 10
+    options: object = None
+    error: BaseException | None = None
 
 
 def ran(choices: Choices, steps: int, world: Callable[[Choices, int], str]) -> Ran:
@@ -134,6 +137,16 @@ def test_a_turn_keeps_its_decisions_when_others_are_gone() -> None:
             choices.begin(key)
             answers[-1].append(choices.choose(10))
     assert answers == [[1, 2, 3], [3, 1, 0]]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_run_of_cores_is_the_same_when_its_turns_are_looked_up(seed: int) -> None:
+    drawn = run(SeededChoices(seed), 200).decisions
+    turns: list[Turn] = []
+    for choices in (NotingChoices(drawn, 9999), None):
+        choices = choices or AlignedChoices(turns, 9999)
+        assert run(choices, 200).decisions == drawn
+        turns = choices.turns()
 
 
 def two_runs(noted: NotingChoices) -> Iterator[tuple[AlignedChoices, tuple[int, ...]]]:
