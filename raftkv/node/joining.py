@@ -103,7 +103,7 @@ async def ask_to_join(
         refusal = None
         for address in addresses:
             try:
-                found = _read_answer(await ask(address, question), name, address)
+                found = read_answer(await ask(address, question), name, address)
             except TransportError as error:
                 silent[address] = str(error)
                 continue
@@ -124,7 +124,8 @@ async def ask_to_join(
     )
 
 
-def _read_answer(answer: bytes, name: str, address: str) -> Invitation | MembershipError:
+def read_answer(answer: bytes, name: str, address: str) -> Invitation | MembershipError:
+    """What the member at ``address`` answers us. Raises WireError."""
     value = loads(answer)
     if type(value) is not dict:
         raise WireError(f"{address} gives an answer that is none")

@@ -14,7 +14,8 @@ when encoding, and the one slice when decoding.
 
 Bytes from outside are hostile: every count is compared with the bytes that are left before
 anything is allocated for it, and a frame holds at most :data:`ITEMS_MAX` messages, entries and
-payloads together, because an empty entry is 29 bytes on the wire and two hundred in memory.
+payloads together, because an empty entry is 29 bytes on the wire and two hundred in memory. The
+message that announces a snapshot counts as several, and so does each member that it names.
 Whatever is wrong is a :class:`~raftkv.errors.WireError`, never another exception.
 """
 
@@ -57,6 +58,8 @@ ITEMS_MAX: Final = 32_768
 Decoding that many takes some 40 ms and 7 MB. An append of 1 MiB has fewer even if all entries are
 empty.
 """
+_SNAPSHOT_ITEMS: Final = 8
+"""An InstallSnapshot counts as so many and one for each member: it is that much more work."""
 
 _ENTRY: Final = struct.Struct("<QQQBI")  # term, index, chain, kind, payload length
 _PAYLOAD: Final = struct.Struct("<BI")  # kind, length
@@ -166,6 +169,8 @@ def encode_messages(messages: Sequence[PeerMessage]) -> bytes:
                 items += len(message.payloads)
                 _put_forward(parts, message)
             else:
+                if isinstance(message, InstallSnapshot):
+                    items += _SNAPSHOT_ITEMS - 1 + _count_members(message.snapshot.membership)
                 _put_rare(parts, message)
     except struct.error as error:
         raise InvariantError(f"a message cannot be sent: {error}") from error
@@ -198,6 +203,11 @@ def decode_messages(frame: bytes) -> tuple[PeerMessage, ...]:
                 forward, offset = _take_forward(frame, offset, ITEMS_MAX - items)
                 messages.append(forward)
                 items += len(forward.payloads)
+            elif kind == _KIND_SNAPSHOT:
+                items += _SNAPSHOT_ITEMS - 1
+                snapshot, offset = _take_snapshot(frame, offset, ITEMS_MAX - items)
+                messages.append(snapshot)
+                items += _count_members(snapshot.snapshot.membership)
             else:
                 rare, offset = _take_rare(frame, offset)
                 messages.append(rare)
@@ -324,8 +334,6 @@ def _put_rare(parts: list[bytes], message: PeerMessage) -> None:
 
 def _take_rare(frame: bytes, offset: int) -> tuple[PeerMessage, int]:
     kind = frame[offset]
-    if kind == _KIND_SNAPSHOT:
-        return _take_snapshot(frame, offset)
     if kind == _KIND_READ:
         header: tuple[int, ...] = _READ.unpack_from(frame, offset)
         _, sender, to, flags, length = header
@@ -382,14 +390,20 @@ def _put_snapshot(parts: list[bytes], message: InstallSnapshot) -> None:
     parts.append(snapshot.data)
 
 
-def _take_snapshot(frame: bytes, offset: int) -> tuple[InstallSnapshot, int]:
+def _count_members(membership: Membership) -> int:
+    removed = membership.removed or ()
+    lists = (membership.voters, membership.outgoing, membership.learners, membership.learners_next)
+    return sum(map(len, lists)) + len(removed)
+
+
+def _take_snapshot(frame: bytes, offset: int, items_max: int) -> tuple[InstallSnapshot, int]:
     header: tuple[int, ...] = _SNAPSHOT.unpack_from(frame, offset)
     _, sender, to, term, index, log_term, chain, flags, *counts, length = header
     _check_positions(offset, term, index, log_term)
     if flags > 3 or (flags < 2 and counts[-1]):
         raise WireError(f"message at byte {offset}: {flags} are no flags of its membership")
     start = offset + _SNAPSHOT.size
-    _check_count(frame, start, sum(counts), 8, ITEMS_MAX)
+    _check_count(frame, start, sum(counts), 8, items_max)
     lists: list[tuple[int, ...]] = []
     for count in counts:
         lists.append(struct.unpack_from(f"<{count}Q", frame, start))

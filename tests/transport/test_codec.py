@@ -237,6 +237,24 @@ def test_items_in_a_frame_are_bounded_on_both_ways(over: int) -> None:
         decode_messages(bytes(first))
 
 
+def test_announced_snapshots_count_as_the_work_that_they_are() -> None:
+    one = InstallSnapshot(1, 2, 3, Snapshot(4, 5, 6, Membership((1, 2), (3,), removed=(4,)), b""))
+    most = ITEMS_MAX // (8 + 4)
+    frame = encode_messages([one] * most)
+    assert len(decode_messages(frame)) == most
+    with pytest.raises(WireError, match="more than"):
+        decode_messages(frame + encode_messages([one])[1:])
+    with pytest.raises(InvariantError, match="at most"):
+        encode_messages([one] * (most + 1))
+
+
+def test_the_members_of_all_announced_snapshots_are_bounded_together() -> None:
+    crowd = Membership(tuple(range(20_000)))
+    record = encode_messages([InstallSnapshot(1, 2, 3, Snapshot(4, 5, 6, crowd, b""))])[1:]
+    with pytest.raises(WireError, match="more than"):
+        decode_messages(b"\x01" + 2 * record)
+
+
 def test_what_cannot_be_sent_is_refused_before_it_is_sent() -> None:
     with pytest.raises(InvariantError, match="at least one"):
         encode_messages([])
