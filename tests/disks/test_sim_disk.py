@@ -104,11 +104,13 @@ def test_a_torn_tail_of_our_own_is_cut() -> None:
     assert again.storage.log.recover().damage is None
 
 
-def test_an_orderly_close_makes_nothing_durable() -> None:
+def test_an_orderly_close_writes_everything_out() -> None:
     disk = SimDisk()
-    written(disk, 3, synced=False).storage.close()
-    disk.crash(deciding(3))
-    assert reopened(disk).entries == []
+    writer = written(disk, 3, synced=False)
+    writer.storage.close()
+    assert disk.unsynced == 0
+    disk.crash(deciding(PLACES))
+    assert reopened(disk).entries == writer.entries
 
 
 def test_what_was_found_at_an_opening_is_durable_from_then_on() -> None:

@@ -30,6 +30,7 @@ from raftkv.testing.campaigns.frame import Campaign, Case, Facts, FindingError, 
 from raftkv.testing.campaigns.isolated import Told, finding_of, in_child, numbers
 from raftkv.testing.campaigns.known import scratch
 from raftkv.testing.campaigns.power import stop_still
+from raftkv.testing.copies import copy_of_a_moment
 from raftkv.testing.nodes.agreement import (
     Outcome,
     Reopen,
@@ -263,7 +264,7 @@ def damage_copies(
         for _ in range(copies):
             copy = base / "copy"
             shutil.rmtree(copy, ignore_errors=True)
-            shutil.copytree(side.path, copy)
+            copy_of_a_moment(side.path, copy)
             what = _lose_pages(copy, synced, random)
             facts["copies"] += 1
             with finding_of(what):

@@ -118,7 +118,7 @@ class SimDisk:
         image, life, troubles = self._image, Life(), self.troubles
         self._openings += 1
         expected = Identity(cluster_id, member_id, b"", 0)
-        place = SimPlace(image, self.where, troubles, life, self.options.memtable_bytes, failpoint)
+        place = self._new_place(image, life, failpoint)
         self._life, self._place = life, place
         witness = FileWitness(SimWitness(image.witness, troubles, life), self.where)
         try:

@@ -274,8 +274,16 @@ class SimStore(MemoryStore):
         self._unsynced.clear()
         self._synced = position
 
+    def reclaim(self, space: Space) -> None:
+        """Compact the rows of ``space``, for which RocksDB makes durable what was written."""
+        super().reclaim(space)
+        self._settle(self._written)
+
     def _leave(self) -> None:
-        """What was written stays in the kernel's cache, and is no more durable than before."""
+        """RocksDB writes out what is in memory when it is closed, unless it failed."""
+        if self._refusal is None and not self._life.is_over:
+            self._settle(self._written)
+            self._image.flush(len(self._image.wal))
 
     def _failed(self, doing: str, error: OSError) -> Error:
         kind = StorageFullError if error.errno == ENOSPC else StorageFailedError

@@ -15,6 +15,7 @@ from tempfile import mkdtemp
 
 from raftkv.errors import Error
 from raftkv.storage.base import Store
+from raftkv.testing.copies import copy_of_a_moment
 
 Choose = Callable[[int], int]
 """A number from 0 up to and excluding the one given; 0: nothing bad happens."""
@@ -99,7 +100,7 @@ class DirectoryBench(Bench):
         """Go on with a copy of the directory."""
         old, store = self.path, self._store
         self._copies += 1
-        shutil.copytree(old, self.path)
+        copy_of_a_moment(old, self.path)
         for name, size in self._sizes().items():
             kept = size - choose(size - min(size, self._synced.get(name, 0)) + 1)
             with (self.path / name).open("r+b") as file:
