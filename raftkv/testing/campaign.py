@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 
 from attrs import define, field, frozen
@@ -13,6 +13,7 @@ from raftkv.testing.marks import Marks, missing, rows_met
 from raftkv.testing.options import TICK
 from raftkv.testing.simulation import simulate
 
+_FAULTS = ("crash", "partition", "pause", "transfer", "write lost", "message lost")
 _SHARE = 8  # seeds given to a process at a time: enough to hide the hand-over, few for progress
 
 
@@ -50,6 +51,23 @@ class Summary:
         self.found += share.found
         # Shares arrive in any order; what is told about them must not depend on it.
         self.found.sort(key=lambda one: one.seed)
+
+    def join(self, other: Summary) -> None:
+        """Count another campaign in."""
+        self.add(
+            Share(
+                other.seeds, other.steps, other.ticks, other.marks, other.rows, tuple(other.found)
+            )
+        )
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """What the ledger keeps; a tick counts as 0.1 s."""
+        return {
+            "steps": self.steps,
+            "simulated seconds": self.ticks / 10,
+            "faults": sum(self.marks[name] for name in _FAULTS),
+        }
 
     @property
     def unmet(self) -> list[str]:

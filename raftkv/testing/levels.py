@@ -1,6 +1,6 @@
 """The levels on which runs are simulated: what it takes to run a recorded one again.
 
-L1 are bare cores; L2 whole nodes in virtual time.
+L1 are bare cores; L2 whole nodes in virtual time; L3 the same with a real RocksDB each.
 """
 
 from __future__ import annotations
@@ -38,8 +38,19 @@ def _run_nodes(choices: Choices, steps: int) -> Outcome:
     return nodes.run(choices, steps)
 
 
+def _run_rocks(choices: Choices, steps: int) -> Outcome:
+    return nodes.run(choices, steps, real_stores=True)
+
+
 def _tell_nodes(choices: Choices, steps: int, title: str, how: str) -> tuple[Outcome, Story]:
-    outcome = nodes.run(choices, steps, keep=_KEEP)
+    return _told(nodes.run(choices, steps, keep=_KEEP), title, how)
+
+
+def _tell_rocks(choices: Choices, steps: int, title: str, how: str) -> tuple[Outcome, Story]:
+    return _told(nodes.run(choices, steps, keep=_KEEP, real_stores=True), title, how)
+
+
+def _told(outcome: nodes.Outcome, title: str, how: str) -> tuple[Outcome, Story]:
     story = outcome.story(title, how)
     assert story is not None  # it was asked for
     return outcome, story
@@ -48,4 +59,5 @@ def _tell_nodes(choices: Choices, steps: int, title: str, how: str) -> tuple[Out
 LEVELS: Final[Mapping[str, Level]] = {
     "L1": Level(simulation.run, _tell_cores),
     "L2": Level(_run_nodes, _tell_nodes),
+    "L3": Level(_run_rocks, _tell_rocks),
 }

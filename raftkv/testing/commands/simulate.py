@@ -4,59 +4,166 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Final, Protocol
 
 from raftkv.testing.artifact import Artifact, save
-from raftkv.testing.campaign import Summary, run_campaign
+from raftkv.testing.campaign import Summary as CoresSummary
+from raftkv.testing.campaign import run_campaign
+from raftkv.testing.campaigns.ledger import enter
 from raftkv.testing.choices import SeededChoices
-from raftkv.testing.commands.screen import Commands, Progress, positive, seeds, tell
-from raftkv.testing.simulation import run as simulate
+from raftkv.testing.commands.screen import (
+    Commands,
+    Progress,
+    add_ledger,
+    minutes,
+    positive,
+    seeds,
+    tell,
+)
+from raftkv.testing.levels import LEVELS
+from raftkv.testing.nodes.campaign import run_campaign as run_nodes
+from raftkv.testing.viewer import as_text
 
-_TAIL = 40
+_TAIL: Final = 40
+_BLOCK: Final = 64  # seeds of bare cores between two looks at the clock, for each process
+_STEPS: Final = {1: 6000, 2: 3000, 3: 3000}
+_ENDLESS: Final = 1 << 40
+
+
+class Summary(Protocol):
+    """What a campaign of any level met and found."""
+
+    seeds: int
+    steps: int
+    marks: Counter[str]
+    rows: Counter[str]
+    found: list[Artifact]
+
+    @property
+    def unmet(self) -> list[str]:
+        """Coverage marks below their floors, in words."""
+        ...
+
+    @property
+    def is_green(self) -> bool:
+        """Nothing broken, and nothing missing."""
+        ...
+
+    @property
+    def figures(self) -> Mapping[str, float]:
+        """What the ledger keeps."""
+        ...
 
 
 def add(commands: Commands) -> None:
     """The arguments."""
-    one = commands.add_parser("simulate", help="clusters of bare cores under faults, seed by seed")
+    one = commands.add_parser("simulate", help="clusters under faults, seed by seed")
+    one.add_argument(
+        "--level",
+        type=int,
+        choices=(1, 2, 3),
+        default=1,
+        help="1: bare cores; 2: whole nodes in virtual time; 3: the same with a real RocksDB each",
+    )
     one.add_argument("--seeds", type=seeds, default=range(100), metavar="A..B", help="B excluded")
-    one.add_argument("--steps", type=positive, default=6000, help="core steps before recovery")
+    one.add_argument(
+        "--minutes", type=minutes, metavar="M", help="from seed A on for so long, beyond B"
+    )
+    one.add_argument(
+        "--steps", type=positive, help="core steps before recovery; 6000 on level 1, else 3000"
+    )
     one.add_argument("--jobs", type=positive, default=1, help="processes")
     one.add_argument("--json", action="store_true", help="one JSON object instead of prose")
     one.add_argument("--save", type=Path, metavar="DIR", help="keep each finding as a file there")
     one.add_argument("--trace", action="store_true", help="print everything; for one seed")
+    add_ledger(one)
 
 
 def run(options: argparse.Namespace) -> int:
     """Simulate; 1 if something is broken or too little was met."""
-    seeds: range = options.seeds
+    level: int = options.level
+    steps: int = options.steps or _STEPS[level]
     if options.trace:
-        return _trace(seeds[0], options.steps)
+        return _trace(level, options.seeds[0], steps)
     began = perf_counter()
     progress = Progress(quiet=options.json)
+    until = None if options.minutes is None else began + 60 * options.minutes
+    chosen: range = options.seeds
+    if until is not None:
+        chosen = range(chosen.start, _ENDLESS)
 
     def show(summary: Summary) -> None:
-        rate = summary.steps / max(perf_counter() - began, 1e-9)
-        text = f"{summary.seeds}/{len(seeds)} seeds, {summary.steps} steps, {rate:.0f} steps/s"
-        progress.show(f"{text}, {len(summary.found)} found")
+        passed = max(perf_counter() - began, 1e-9)
+        of = len(chosen) if until is None else f"{passed / 60:.1f} of {options.minutes:g} minutes"
+        text = f"{summary.seeds}/{of} seeds" if until is None else f"{summary.seeds} seeds in {of}"
+        rate = summary.steps / passed
+        progress.show(
+            f"{text}, {summary.steps} steps, {rate:.0f} steps/s, {len(summary.found)} found"
+        )
 
-    summary = run_campaign(seeds, options.steps, jobs=options.jobs, on_progress=show)
+    def is_over() -> bool:
+        return until is not None and perf_counter() >= until
+
+    summary: Summary
+    if level == 1:
+        summary = _cores(chosen, steps, options.jobs, is_over, show)
+    else:
+        summary = run_nodes(
+            chosen,
+            steps,
+            jobs=options.jobs,
+            real_stores=level == 3,
+            is_over=is_over,
+            on_progress=show,
+        )
     progress.end()
     seconds = perf_counter() - began
     files = [_kept(options.save, one) for one in summary.found] if options.save else []
     if options.json:
-        tell(json.dumps(_as_json(summary, options.steps, seconds, files)))
+        tell(json.dumps(_as_json(summary, steps, seconds, files)))
     else:
         _tell(summary, seconds, files)
+    if options.ledger is not None:
+        enter(
+            options.ledger,
+            "simulate",
+            f"L{level}",
+            cases=summary.seeds,
+            findings=len(summary.found),
+            seconds=seconds,
+            figures=summary.figures,
+        )
     return 0 if summary.is_green else 1
 
 
-def _trace(seed: int, steps: int) -> int:
-    outcome = simulate(SeededChoices(seed), steps, keep=None)
+def _cores(
+    chosen: range,
+    steps: int,
+    jobs: int,
+    is_over: Callable[[], bool],
+    show: Callable[[Summary], None],
+) -> CoresSummary:
+    """Seeds of bare cores; block by block, if there is a clock to look at."""
+    if len(chosen) < _ENDLESS // 2:
+        return run_campaign(chosen, steps, jobs=jobs, on_progress=show)
+    whole = CoresSummary()
+    for first in range(chosen.start, _ENDLESS, _BLOCK * jobs):
+        if is_over():
+            break
+        block = range(first, first + _BLOCK * jobs)
+        whole.join(run_campaign(block, steps, jobs=jobs))
+        show(whole)
+    return whole
+
+
+def _trace(level: int, seed: int, steps: int) -> int:
+    outcome, story = LEVELS[f"L{level}"].tell(SeededChoices(seed), steps, f"seed {seed}", "")
     tell(str(outcome.options))
-    for text in outcome.trace.lines():
-        tell(text)
+    tell(as_text(story))
     if outcome.finding is not None:
         tell(f"seed {seed}: {outcome.finding.invariant}: {outcome.finding.broken}")
     return 0 if outcome.finding is None else 1
@@ -76,7 +183,7 @@ def _as_json(
         "seeds": summary.seeds,
         "steps_per_seed": steps,
         "steps": summary.steps,
-        "ticks": summary.ticks,
+        "figures": dict(summary.figures),
         "seconds": round(seconds, 3),
         "steps_per_second": round(summary.steps / seconds) if seconds else 0,
         "marks": dict(sorted(summary.marks.items())),
@@ -105,9 +212,10 @@ def _tell(summary: Summary, seconds: float, files: Sequence[str]) -> None:
     for name, count in sorted(summary.rows.items(), key=_number_of_row):
         tell(f"  {count:>9}  seeds for row {name}")
     rate = summary.steps / seconds if seconds else 0
+    hours = summary.figures["simulated seconds"] / 3600
     tell(
-        f"{summary.seeds} seeds, {summary.steps} steps, {summary.ticks} ticks in {seconds:.1f} s"
-        f" ({rate:.0f} steps/s): {len(summary.found)} found"
+        f"{summary.seeds} seeds, {summary.steps} steps, {hours:.2f} simulated hours in"
+        f" {seconds:.1f} s ({rate:.0f} steps/s): {len(summary.found)} found"
     )
 
 

@@ -8,9 +8,12 @@ members hold.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from hashlib import blake2b
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, cast
 
 import anyio
@@ -37,6 +40,7 @@ from raftkv.testing.nodes.loop import run_virtual
 from raftkv.testing.nodes.nemesis import Nemesis
 from raftkv.testing.nodes.network import Weather
 from raftkv.testing.nodes.options import MachineKind, Options, draw_options
+from raftkv.testing.nodes.rocks import RocksDisk
 from raftkv.testing.nodes.runtime import Pace
 from raftkv.testing.nodes.stage import Stage
 from raftkv.testing.story import Story, StoryWriter
@@ -93,8 +97,15 @@ class _Digest:
 class _Run:
     """What a run is made of."""
 
-    def __init__(self, options: Options, choices: Choices, writer: StoryWriter | None) -> None:
+    def __init__(
+        self,
+        options: Options,
+        choices: Choices,
+        writer: StoryWriter | None,
+        directory: Path | None,
+    ) -> None:
         self.options = options
+        self._directory = directory
         self.choices = choices
         self.writer = writer
         self.marks: Counter[str] = Counter()
@@ -141,10 +152,16 @@ class _Run:
             size=options.size,
             machine=cast("Callable[[], Machine[object]]", self._machine()),
             settings=options.settings,
-            disk=lambda name: SimDisk(disk_options, number=int(name[1:])),
+            disk=lambda name: self._disk(name, disk_options),
             conditions=conditions,
             story=self.writer,
         )
+
+    def _disk(self, name: str, options: DiskOptions) -> SimDisk:
+        number = int(name[1:])
+        if self._directory is None:
+            return SimDisk(options, number=number)
+        return RocksDisk(self._directory / name, options, number=number)
 
     def _machine(self) -> Callable[[], object] | None:
         if self.options.machine is MachineKind.KV:
@@ -183,6 +200,10 @@ class _Run:
         finally:
             self.steps = cluster.steps
             self.seconds = cluster.loop.now_ns / 1e9
+            for fate, count in sorted(cluster.network.counts.items()):
+                self.marks[f"frame {fate.name.lower()}"] += count
+            if self.options.faults.clock_skew:
+                self.marks["clock skew"] += 1
             self.digest = digest.text()
             cluster.kill_all()
 
@@ -282,14 +303,26 @@ def run(
     *,
     options: Options | None = None,
     keep: int | None = None,
+    real_stores: bool = False,
 ) -> Outcome:
     """One run of ``steps`` and a recovery. Errors of every kind become its finding.
 
     ``keep`` is how many of its last events are kept for a story; None: none, which is faster.
+    ``real_stores`` puts a real RocksDB on every simulated disk (level 3).
     """
+    if not real_stores:
+        return _run(choices, steps, options, keep, None)
+    in_memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with TemporaryDirectory(prefix="raftkv-", dir=in_memory) as directory:
+        return _run(choices, steps, options, keep, Path(directory))
+
+
+def _run(
+    choices: Choices, steps: int, options: Options | None, keep: int | None, directory: Path | None
+) -> Outcome:
     drawn = draw_options(choices) if options is None else options
     writer = None if keep is None else StoryWriter(keep=keep)
-    one = _Run(drawn, choices, writer)
+    one = _Run(drawn, choices, writer, directory)
     finding = None
     try:
         run_virtual(lambda: one.main(steps), choices, shuffle_permille=drawn.faults.shuffle)
@@ -300,8 +333,6 @@ def run(
         finding = Finding(cause.invariant, one.checks.in_words(cause), one.steps)
     elif cause is not None:  # whatever the nodes or this kit raise is a finding
         finding = Finding(type(cause).__name__, str(cause), one.steps)
-    if writer is not None and finding is not None and not writer.is_violated:
-        writer.violation(one.seconds, None, finding.invariant, finding.broken)
     return Outcome(
         drawn,
         choices.decisions(),

@@ -338,6 +338,8 @@ class Stage:
             self.marks["pause"] += 1
             if self.state(name).role is Role.LEADER:
                 self.marks["leader paused"] += 1
+            if asleep:
+                self.marks["machine asleep"] += 1
             self.cluster.pause(name, asleep=asleep)
 
     def resume(self, name: str) -> None:
