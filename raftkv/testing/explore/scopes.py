@@ -159,7 +159,9 @@ _ALL: Final = (
     ),
     Scope(
         name="F-joint",
-        about="one of three members is replaced by a joint change, two elections",
+        about="one of three members is replaced by a joint change, two elections; writes take no"
+        " time",
+        slow_disks=False,
         joiners=1,
         elections=2,
         beats=1,
