@@ -147,14 +147,16 @@ class StoreImage:
             self.is_old = not any(one[:3] == _DAMAGED for one in changes)
         return record
 
-    def sync(self, memtable_bytes: int) -> None:
-        """All batches are durable; if they are more than so many bytes, they go into tables."""
+    def sync(self, memtable_bytes: int) -> bool:
+        """All batches are durable; whether they were put into tables, being more than so much."""
         for record in reversed(self.wal):
             if record.is_synced:
                 break
             record.is_synced = True
-        if self.log_bytes >= memtable_bytes:
-            self.flush(len(self.wal))
+        if self.log_bytes < memtable_bytes:
+            return False
+        self.flush(len(self.wal))
+        return True
 
     def lead_astray(self, record: Record, place: int | None) -> None:
         """The batch is not where it should be; with ``place``, it lies on one synced before."""

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import Final
 
 from attrs import define
+from rocksdict import Rdict
 
 from raftkv.errors import Error, StorageFailedError, StorageFullError, StorageStallError, UsageError
 from raftkv.storage.base import Batch, Space
@@ -37,7 +38,7 @@ from raftkv.storage.batch import ChangeList
 from raftkv.storage.files import OsFiles
 from raftkv.storage.manifest import missing_batches
 from raftkv.storage.member import Failpoint
-from raftkv.storage.rocks import RocksStore
+from raftkv.storage.rocks import RocksStore, RocksView
 from raftkv.storage.rocks_options import Mode
 from raftkv.testing.choices import Choices
 from raftkv.testing.copies import copy_of_a_moment
@@ -139,6 +140,29 @@ class RocksImage(StoreImage):
         return False
 
 
+class WatchedRocksView(RocksView):
+    """A frozen moment of a WatchedRocksStore."""
+
+    def __init__(
+        self, store: WatchedRocksStore, families: dict[Space, Rdict], where: str, cached: bool
+    ) -> None:
+        super().__init__(store, families, where, cached)
+        self._fail_reads = store.fail_reads
+
+    def get(self, space: Space, key: bytes) -> bytes | None:
+        """The value, or None. Raises StorageCorruptError rather than answer wrongly."""
+        self._fail_reads()
+        return super().get(space, key)
+
+    def scan(
+        self, space: Space, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows from ``start`` up to and excluding ``stop``, as they are at the view."""
+        for row in super().scan(space, start, stop, reverse=reverse):
+            self._fail_reads()
+            yield row
+
+
 class WatchedRocksStore(RocksStore):
     """RocksDB, with the disk's troubles, and its model beside it."""
 
@@ -180,7 +204,8 @@ class WatchedRocksStore(RocksStore):
         if error is not None:
             raise error
 
-    def _read(self) -> None:
+    def fail_reads(self) -> None:
+        """Raise if the disk does not let us read."""
         error = self._troubles.met(Operation.READ) if self._troubles.failing else None
         if error is not None:
             raise StorageFailedError(
@@ -189,15 +214,28 @@ class WatchedRocksStore(RocksStore):
 
     def get(self, space: Space, key: bytes) -> bytes | None:
         """The value, or None. Raises StorageCorruptError rather than answer wrongly."""
-        self._read()
+        self.fail_reads()
         return super().get(space, key)
 
     def scan(
         self, space: Space, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         """Rows from ``start`` up to and excluding ``stop``, as they are at the call."""
-        self._read()
-        return super().scan(space, start, stop, reverse=reverse)
+        return self._watched(super().scan(space, start, stop, reverse=reverse))
+
+    def _watched(self, rows: Iterator[tuple[bytes, bytes]]) -> Iterator[tuple[bytes, bytes]]:
+        for row in rows:
+            self.fail_reads()
+            yield row
+
+    def view(self, *, cached: bool = True) -> WatchedRocksView:
+        """A frozen moment: what is visible now."""
+        refused = self._refused()
+        if refused is not None:
+            raise refused
+        view = WatchedRocksView(self, self._families, self._where, cached)
+        self._views.add(view)
+        return view
 
     def write(self, batch: Batch) -> int:
         """Make the batch visible and return its position."""
@@ -234,13 +272,21 @@ class WatchedRocksStore(RocksStore):
         """Make everything written before the call durable; answer the newest such position."""
         self._life.check()
         position = super().sync()
-        self._image.sync(self._memtable_bytes)
+        self._synced()
         return position
+
+    def _synced(self) -> None:
+        if not self._image.sync(self._memtable_bytes):
+            return
+        for family in (*self._families.values(), self._db):
+            family.flush()
+        self._log = self._newest_log()
+        self._log_bytes = os.stat(self._log).st_size
 
     def reclaim(self, space: Space) -> None:
         """Compact the family of ``space``, for which RocksDB syncs and changes its logs."""
         super().reclaim(space)
-        self._image.sync(self._memtable_bytes)
+        self._synced()
         self._log = self._newest_log()
         self._log_bytes = os.stat(self._log).st_size
 
