@@ -259,7 +259,7 @@ def test_acknowledged_writes_survive_a_crash_of_everybody_in_every_seed() -> Non
             assert found is not None
             assert found.mod_revision == done.revision
 
-    for seed in range(10):
+    for seed in range(5):
         choices = SeededChoices(seed)
         run_virtual(lambda choices=choices: main(choices), choices, shuffle_permille=200)
 
@@ -496,16 +496,15 @@ def test_a_story_tells_messages_faults_and_lives_by_name() -> None:
 
 def test_a_seed_gives_one_course_in_every_process() -> None:
     here = course_of(SeededChoices(3)).hash.hexdigest()
-    for hash_seed in ("0", "1"):
-        there = subprocess.run(
-            [sys.executable, "-m", "tests.virtual.course", "3"],
-            capture_output=True,
-            check=True,
-            cwd=ROOT,
-            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": str(ROOT)},
-            text=True,
-        )
-        assert there.stdout == here
+    there = subprocess.run(
+        [sys.executable, "-m", "tests.virtual.course", "3"],
+        capture_output=True,
+        check=True,
+        cwd=ROOT,
+        env={"PYTHONHASHSEED": "1", "PYTHONPATH": str(ROOT)},
+        text=True,
+    )
+    assert there.stdout == here
 
 
 def test_seeds_differ_in_their_courses() -> None:

@@ -20,6 +20,7 @@ from raftkv.testing.nodes.loop import (
     LeftoverError,
     LivelockError,
     Owner,
+    TimeLimitError,
     VirtualLoop,
     run_virtual,
     virtual_loop,
@@ -101,6 +102,16 @@ def test_a_livelock_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
             await anyio.lowlevel.checkpoint()
 
     with pytest.raises(LivelockError):
+        run_virtual(main)
+
+
+def test_who_is_not_done_in_time_is_told_who_waits() -> None:
+    async def main() -> None:
+        virtual_loop().limit_ns = 60_000_000_000
+        while True:
+            await anyio.sleep(1)
+
+    with pytest.raises(TimeLimitError, match=r"60 virtual seconds .*\n  .*main \(test_loop.py"):
         run_virtual(main)
 
 

@@ -61,6 +61,10 @@ class LivelockError(Error):
     """Tasks keep each other busy, and none of them waits for time to pass; the tasks there are."""
 
 
+class TimeLimitError(Error):
+    """So much virtual time has passed, and it is not over; the tasks there are."""
+
+
 class LeftoverError(Error):
     """Something went on after the end: a task, a thread, or a failure that nobody looked at."""
 
@@ -118,12 +122,16 @@ class VirtualLoop(asyncio.BaseEventLoop):
         super().__init__()
         self.now_ns = 0
         """Virtual time since the loop was made."""
+        self.limit_ns = _NEVER_NS
+        """When it is too late: then TimeLimitError is raised, and tells who still waits."""
         self.choices = choices
         self.shuffle_permille = shuffle_permille
         self.turns = 0
         self.owners: list[Owner] = []
         self.complaints: list[str] = []
         """Failures that nobody was there to hear of."""
+        self.has_given_up = False
+        """Whether it came to a deadlock or livelock: then everything in it is stuck."""
         self.farewells = 0
         """Killed coroutines that complained when they were taken apart."""
         self._queue: deque[_Call | _Timer] = deque()
@@ -231,6 +239,10 @@ class VirtualLoop(asyncio.BaseEventLoop):
             self._turns_jumped = turns
             raise LivelockError("; ".join(self._give_up()))
         self.now_ns = now = self.now_ns + TURN_NS
+        if now > self.limit_ns:
+            self.limit_ns = _NEVER_NS
+            seconds = f"{now / 1e9:.0f} virtual seconds have passed, and these wait or run:"
+            raise TimeLimitError("\n  ".join((seconds, *self._give_up())))
         while timers and timers[0][0] <= now:
             handle = heappop(timers)[2]
             handle.is_set = False
@@ -241,7 +253,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         moment = now // MOMENT_NS
         if moment != self._moment:
             self._moment = moment
-            self.choices.begin()
+            self.choices.begin(moment)
         if self.shuffle_permille and len(queue) > 1 and self.choices.chance(self.shuffle_permille):
             self._shuffle()
         for _ in range(len(queue)):
@@ -278,6 +290,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def _give_up(self) -> tuple[str, ...]:
         waiting = self.waiting()
+        self.has_given_up = True
         for owner in self.owners:
             self.kill(owner)
         self.bury()
