@@ -30,7 +30,10 @@ TINY = Scope(name="tiny", about="one election", elections=1)
 
 
 def reached(scope: Scope) -> set[tuple[int, ...]]:
-    """All worlds, by the plainest search there is, each as the one that stands for it."""
+    """All worlds, by the plainest search there is, each as the one that stands for it.
+
+    Without what may still happen in them.
+    """
     space = Space(scope)
     symmetry = Symmetry(space)
     todo, seen = [space.first()], {space.first()}
@@ -41,18 +44,18 @@ def reached(scope: Scope) -> set[tuple[int, ...]]:
             if after not in seen:
                 seen.add(after)
                 todo.append(after)
-    return {symmetry.least(world) for world in seen}
+    return {symmetry.least(world)[:-1] for world in seen}
 
 
 @pytest.mark.parametrize(
     "scope",
     [
         TINY,
-        Scope(name="pair", about="", voters=2, elections=2, crashes=1, alike=((1, 2),)),
+        Scope(name="pair", about="", voters=2, elections=2, drops=1, crashes=1, alike=((1, 2),)),
         evolve(TINY, proposals=1, slow_disks=False),
     ],
 )
-def test_symmetry_leaves_one_of_each_kind_of_world(scope: Scope) -> None:
+def test_every_world_is_met_once_whatever_its_members_are_called(scope: Scope) -> None:
     alone = explore(evolve(scope, alike=()))
     found = explore(scope)
     assert found.complete

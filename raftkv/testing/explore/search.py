@@ -1,5 +1,9 @@
 """Every world that can be reached, breadth first: the first violation found is a shortest one.
 
+What may still happen is no part of what a world is. Whatever follows where less is left also
+follows where more is left, so a world that is met again with no more left than before is not
+explored again: that a message was lost which would have been ignored is nothing new.
+
 A world that was met is remembered by its 64-bit hash. Two worlds with one hash would be taken for
 one: of ten million worlds, two share one with a probability of about three in a million.
 """
@@ -16,7 +20,7 @@ from attrs import define, field, frozen
 
 from raftkv.testing.explore.guide import Guide, LostError, lead
 from raftkv.testing.explore.scope import Scope
-from raftkv.testing.explore.space import Deed, Space, World
+from raftkv.testing.explore.space import SHIFT, Deed, Space, World
 from raftkv.testing.explore.symmetry import Symmetry
 from raftkv.testing.invariants import ViolationError
 
@@ -39,7 +43,7 @@ class Explored:
 
     name: str
     states: int = 0
-    """Distinct worlds."""
+    """Distinct worlds, whatever may still happen in them."""
     generated: int = 0
     """Worlds led to, those met before included."""
     computed: int = 0
@@ -106,7 +110,8 @@ class Exploration:
         self._space = Space(scope)
         self._symmetry = Symmetry(self._space)
         self._met = _Met()
-        self._seen: set[int] = set()
+        self._seen: dict[int, int | tuple[int, ...]] = {}
+        """Worlds, and the budgets that were left in them: those that others do not cover."""
         self._first: World = ()
         self._prefix: tuple[Deed, ...] = ()
 
@@ -131,7 +136,7 @@ class Exploration:
     def _explore(self, began: float) -> None:
         result, depth_max = self.result, self.scope.depth_max
         least = self._symmetry.least(self._first)
-        self._seen.add(hash(least))
+        self._is_new(least)
         frontier = [(least, self._met.add(_NOWHERE, 0))]
         while frontier:
             if result.depth == depth_max:
@@ -153,7 +158,7 @@ class Exploration:
 
     def _expand(self, world: World, number: int, following: list[tuple[World, int]]) -> bool:
         """Add what follows on a world and was not met; False if something is broken there."""
-        space, least, seen = self._space, self._symmetry.least, self._seen
+        space, least, is_new = self._space, self._symmetry.least, self._is_new
         after = space.after
         codes = space.codes(world)
         self.result.generated += len(codes)
@@ -163,10 +168,27 @@ class Exploration:
             except Exception as error:  # the core's own alarms, too, are findings
                 self.result.broken = self._judged(number, code, error)
                 return False
-            key = hash(child)
-            if key not in seen:
-                seen.add(key)
+            if is_new(child):
                 following.append((child, self._met.add(number, code)))
+        return True
+
+    def _is_new(self, world: World) -> bool:
+        """Whether a world was never met with at least as much left; it is from now on."""
+        key, left = hash(world[:-1]), world[-1]
+        known = self._seen.get(key)
+        if known is None:
+            self._seen[key] = left
+            return True
+        covers = self._space.covers
+        if isinstance(known, int):
+            if covers[known << SHIFT | left]:
+                return False
+            self._seen[key] = left if covers[left << SHIFT | known] else (known, left)
+            return True
+        for one in known:
+            if covers[one << SHIFT | left]:
+                return False
+        self._seen[key] = (*[one for one in known if not covers[left << SHIFT | one]], left)
         return True
 
     def _look(self, began: float) -> bool:

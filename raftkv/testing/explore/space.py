@@ -37,8 +37,9 @@ V = TypeVar("V", bound=Hashable)
 T = TypeVar("T")
 
 World = tuple[int, ...]
-_SHIFT: Final = 32
-_MASK: Final = (1 << _SHIFT) - 1
+SHIFT: Final = 32
+"""Two numbers make one: the first is moved so far."""
+_MASK: Final = (1 << SHIFT) - 1
 _EMPTY: Final = 0
 
 
@@ -167,8 +168,10 @@ class Space:
         self.moves = Memo(self._move)
         self.head = Memo(lambda number: links.values[number][0])
         self.rest = Memo(lambda number: links.number(links.values[number][1:]))
-        self.joined = Memo(lambda key: links.number((*links.values[key >> _SHIFT], key & _MASK)))
+        self.joined = Memo(lambda key: links.number((*links.values[key >> SHIFT], key & _MASK)))
         self.is_full = Memo(lambda number: len(links.values[number]) >= self.scope.link_max)
+        self.covers = Memo(self._covers)
+        """Whether the first of two budgets leaves at least what the second does."""
         self.spent = [Memo(self._spender(kind)) for kind in Budget]
         self.arrival = Memo(
             lambda number: self.happenings.number(Arrival(self.messages.values[number]))
@@ -180,6 +183,10 @@ class Space:
     def leads(self, local: int) -> bool:
         """Whether the member of that number leads."""
         return self.locals.values[local].state.role is Role.LEADER
+
+    def _covers(self, key: int) -> bool:
+        more, less = self.budgets.values[key >> SHIFT], self.budgets.values[key & _MASK]
+        return all(one >= two for one, two in zip(more, less, strict=True))
 
     def _spender(self, kind: Budget) -> Callable[[int], int]:
         def spend(number: int) -> int:
@@ -214,7 +221,7 @@ class Space:
 
     def _move(self, key: int) -> Move | Exception:
         self.computed += 1
-        local = self.locals.values[key >> _SHIFT]
+        local = self.locals.values[key >> SHIFT]
         happening = self.happenings.values[key & _MASK]
         if happening is None:
             raise ValueError("nothing leads nowhere")
@@ -239,7 +246,7 @@ class Space:
         size, budget, is_full = self.size, world[-1], self.is_full
         found: list[int] = []
         for at in range(size):
-            key = (world[at] << _SHIFT | budget) << 1
+            key = (world[at] << SHIFT | budget) << 1
             for place in self.outward[at]:
                 if is_full[world[place]]:
                     key |= 1
@@ -247,7 +254,7 @@ class Space:
             found += self._codes_at[key]
         for place in range(size, self.history_at):
             if world[place]:
-                found += self._codes_on[place << _SHIFT | budget]
+                found += self._codes_on[place << SHIFT | budget]
         return found
 
     def after(self, world: World, code: int, *, free: bool = False) -> World:
@@ -264,13 +271,13 @@ class Space:
             if arrives:
                 happening = self.arrival[self.head[link]]
         if happening:
-            move = self.moves[world[at] << _SHIFT | happening]
+            move = self.moves[world[at] << SHIFT | happening]
             if isinstance(move, Exception):
                 raise move
             local, sent, news = move
             after[at] = local
             for to, message in sent:
-                after[to] = self.joined[after[to] << _SHIFT | message]
+                after[to] = self.joined[after[to] << SHIFT | message]
             if news is not None:
                 self._judge(after, news)
         if budget is not None and not free:
@@ -286,7 +293,7 @@ class Space:
             world[at] = self.histories.number(judged)
 
     def _codes_of_member(self, key: int) -> tuple[int, ...]:
-        local = key >> _SHIFT + 1
+        local = key >> SHIFT + 1
         may_begin = not key & 1
         budget = self.budgets.values[key >> 1 & _MASK]
         node = self.locals.values[local].state.id
@@ -310,7 +317,7 @@ class Space:
         return tuple([deed.code for deed in found])
 
     def _codes_of_link(self, key: int) -> tuple[int, ...]:
-        sender, to = self.ends[key >> _SHIFT]
+        sender, to = self.ends[key >> SHIFT]
         budget = self.budgets.values[key & _MASK]
         found = [Deed(Act.DELIVER, to, sender)]
         if budget[Budget.DROP]:
