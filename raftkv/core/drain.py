@@ -12,21 +12,26 @@ from raftkv.core.types import APPEND_THREAD, Entry, HardState, Snapshot
 
 def has_ready(state: State) -> bool:
     """Whether ``ready`` would give anything to do."""
+    # Asked after every step, so each part of State is looked up once.
     if state.messages or state.messages_after_append or state.handed <= state.log.last_index:
         return True
-    if state.outbox is not EMPTY_OUTBOX and state.outbox != EMPTY_OUTBOX:
+    outbox = state.outbox
+    if outbox is not EMPTY_OUTBOX and outbox != EMPTY_OUTBOX:
         return True
-    told = state.told.hard
-    if told.commit != state.commit or told.term != state.term or told.vote != state.vote:
+    told = state.told
+    hard = told.hard
+    if hard.commit != state.commit or hard.term != state.term or hard.vote != state.vote:
         return True
-    if state.told.recovering is not state.recovering:
-        return True
-    soft = state.told.soft
+    soft = told.soft
     if soft.role is not state.role or soft.leader != state.leader:
+        return True
+    recovery = state.recovery
+    if told.recovering is not (None if recovery is None else recovery.kind):
         return True
     if state.incoming is not None:
         return not state.incoming_handed
-    return not state.apply.paused and state.apply.handed < _appliable(state)
+    apply = state.apply
+    return not apply.paused and apply.handed < _appliable(state)
 
 
 def take_answers(state: State) -> tuple[State, tuple[Answer, ...]]:

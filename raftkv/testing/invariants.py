@@ -186,11 +186,11 @@ class Checker:
         moved = after.commit != before.commit
         if moved:
             self._commit_moved(member, before, after)
-        if moved or log is not before.log or after.applied != before.applied:
+        if moved or log is not before.log or after.apply is not before.apply:
             _positions_fit(member, before, after)
         if (
-            after.role is Role.LEADER
-            and after.progress is not before.progress
+            after.progress is not before.progress
+            and after.role is Role.LEADER
             and before.role is Role.LEADER
         ):
             self._progress_moved(member, before, after)

@@ -7,9 +7,10 @@ goes wrong: then all that are up must agree on a new entry within a bounded time
 
 from __future__ import annotations
 
-import heapq
+import gc
 from collections.abc import Mapping
 from enum import IntEnum
+from heapq import heappop, heappush
 from typing import cast
 
 from attrs import frozen
@@ -62,12 +63,18 @@ class Due(IntEnum):
     UNREACHABLE = 9
 
 
+# Looked up once: attributes of an enum cost as much as a call.
+_DUE_TICK = Due.TICK
+_DUE_MESSAGE = Due.MESSAGE
+_DUE_WRITE = Due.WRITE
+
+
 @frozen
 class Outcome:
     """One run: what it was, what it met, and what went wrong, if anything."""
 
     options: Options
-    decisions: Decisions
+    choices: Choices
     steps: int
     time: int
     marks: Mapping[str, int]
@@ -79,6 +86,11 @@ class Outcome:
     """Whether the options are the first of the decisions."""
     asked: int
     """Steps of the safety phase that were asked for."""
+
+    @property
+    def decisions(self) -> Decisions:
+        """What was decided; put together only when it is asked for."""
+        return self.choices.decisions()
 
     def story(self, title: str, replay: str = "", *, keep: int = KEEP) -> Story:
         """What happened last, for people. The run is run again for that."""
@@ -106,7 +118,7 @@ class Simulation(World):
         self._met: dict[tuple[int, int], int] = {}
         """(receiver, sender) -> the newest incarnation that was heard of."""
         self.faults = options.faults
-        self._due: list[tuple[int, int, int, int, object]] = []
+        self._due: list[tuple[int, int, Due, int, object]] = []
         self._sequence = 0
         self._proposals = 0
         self._busy_until: dict[int, int] = {}
@@ -126,8 +138,8 @@ class Simulation(World):
             self._schedule(options.faults.interval, Due.NEMESIS, 0)
 
     def _schedule(self, units: int, what: Due, node: int, detail: object = None) -> None:
-        self._sequence += 1
-        heapq.heappush(self._due, (self.now + units, self._sequence, what, node, detail))
+        self._sequence = sequence = self._sequence + 1
+        heappush(self._due, (self.now + units, sequence, what, node, detail))
 
     # --- hooks ------------------------------------------------------------------------------
 
@@ -148,7 +160,7 @@ class Simulation(World):
             delays = self.network.delays(self.choices)
             born = (self._incarnation(message.sender), self._incarnation(message.to))
             for delay in delays:
-                self._schedule(delay, Due.MESSAGE, message.to, (message, born))
+                self._schedule(delay, _DUE_MESSAGE, message.to, (message, born))
             if delays:
                 if isinstance(message, InstallSnapshot):
                     self._report_snapshot(message, delays[0], delivered=True)
@@ -211,31 +223,31 @@ class Simulation(World):
 
     def turn(self) -> None:
         """The next thing that is due happens."""
-        time, sequence, what, node, detail = heapq.heappop(self._due)
+        time, sequence, what, node, detail = heappop(self._due)
         self.now = time
         member = self.members.get(node)
         if member is not None and member.paused_until:
             if member.paused_until > time and what is not Due.RESTART:
-                heapq.heappush(self._due, (member.paused_until, sequence, what, node, detail))
+                heappush(self._due, (member.paused_until, sequence, what, node, detail))
                 return
             member.paused_until = 0
             if self.writer is not None and member.alive:
                 self.note("goes on", member, kind=Kind.RESUME)
         if self.choices.begin(time, what, node) and not self._recovering:
-            self._left_out(Due(what), node, detail)
+            self._left_out(what, node, detail)
         elif member is None:
-            self._outside(Due(what))
-        elif what is Due.MESSAGE:
-            self._arrive(member, detail)
-        elif what is Due.TICK:
+            self._outside(what)
+        elif what is _DUE_TICK:
             if member.incarnation == detail and member.alive:
-                self._schedule(member.tick_units, Due.TICK, node, detail)
+                self._schedule(member.tick_units, what, node, detail)
                 self.feed(member, _TICK)
                 self._work_soon(member)
-        elif what is Due.WRITE:
+        elif what is _DUE_MESSAGE:
+            self._arrive(member, detail)
+        elif what is _DUE_WRITE:
             self._written(member, detail)
         else:
-            self._inside(member, Due(what), detail)
+            self._inside(member, what, detail)
         if not sequence & _SWEEP_MASK:
             self.checker.sweep()
 
@@ -258,7 +270,8 @@ class Simulation(World):
 
     def _work_soon(self, member: Member) -> None:
         """Do what the core asks for, or leave it for its next input."""
-        if not self.choices.chance(self.faults.lazy_ready):
+        lazy = self.faults.lazy_ready
+        if not lazy or not self.choices.chance(lazy):
             self.work(member)
 
     def _arrive(self, member: Member, detail: object) -> None:
@@ -523,6 +536,9 @@ def run(
     simulation = Simulation(drawn, choices, trace)
     simulation.writer = writer
     finding, cause = None, None
+    # States are trees: there is next to nothing for the collector to find in a run.
+    collects = gc.isenabled()
+    gc.disable()
     try:
         simulation.run(steps)
         simulation.recover()
@@ -532,11 +548,14 @@ def run(
     except Exception as error:  # whatever the core raises is a finding
         finding = Finding(type(error).__name__, str(error), simulation.steps)
         cause = error
+    finally:
+        if collects:
+            gc.enable()
     if writer is not None and finding is not None:
         writer.violation(simulation.now, None, finding.invariant, finding.broken)
     return Outcome(
         drawn,
-        choices.decisions(),
+        choices,
         simulation.steps,
         simulation.now,
         simulation.marks,
