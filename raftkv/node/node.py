@@ -19,6 +19,7 @@ from raftkv.errors import (
     NodeStoppedError,
     RequestTooLargeError,
     StorageCorruptError,
+    StorageFailedError,
     TooManyRequestsError,
     UnavailableError,
     WrongThreadError,
@@ -384,9 +385,11 @@ class Node(Generic[R_co]):
                     tasks.cancel_scope.cancel()
         except BaseException as error:
             cause = first_cause(error)
-            if isinstance(cause, StorageCorruptError):
+            # A write that fails because of damage is both.
+            met = cause if isinstance(cause, StorageCorruptError) else self._damage_behind(cause)
+            if met is not None:
                 odd = self._hands is not None and bool(self._hands.upkeep.odd)
-                await self._condemn(cause, wal, keep_rows=not odd)
+                await self._condemn(met, wal, keep_rows=not odd)
             if not started or not isinstance(cause, Exception):
                 raise cause from cause.__cause__
             self._failure = cause
@@ -412,6 +415,9 @@ class Node(Generic[R_co]):
                 await wal.run(self._setup.storage.close)
             finally:
                 await wal.close()
+
+    def _damage_behind(self, cause: BaseException) -> StorageCorruptError | None:
+        return self._setup.storage.corruption if isinstance(cause, StorageFailedError) else None
 
     async def _condemn(self, corrupt: StorageCorruptError, wal: Worker, *, keep_rows: bool) -> None:
         """Have the next opening of the directory begin it anew, if others can give it back."""

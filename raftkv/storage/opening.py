@@ -193,7 +193,15 @@ def open_member(opening: Opening) -> MemberStorage:
         if not _can_be_helped(opening):
             raise StorageCorruptError(f"{_bare(refusal)}; {_ALONE}") from refusal
         return _quarantine(opening, testimony, refusal)
-    return _go_on(opening, testimony, store, found)
+    try:
+        return _go_on(opening, testimony, store, found)
+    except StorageFailedError:
+        # All that an opening reads was whole, but a compaction has met damage elsewhere, which ends
+        # all writing: at this opening, and at every other.
+        met = store.corruption
+        if met is None or not opening.can_recover or not _can_be_helped(opening):
+            raise
+        return _begin_anew(opening, testimony, met)
 
 
 def _can_be_helped(opening: Opening) -> bool:
@@ -308,9 +316,7 @@ def _quarantine(
     try:
         store, found = opening.place.open(lambda store: _read_back(store, opening))
     except StorageCorruptError as worse:
-        _rebuild(opening, testimony, Damage(Loss.LOG, _bare(worse)), keep_rows=True)
-        store, found = opening.place.open(lambda store: _examine(store, opening, testimony))
-        return _go_on(opening, testimony, store, found)
+        return _begin_anew(opening, testimony, worse)
     loss, promised = _judge(testimony, found.identity, found.recovered)
     recovered = evolve(
         found.recovered,
@@ -319,6 +325,13 @@ def _quarantine(
         promised=promised,
     )
     return _go_on(opening, testimony, store, evolve(found, recovered=recovered))
+
+
+def _begin_anew(opening: Opening, testimony: Testimony, met: StorageCorruptError) -> MemberStorage:
+    """Open a store that is of no use any more, with what can be saved of it, marked as damaged."""
+    _rebuild(opening, testimony, Damage(Loss.LOG, _bare(met)), keep_rows=True)
+    store, found = opening.place.open(lambda store: _examine(store, opening, testimony))
+    return _go_on(opening, testimony, store, found)
 
 
 def _rebuild(opening: Opening, testimony: Testimony, damage: Damage, *, keep_rows: bool) -> None:

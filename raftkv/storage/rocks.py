@@ -308,7 +308,7 @@ class RocksStore(_Reading, Store):
         self._refusal: Error | None = None
         self.health = self._health = _Health()
         self.corruption: StorageCorruptError | None = None
-        """The first damage that a read met; reads of what is intact go on."""
+        """The first damage that was met; reads of what is intact go on, unless writing ended."""
         access = AccessType.read_only(False) if mode is Mode.LOOK else AccessType.read_write()
         try:
             self._db = Rdict(
@@ -406,6 +406,7 @@ class RocksStore(_Reading, Store):
         except Exception as error:
             failure = classify(error, "writing to", self._where)
             if not isinstance(failure, StorageStallError):
+                self._notice(failure)  # a compaction may have met damage, and ended all writing
                 failure = self._fail(failure)
             raise failure from error
         if adopts:
@@ -444,7 +445,9 @@ class RocksStore(_Reading, Store):
             self._db.flush_wal(True)
             self._failpoint("sync.after")
         except Exception as error:
-            raise self._fail(classify(error, "syncing", self._where)) from error
+            failure = classify(error, "syncing", self._where)
+            self._notice(failure)
+            raise self._fail(failure) from error
         return position
 
     def view(self, *, cached: bool = True) -> RocksView:
