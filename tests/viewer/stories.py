@@ -95,7 +95,8 @@ def large(events: int = 500, nodes: int = 5) -> Story:
             writer.event(now, None, Kind.RETURN, "unavailable", client="c0", operation=call)
             writer.event(now + 1, None, Kind.HEAL, f"isolate {name}", operation=fault)
         else:
-            writer.event(now, name, Kind.APPLY, f"to {len(logs[name])}", of(name))
+            words = "a very long story " * random.choice((0, 0, 40))
+            writer.event(now, name, Kind.APPLY, f"to {len(logs[name])} {words}", of(name))
     bad = list(logs[leader])
     bad[-2:] = [Cell(one.index, term, f"ffff{one.index:02x}") for one in bad[-2:]]
     last = view(Role.FOLLOWER, term, bad, len(bad), stable=len(bad) - 1)

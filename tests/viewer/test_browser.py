@@ -185,8 +185,14 @@ def test_faults_calls_and_roles_are_told_in_words_too(browser: Browser, tmp_path
         "F t1",
         "F t0",
     ]
-    browser.press("End")
-    assert text(browser, ".head.node") == "n1\nleader t1"
+    browser.press("Home")
+    heads: list[str] = []
+    for _ in range(6):
+        heads.append(text(browser, ".head.node"))
+        browser.press("ArrowRight")
+    assert [one.removeprefix("n1\n") for one in heads] == [
+        *["follower t0"] * 3, "candidate t1", "candidate t1", "leader t1",
+    ]  # fmt: skip
 
 
 def test_the_calls_of_many_clients_share_lanes_and_say_whose_they_are(
@@ -291,6 +297,10 @@ def test_nothing_moves_while_the_story_goes_on(browser: Browser, tmp_path: Path)
         browser.press("PageDown")
         browser.press("n")
         seen.add(browser.ask(places))
+    longest = max(range(500), key=lambda index: len(LARGE.events[index].text))
+    browser.ask(f"slider.value = {longest}; slider.dispatchEvent(new Event('input'))")
+    assert len(text(browser, "#now")) > 500
+    seen.add(browser.ask(places))
     assert len(seen) == 1
 
 
@@ -348,6 +358,24 @@ def test_markup_in_a_story_is_shown_and_not_run(browser: Browser, tmp_path: Path
     assert browser.ask("document.querySelectorAll('script, img').length") == 2
     assert browser.ask("document.querySelector('#now span').textContent") == HOSTILE
     assert browser.requests() == [address]
+
+
+def test_a_script_that_were_in_a_page_would_not_run_nor_reach_anybody(
+    browser: Browser, tmp_path: Path
+) -> None:
+    address = shown(browser, SMALL, tmp_path)
+    browser.ask(
+        "(() => { const one = document.createElement('script');"
+        " one.textContent = 'window.broken = 1'; document.body.append(one); })()"
+    )
+    assert browser.ask("window.broken") is None
+    told = browser.ask("fetch('file:///etc/hostname').then(() => 'read', () => 'refused')")
+    assert told == "refused"
+    assert browser.requests() == [address]
+    complaints = browser.complaints()
+    assert complaints
+    assert all("Content Security Policy" in one for one in complaints)
+    browser.said.clear()
 
 
 def test_a_story_in_which_nothing_happened_says_so(browser: Browser, tmp_path: Path) -> None:

@@ -149,7 +149,9 @@ def test_a_tick_that_only_counts_is_idle_and_one_that_asks_for_votes_is_not() ->
         state = after
     assert idle[0]
     assert not all(idle)
-    assert not is_idle(state, Receive(RequestVote(2, 1, 9, 5, 9)), state)
+    ask = RequestVote(2, 1, 9, 5, 9)
+    assert not is_idle(state, Receive(ask), state)
+    assert not is_idle(state, Tick(), evolve(state, messages=(ask,)))
 
 
 def test_a_step_that_takes_what_was_just_delivered_is_one_event_with_it() -> None:
@@ -161,8 +163,12 @@ def test_a_step_that_takes_what_was_just_delivered_is_one_event_with_it() -> Non
     writer.event(2, "b", Kind.INPUT, ask, after)
     writer.event(2, "b", Kind.INPUT, Tick(), before)
     writer.event(2, "b", Kind.INPUT, ask, after)
+    writer.event(3, "b", Kind.DELIVER, "ask", before, peer="a")
+    writer.event(3, "c", Kind.INPUT, ask, after)
     told = writer.story("s").events
-    assert [one.kind for one in told] == [Kind.SEND, Kind.DELIVER, Kind.INPUT, Kind.INPUT]
+    assert [one.kind for one in told] == [
+        Kind.SEND, Kind.DELIVER, Kind.INPUT, Kind.INPUT, Kind.DELIVER, Kind.INPUT,
+    ]  # fmt: skip
     assert (told[1].view, told[1].message, told[1].text) == (after, sent, "ask")
 
 
