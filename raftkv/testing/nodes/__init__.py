@@ -4,7 +4,12 @@
 - :mod:`~raftkv.testing.nodes.runtime`: clocks, chance and workers of one process;
 - :mod:`~raftkv.testing.nodes.network`: what becomes of the frames between them;
 - :mod:`~raftkv.testing.nodes.process`: a member that is paused, killed and started again;
-- :mod:`~raftkv.testing.nodes.cluster`: all of that together, :class:`SimCluster`.
+- :mod:`~raftkv.testing.nodes.cluster`: all of that together, :class:`SimCluster`;
+- :mod:`~raftkv.testing.nodes.run`: such a cluster under faults, with clients and invariants, from a
+  seed; what a seed draws is in :mod:`~raftkv.testing.nodes.options`, what is done to it in
+  :mod:`~raftkv.testing.nodes.nemesis`, and what must hold in :mod:`~raftkv.testing.nodes.checks`
+  and :mod:`~raftkv.testing.nodes.liveness`;
+- :mod:`~raftkv.testing.nodes.cancel`: operations that are cancelled wherever they can be.
 """
 
 from raftkv.testing.nodes.cluster import Conditions, SimCluster

@@ -346,6 +346,14 @@ class SimCluster(Generic[R]):
         process.begin(lambda: self._open(name, process), self._ended)
         return process
 
+    def opening(self, name: str) -> AbstractAsyncContextManager[Node[R]]:
+        """What opens a member that does not run, for a task of the caller's own to run it.
+
+        Faults of processes do not reach such a member.
+        """
+        self._boots += 1
+        return self._open(name, Process(self.host(name), self._boots))
+
     async def stop(self, name: str) -> None:
         """Close a member in order."""
         self.node(name)
