@@ -38,7 +38,7 @@ def small(title: str = "a vote forgotten", text: str = "n2 voted twice") -> Stor
     fault = writer.event(7, None, Kind.FAULT, "isolate n1")
     put = writer.event(8, "n1", Kind.CALL, "put a=1", client="c1")
     sent = writer.event(8, "n1", Kind.SEND, "AppendEntries t1 0/0 +1..1/1", peer="n2")
-    writer.event(9, None, Kind.LOST, "AppendEntries t1 0/0 +1..1/1", peer="n1", message=sent)
+    writer.event(9, "n1", Kind.LOST, "AppendEntries t1 0/0 +1..1/1", peer="n2", message=sent)
     writer.event(10, None, Kind.HEAL, "isolate n1", operation=fault)
     writer.event(11, "n1", Kind.SYNC, "1 write", view(Role.LEADER, 1, log, 1))
     writer.event(11, None, Kind.RETURN, "revision 1", client="c1", operation=put)
@@ -70,7 +70,7 @@ def large(events: int = 500, nodes: int = 5) -> Story:
         if roll < 0.35 and under_way:
             name, sent = under_way.pop(random.randrange(len(under_way)))
             if roll < 0.04:
-                writer.event(now, name, Kind.LOST, "AppendEntries", peer=leader, message=sent)
+                writer.event(now, leader, Kind.LOST, "AppendEntries", peer=name, message=sent)
                 continue
             logs[name] = list(logs[leader])
             writer.event(

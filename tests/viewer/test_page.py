@@ -14,6 +14,7 @@ from attrs import evolve
 from raftkv.testing import viewer
 from raftkv.testing.story import Kind, Story, StoryWriter
 from raftkv.testing.viewer import as_html, write_html
+from raftkv.testing.viewer.page import EVENTS_MAX
 from tests.source import ROOT
 from tests.viewer.stories import HOSTILE, large, small
 
@@ -102,6 +103,15 @@ def test_the_script_of_the_page_makes_no_markup_and_calls_nobody() -> None:
 
 def test_what_repeats_is_written_once() -> None:
     assert len(as_html(large())) < 200_000
+
+
+def test_a_page_has_the_last_events_of_a_story_that_is_too_long_for_one() -> None:
+    story = large(EVENTS_MAX + 300)
+    told = json.loads(Elements(as_html(story)).scripts[0])
+    assert len(told["events"]) == EVENTS_MAX
+    assert told["events"][-1][0] == story.events[-1].number
+    assert len(told["before"]) == 5
+    assert -1 not in told["before"]
 
 
 def test_the_same_story_gives_the_same_bytes() -> None:

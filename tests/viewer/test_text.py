@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from raftkv.testing.story import Kind, Story, StoryWriter
-from raftkv.testing.viewer import as_text
+from raftkv.testing.viewer import as_text, newest
 from tests.viewer.stories import HOSTILE, large, small
 
 
@@ -68,3 +68,29 @@ def test_what_was_before_the_first_kept_event_is_shown() -> None:
     writer.event(1, None, Kind.NOTE, "now")
     (line,) = rows(writer.story("s"))
     assert line.split()[2] == "l=x"
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 100, 499, 500, 501])
+def test_the_newest_lines_of_a_story_are_those_of_its_newest_events(count: int) -> None:
+    story = large()
+    there = [" ".join(line.split()) for line in rows(story)]
+    assert [" ".join(line.split()) for line in rows(newest(story, count))] == there[-count:]
+
+
+@pytest.mark.parametrize("count", range(1, 16))
+def test_what_is_cut_off_a_story_is_remembered(count: int) -> None:
+    writer = StoryWriter(["a", "b", "c"])
+    writer.event(1, "a", Kind.START, "start", large().events[0].view)
+    writer.event(1, "b", Kind.START, "start", large().events[1].view)
+    for _ in range(3):
+        cut = writer.event(2, None, Kind.FAULT, "cut")
+        writer.event(2, "b", Kind.PAUSE, "pause")
+        writer.event(2, "a", Kind.CRASH, "crash")
+        writer.event(2, None, Kind.HEAL, "mended", operation=cut)
+        writer.event(2, None, Kind.FAULT, "cut again")
+    writer.event(3, None, Kind.HEAL, "all")
+    last = StoryWriter(["a", "b", "c"], keep=count)
+    story = writer.story("s")
+    for one in story.events:
+        last.event(one.at, one.node, one.kind, one.text, one.view, operation=one.operation)
+    assert newest(story, count) == last.story("s")

@@ -5,6 +5,7 @@ with lanes, messages, faults, logs and a slider, which loads nothing from anywhe
 """
 
 from raftkv.testing.viewer.page import as_html, write_html
+from raftkv.testing.viewer.standing import newest
 from raftkv.testing.viewer.text import as_text
 
-__all__ = ["as_html", "as_text", "write_html"]
+__all__ = ["as_html", "as_text", "newest", "write_html"]

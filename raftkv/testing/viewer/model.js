@@ -154,15 +154,13 @@ function inRows(spans) {
 
 // What a name of a lane, a role or a kind is called in a sentence.
 const LETTERS = { "follower": "F", "pre-candidate": "P", "candidate": "C", "leader": "L" };
-const ARROWS = { send: "to", deliver: "from" };
+const ARROWS = { send: "to", deliver: "from", lost: "on the way to" };
 
 function sentence(story, event) {
   const where = event.node >= 0 ? story.nodes[event.node] : event.client >= 0 ? "" : "the world";
   const parts = [`#${event.number}`, `${event.at} ${story.unit}`, where];
   if (event.client >= 0) parts.push(story.clients[event.client]);
-  const sent = story.messages.get(event.message)?.sent;
-  if (event.kind === "lost" && sent) parts.push(`LOST on the way from ${story.nodes[sent.node]} to ${sent.peer}`);
-  else parts.push(event.kind.toUpperCase() + (event.peer ? ` ${ARROWS[event.kind] ?? "with"} ${event.peer}` : ""));
+  parts.push(event.kind.toUpperCase() + (event.peer ? ` ${ARROWS[event.kind] ?? "with"} ${event.peer}` : ""));
   if (event.message && event.message !== event.number) parts.push(`sent at #${event.message}`);
   if (event.operation && event.operation !== event.number) parts.push(`of #${event.operation}`);
   return parts.filter(Boolean);

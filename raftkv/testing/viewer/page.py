@@ -18,7 +18,11 @@ from pathlib import Path
 from typing import Final
 
 from raftkv.testing.story import Cell, Event, NodeView, Story
+from raftkv.testing.viewer.standing import newest
 from raftkv.testing.viewer.text import at_text
+
+EVENTS_MAX: Final = 2000
+"""Of a page: one of 500 opens at once, one of 2000 within a second or two."""
 
 _SCRIPTS: Final = ("model.js", "timeline.js", "page.js")
 _STYLE: Final = "page.css"
@@ -32,7 +36,8 @@ def write_html(story: Story, path: Path) -> None:
 
 
 def as_html(story: Story) -> str:
-    """The page of a story: best with up to 500 events, usable with some thousands."""
+    """The page of a story: of its last :data:`EVENTS_MAX` events, if it has more."""
+    story = newest(story, EVENTS_MAX)
     style, script = _file(_STYLE), "".join(map(_file, _SCRIPTS))
     fields = {
         "title": escape(story.title),

@@ -11,13 +11,12 @@ what the event's node is after it, and the event. Positions that never change be
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
-
-from attrs import evolve
 
 from raftkv.core import Role
 from raftkv.testing.story import Event, Kind, NodeView, Story
+from raftkv.testing.viewer.standing import Standing
 
 _LETTERS: Final = {
     Role.FOLLOWER: "F",
@@ -68,14 +67,14 @@ def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
 
 
 def _rows(story: Story) -> Iterator[tuple[str, ...]]:
-    cluster = _Cluster(story)
-    sent = {one.number: one for one in story.events if one.kind is Kind.SEND}
+    standing = Standing(story)
     for event in story.events:
-        view = cluster.take(event)
+        view = standing.take(event)
         number = f"{event.number}" + ("!" if event.kind is Kind.VIOLATION else "")
         node = event.node or event.client or "--"
-        head = (number, at_text(event.at, story.unit), cluster.places(event.node), node)
-        yield (*head, *_told(view), event.kind.name, _what(event, sent))
+        places = _places(standing, story.nodes, event.node)
+        head = (number, at_text(event.at, story.unit), places, node)
+        yield (*head, *_told(view), event.kind.name, _what(event))
 
 
 def _told(view: NodeView | None) -> tuple[str, ...]:
@@ -96,12 +95,9 @@ def _told(view: NodeView | None) -> tuple[str, ...]:
     )
 
 
-def _what(event: Event, sent: Mapping[int, Event]) -> str:
+def _what(event: Event) -> str:
     parts: list[str] = []
-    lost = sent.get(event.message or 0) if event.kind is Kind.LOST else None
-    if lost is not None:  # it may be told at either end, or at none
-        parts.append(f"{lost.node} -x {lost.peer}")
-    elif event.peer is not None:
+    if event.peer is not None:
         parts.append(f"{_ARROWS.get(event.kind, '--')} {event.peer}")
     if event.client is not None and event.node is not None:
         parts.append(event.client)
@@ -115,45 +111,20 @@ def _what(event: Event, sent: Mapping[int, Event]) -> str:
     return " ".join(parts)
 
 
-class _Cluster:
-    """What every node is, event by event."""
+def _places(standing: Standing, nodes: Sequence[str], acting: str | None) -> str:
+    """A character for each node."""
+    return "".join(_place(standing, node, node == acting) for node in nodes)
 
-    def __init__(self, story: Story) -> None:
-        self._nodes = story.nodes
-        self._views: dict[str, NodeView] = dict(story.before)
-        self._paused = set(story.paused)
 
-    def take(self, event: Event) -> NodeView | None:
-        """Go on to this event; what its node is now."""
-        node = event.node
-        if node is None:
-            return None
-        view = event.view or self._views.get(node)
-        if view is not None:
-            if event.kind in (Kind.CRASH, Kind.STOP):
-                view = evolve(view, is_up=False)
-            elif event.kind is Kind.START:
-                view = evolve(view, is_up=True)
-            self._views[node] = view
-        if event.kind is Kind.PAUSE:
-            self._paused.add(node)
-        elif event.kind in (Kind.RESUME, Kind.CRASH, Kind.STOP, Kind.START):
-            self._paused.discard(node)
-        return view
-
-    def places(self, acting: str | None) -> str:
-        """A character for each node."""
-        return "".join(self._place(node, node == acting) for node in self._nodes)
-
-    def _place(self, node: str, is_acting: bool) -> str:
-        view = self._views.get(node)
-        if view is None:
-            return "!" if is_acting else "?"
-        if not view.is_up:
-            return "X" if is_acting else "x"
-        letter = _LETTERS[view.role]
-        if is_acting:
-            return letter
-        if node in self._paused:
-            return "="
-        return "." if view.role is Role.FOLLOWER else letter.lower()
+def _place(standing: Standing, node: str, is_acting: bool) -> str:
+    view = standing.views.get(node)
+    if view is None:
+        return "!" if is_acting else "?"
+    if not view.is_up:
+        return "X" if is_acting else "x"
+    letter = _LETTERS[view.role]
+    if is_acting:
+        return letter
+    if node in standing.paused:
+        return "="
+    return "." if view.role is Role.FOLLOWER else letter.lower()
