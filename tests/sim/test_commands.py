@@ -53,8 +53,9 @@ def test_a_finding_is_told_kept_and_replayed(
         arguments = ["simulate", "--seeds", "0..8", "--steps", "800", "--save", str(tmp_path)]
         assert main(arguments) == 1
         told = capsys.readouterr().out
-        path = min(tmp_path.iterdir())
+        path = min(tmp_path.glob("*.json"))
         kept = load(path)
+        assert f"replay {path}" in path.with_suffix(".html").read_text(encoding="utf-8")
         assert f"seed {kept.seed}: {kept.invariant} at step {kept.step}" in told
         assert kept.trace[-1] in told
         assert f"replay {path}" in told

@@ -15,6 +15,7 @@ from raftkv.testing.campaign import Summary as CoresSummary
 from raftkv.testing.campaign import run_campaign
 from raftkv.testing.campaigns.ledger import enter
 from raftkv.testing.choices import SeededChoices
+from raftkv.testing.commands.replay import told
 from raftkv.testing.commands.screen import (
     Commands,
     Progress,
@@ -26,7 +27,7 @@ from raftkv.testing.commands.screen import (
 )
 from raftkv.testing.levels import LEVELS
 from raftkv.testing.nodes.campaign import run_campaign as run_nodes
-from raftkv.testing.viewer import as_text
+from raftkv.testing.viewer import as_text, write_html
 
 _TAIL: Final = 40
 _BLOCK: Final = 64  # seeds of bare cores between two looks at the clock, for each process
@@ -78,7 +79,12 @@ def add(commands: Commands) -> None:
     )
     one.add_argument("--jobs", type=positive, default=1, help="processes")
     one.add_argument("--json", action="store_true", help="one JSON object instead of prose")
-    one.add_argument("--save", type=Path, metavar="DIR", help="keep each finding as a file there")
+    one.add_argument(
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help="keep each finding there as a file to replay, and as a page",
+    )
     one.add_argument("--trace", action="store_true", help="print everything; for one seed")
     add_ledger(one)
 
@@ -173,6 +179,8 @@ def _kept(directory: Path, one: Artifact) -> str:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"seed-{one.seed}-{one.invariant}.json"
     save(path, one)
+    _, story = told(one, path)
+    write_html(story, path.with_suffix(".html"))
     return str(path)
 
 
