@@ -187,10 +187,13 @@ def test_faults_calls_and_roles_are_told_in_words_too(browser: Browser, tmp_path
     ]
     browser.press("Home")
     heads: list[str] = []
-    for _ in range(6):
+    during: list[str] = []
+    for _ in range(12):
         heads.append(text(browser, ".head.node"))
+        during.append(text(browser, "#now em"))
         browser.press("ArrowRight")
-    assert [one.removeprefix("n1\n") for one in heads] == [
+    assert during == [*[""] * 6, *["while: isolate n1"] * 4, "", ""]
+    assert [one.removeprefix("n1\n") for one in heads[:6]] == [
         *["follower t0"] * 3, "candidate t1", "candidate t1", "leader t1",
     ]  # fmt: skip
 

@@ -189,9 +189,11 @@ class Page {
     }
     const now = this.byId("now");
     now.className = `now ${event.kind}`;
+    const faults = story.spans.filter(({ from, to }) => from <= index && index < to);
     now.replaceChildren(
       ...sentence(story, event).map((part) => element("b", "", part)),
-      element("span", "", event.text));
+      element("span", "", event.text),
+      element("em", "", faults.map(({ fault }) => `while: ${fault.text}`).join("; ")));
     this.timeline.show(index);
     this.showNodes(index);
     const item = this.items[index];
