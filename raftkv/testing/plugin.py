@@ -48,6 +48,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iter
 from functools import wraps
 from pathlib import Path
 from typing import Final, Protocol, TypeVar, cast
+from zlib import crc32
 
 import pytest
 from attrs import evolve, fields, frozen
@@ -65,7 +66,7 @@ from raftkv.testing.choices import (
 from raftkv.testing.nodes.cluster import Conditions, SimCluster
 from raftkv.testing.nodes.runner import VirtualRunner
 from raftkv.testing.story import StoryWriter
-from raftkv.testing.viewer import as_text, write_html
+from raftkv.testing.viewer import as_text, newest, write_html
 
 T = TypeVar("T")
 
@@ -74,6 +75,7 @@ _WORLD: Final = "raft_world"
 _FIXTURES: Final = ("raft_cluster", "raft_run", _WORLD)
 _EVENTS_TOLD: Final = 12
 _DECISIONS_TOLD_MAX: Final = 400
+_NAME_MAX: Final = 150
 
 
 class RaftRun(Protocol):
@@ -378,12 +380,14 @@ def _told(item: pytest.Item, call: pytest.CallInfo[None], world: World) -> str:
     folder = _folder(item.config)
     if folder is not None:
         name = re.sub(r"[^\w.-]+", "-", item.nodeid).strip("-")
+        if len(name) > _NAME_MAX:  # ids of parameters may be longer than names of files
+            name = f"{name[:_NAME_MAX]}-{crc32(item.nodeid.encode()):08x}"
         page, file = folder / f"{name}.html", folder / f"{name}.decisions"
         write_html(story, page)
         file.write_text(record + "\n")
         told += [f"the whole story: {page}", f"its decisions, for --raft-decisions: {file}"]
-    newest = evolve(story, events=story.events[-_EVENTS_TOLD:], violated=None, replay="")
-    return "\n".join([*told, "", "the last events:", *as_text(newest).splitlines()[1:]])
+    last = evolve(newest(story, _EVENTS_TOLD), violated=None, replay="")
+    return "\n".join([*told, "", "the last events:", *as_text(last).splitlines()[1:]])
 
 
 def _again(item: pytest.Item, world: World) -> str:

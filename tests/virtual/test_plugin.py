@@ -224,6 +224,19 @@ def test_a_failure_leaves_its_story_in_the_cache(users: pytest.Pytester) -> None
     without.stdout.no_fnmatch_line("the whole story:*")
 
 
+def test_a_long_name_of_a_test_is_cut_in_those_of_its_files(users: pytest.Pytester) -> None:
+    users.makepyfile("""
+        import pytest
+
+        @pytest.mark.raftkv(size=1)
+        @pytest.mark.parametrize("word", ["x" * 300, "x" * 301])
+        async def test_it(raft_cluster, word):
+            raise AssertionError(word)
+    """)
+    run(users, "--raft-traces", "traces").assert_outcomes(failed=2)
+    assert len([*users.path.joinpath("traces").glob("*.html")]) == 2
+
+
 def test_a_record_in_the_marker_is_replayed(users: pytest.Pytester) -> None:
     users.makepyfile(
         """
