@@ -104,6 +104,20 @@ def test_a_torn_tail_of_our_own_is_cut() -> None:
     assert again.storage.log.recover().damage is None
 
 
+def test_a_look_changes_nothing() -> None:
+    disk = SimDisk()
+    writer = written(disk)
+    disk.lose_write()
+    append(writer, b"astray")
+    append(writer, b"after it")
+    disk.crash(deciding())
+    for _ in range(2):  # the cut that follows the look finds what the look has found
+        recovered = opened(disk).log.recover()
+        assert recovered.damage is None, "neither of them was synced"
+        assert recovered.entries == tuple(writer.entries[:3])
+        disk.crash(deciding())
+
+
 def test_an_orderly_close_writes_everything_out() -> None:
     disk = SimDisk()
     writer = written(disk, 3, synced=False)

@@ -103,7 +103,9 @@ class RocksImage(StoreImage):
             if record.place is not None:
                 name, start, stop = record.place
                 half = (stop - start) // 2 if is_torn and record is lost[0] else 0
-                os.truncate(self.path / name, start + half)
+                # An opening that failed half way may have put the log into tables.
+                with suppress(FileNotFoundError):
+                    os.truncate(self.path / name, start + half)
 
     def spoil(self, record: Record, mark: Mark) -> None:
         """Flip a bit of a batch, or have zeros in its place."""
@@ -111,6 +113,8 @@ class RocksImage(StoreImage):
         if record.place is None:
             return
         name, start, stop = record.place
+        if not (self.path / name).exists():
+            return
         with (self.path / name).open("r+b") as file:
             if mark is Mark.LOST:
                 file.seek(start)

@@ -195,7 +195,8 @@ class SimStore(MemoryStore):
         self._memtable_bytes = memtable_bytes
         for record in image.wal[:count]:
             apply_changes(self._rows, record.changes)
-        if mode is Mode.LOOK:
+        self._writes_out = mode is not Mode.LOOK
+        if not self._writes_out:
             unreadable = dict(image.unreadable)
             for record in image.wal[:count]:
                 heal(unreadable, record.changes)
@@ -281,7 +282,7 @@ class SimStore(MemoryStore):
 
     def _leave(self) -> None:
         """RocksDB writes out what is in memory when it is closed, unless it failed."""
-        if self._refusal is None and not self._life.is_over:
+        if self._writes_out and self._refusal is None and not self._life.is_over:
             self._settle(self._written)
             self._image.flush(len(self._image.wal))
 
