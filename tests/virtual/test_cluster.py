@@ -46,6 +46,7 @@ def with_cluster(
 ) -> T:
     async def main() -> T:
         cluster = SimCluster(choices, size=size, conditions=conditions, story=story)
+        cluster.loop.limit_ns = 600_000_000_000
         async with cluster:
             return await body(cluster)
 
@@ -181,6 +182,34 @@ def test_a_crashed_leader_is_replaced_and_comes_back_with_what_it_had(is_told: b
         assert again.status().last_index >= new.status().commit - 2
         for key in ("a", "b"):
             assert (await again.kv.get(key)) is not None
+
+    with_cluster(body)
+
+
+def test_others_learn_of_a_crash_by_a_reset_or_not_at_all() -> None:
+    async def body(cluster: SimCluster[KvResult]) -> None:
+        await cluster.leader()
+        cluster.crash("n1", is_told=True)
+        cluster.crash("n2", is_told=False)
+        await anyio.sleep(0.2)
+        (one, two) = sorted(cluster.node("n3").status().peers, key=lambda peer: peer.name)
+        assert (one.is_connected, two.is_connected) == (False, True)
+        await cluster.start("n2")
+        await (await cluster.leader()).kv.put("a", b"1")
+
+    with_cluster(body)
+
+
+def test_who_stands_still_answers_nobody_who_connects() -> None:
+    async def body(cluster: SimCluster[KvResult]) -> None:
+        await cluster.leader()
+        with cluster.pause("n2"):
+            await cluster.restart("n1")
+            await anyio.sleep(1)
+            peers = {peer.name: peer.is_connected for peer in cluster.node("n1").status().peers}
+            assert peers == {"n2": False, "n3": True}
+        await anyio.sleep(1)
+        assert all(peer.is_connected for peer in cluster.node("n1").status().peers)
 
     with_cluster(body)
 
@@ -480,6 +509,8 @@ def test_a_story_tells_messages_faults_and_lives_by_name() -> None:
         Kind.LOST, Kind.INPUT, Kind.FAULT, Kind.HEAL,
     }  # fmt: skip
     assert told.nodes == ("n1", "n2", "n3")
+    ends = [event.kind for event in told.events if event.kind in (Kind.CRASH, Kind.STOP)]
+    assert ends == [Kind.CRASH, Kind.STOP, Kind.STOP, Kind.STOP]
     delivered = [event for event in told.events if event.kind is Kind.DELIVER]
     sent = {event.message: event for event in told.events if event.kind is Kind.SEND}
     for event in delivered:

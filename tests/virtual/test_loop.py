@@ -8,8 +8,8 @@ import threading
 from contextvars import copy_context
 
 import anyio
-import anyio.lowlevel
 import pytest
+from anyio.lowlevel import checkpoint
 
 from raftkv.errors import UsageError
 from raftkv.testing import Choices, ReplayedChoices, SeededChoices
@@ -69,7 +69,7 @@ def test_who_spins_until_a_deadline_gets_there() -> None:
         spins = 0
         until = anyio.current_time() + 0.001
         while anyio.current_time() < until:
-            await anyio.lowlevel.checkpoint()
+            await checkpoint()
             spins += 1
         return spins
 
@@ -99,7 +99,7 @@ def test_a_livelock_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def main() -> None:
         while True:
-            await anyio.lowlevel.checkpoint()
+            await checkpoint()
 
     with pytest.raises(LivelockError):
         run_virtual(main)
@@ -171,7 +171,7 @@ def _order(choices: Choices, shuffle_permille: int) -> list[int]:
 
     async def step(number: int) -> None:
         for _ in range(3):
-            await anyio.lowlevel.checkpoint()
+            await checkpoint()
             seen.append(number)
 
     async def main() -> None:
@@ -224,6 +224,7 @@ class _Ticking:
                     self.ticks.append(round(loop.time(), 2))
         finally:
             self.ended.append("outer")
+            loop.call_soon(self.ended.append, "after the end")
 
     async def _inner(self) -> None:
         try:
@@ -263,8 +264,46 @@ def test_nothing_of_a_killed_owner_runs_any_more(caplog: pytest.LogCaptureFixtur
         assert not it.ended
         return it
 
-    run_virtual(main)
+    it = run_virtual(main)
+    assert "after the end" not in it.ended
     assert not caplog.records
+
+
+def test_what_became_ready_just_before_the_end_does_not_run() -> None:
+    seen: list[str] = []
+
+    async def main() -> None:
+        loop = virtual_loop()
+        it = _Ticking(loop)
+        context = copy_context()
+        context.run(OWNER.set, it.owner)
+        loop.call_soon(loop.kill, it.owner)
+        loop.call_soon(seen.append, "too late", context=context)
+        await anyio.sleep(1)
+
+    run_virtual(main)
+    assert not seen
+
+
+def test_a_paused_owner_goes_on_in_the_order_in_which_things_became_ready() -> None:
+    seen: list[int] = []
+
+    async def main() -> None:
+        loop = virtual_loop()
+        it = _Ticking(loop)
+        context = copy_context()
+        context.run(OWNER.set, it.owner)
+        loop.pause(it.owner)
+        for number in range(5):
+            loop.call_soon(seen.append, number, context=context)
+        await anyio.sleep(1)
+        assert not seen
+        loop.resume(it.owner)
+        await anyio.sleep(0.5)
+        loop.kill(it.owner)
+
+    run_virtual(main)
+    assert seen == [*range(5)]
 
 
 def test_a_killed_owner_that_was_paused_stays_dead() -> None:
@@ -348,3 +387,13 @@ def test_a_cancellation_from_elsewhere_is_not_swallowed() -> None:
         return scope.cancelled_caught
 
     assert run_virtual(main)
+
+
+def test_a_cancellation_that_comes_too_late_hits_nobody_else() -> None:
+    async def main() -> None:
+        attempt = CancelledAt(checkpoint, 1, edge=True)
+        await attempt
+        await anyio.sleep(1)
+
+    for seed in range(20):
+        run_virtual(main, SeededChoices(seed), shuffle_permille=1000)

@@ -171,6 +171,22 @@ def test_latencies_clog_a_lane_but_keep_its_order() -> None:
     assert _course(SeededChoices(1), weather, VOTES)[0] == VOTES
 
 
+def test_a_frame_that_is_slow_holds_up_those_behind_it() -> None:
+    async def main() -> tuple[list[bytes], list[bytes]]:
+        net = network()
+        async with members(net, 1, 2) as world:
+            (one, _), (_, two) = world[1], world[2]
+            for latency in (500 * MS, MS):
+                net.weather = Weather(latency_ns=(latency,))
+                one.send(2, b"%d" % latency)
+            await anyio.sleep(0.1)
+            early = two.payloads(1)
+            await anyio.sleep(0.5)
+            return early, two.payloads(1)
+
+    assert run_virtual(main) == ([], [b"%d" % (500 * MS), b"%d" % MS])
+
+
 def test_a_link_may_have_a_weather_of_its_own() -> None:
     async def main() -> tuple[int, int]:
         net = network()

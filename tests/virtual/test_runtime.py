@@ -57,6 +57,19 @@ def test_a_worker_does_its_jobs_in_order_each_in_its_time() -> None:
     assert run_virtual(main) == [("does a", 2), ("told a", 2), ("does b", 4), ("told b", 4)]
 
 
+def test_a_job_is_told_of_in_a_later_turn_than_it_is_done_in() -> None:
+    async def main() -> tuple[int, int]:
+        turns: list[int] = []
+        worker = process().runtime.workers.worker("wal")
+        loop = virtual_loop()
+        worker.submit(lambda: turns.append(loop.turns), lambda _outcome: turns.append(loop.turns))
+        await worker.close()
+        return turns[0], turns[1]
+
+    done, told = run_virtual(main)
+    assert told > done
+
+
 def test_two_workers_work_at_the_same_time() -> None:
     async def main() -> float:
         runtime = process(pace=Pace(wal_ns=(5 * MS,), other_ns=(5 * MS,))).runtime
