@@ -116,6 +116,7 @@ from __future__ import annotations
 from raftkv.core.config import SAFEST, Config, ReadMode, safest
 from raftkv.core.digest import digest
 from raftkv.core.drain import has_ready, ready, take_answers
+from raftkv.core.guard import Guard
 from raftkv.core.inputs import (
     Applied,
     ApplyChange,
@@ -223,6 +224,7 @@ __all__ = [
     "EntryKind",
     "ForgetLeader",
     "ForwardProposal",
+    "Guard",
     "HardState",
     "Heartbeat",
     "HeartbeatResponse",

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, assert_never, cast, overload
 
-from raftkv.errors import InvalidArgumentError, UsageError
+from raftkv.errors import InvalidArgumentError, InvariantError, UsageError
 from raftkv.kv import image, rows
 from raftkv.kv.commands import DeleteOne, DeleteSpan, Put, decode, is_put, parse_put
 from raftkv.kv.engine import Slice
@@ -73,6 +73,11 @@ class KvMachine:
             elif not isinstance(result, Refused):
                 revision = result.revision
             results.append(result)
+        if not before.revision <= revision <= before.revision + len(commands):
+            # I26, I27: one revision for each command that changed something, and none taken back.
+            raise InvariantError(
+                f"I26: {len(commands)} commands led from revision {before.revision} to {revision}"
+            )
         if revision != before.revision:
             self._head = rows.Head(revision, before.floor)
             writes.head(self._head)

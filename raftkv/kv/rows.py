@@ -31,7 +31,7 @@ from typing import Final
 
 from attrs import frozen
 
-from raftkv.errors import StorageCorruptError, StorageFormatError
+from raftkv.errors import InvariantError, StorageCorruptError, StorageFormatError
 from raftkv.kv.model import FIRST_REVISION, KeyValue, Span
 
 FORMAT: Final = 1
@@ -128,14 +128,21 @@ def decode_version(row: bytes) -> Version:
 def next_version(old: bytes | None, value: bytes, revision: int, sub: int, lease: int) -> bytes:
     """The row of the version that a put makes out of ``old``, the row in force before.
 
-    None if the key did not exist. ``value`` is not in it if it :func:`is_long`.
+    None if the key did not exist. ``value`` is not in it if it :func:`is_long`. Raises
+    InvariantError if what is in force cannot be older.
     """
     if old is None:
         create_revision, version = revision, 1
     elif len(old) < _VERSION_BYTES:
         raise _corrupt("a KV version row", old)
     else:
-        _, _, _, create_revision, version, _ = _VERSION.unpack_from(old)
+        _, mod_revision, _, create_revision, version, _ = _VERSION.unpack_from(old)
+        if not 0 < create_revision <= mod_revision < revision or not version:
+            # I28: never two versions of a key in one revision, nor one of a revision to come.
+            raise InvariantError(
+                f"I28: at revision {revision}, a version {version} of revision {mod_revision},"
+                f" created in {create_revision}"
+            )
         version += 1
     if len(value) > INLINE_BYTES_MAX:
         return _VERSION.pack(_LONG, revision, sub, create_revision, version, lease)

@@ -20,6 +20,7 @@ from attrs import evolve, frozen
 from raftkv.core import (
     EntryKind,
     ForwardProposal,
+    Guard,
     Input,
     InstallSnapshot,
     Payload,
@@ -112,6 +113,7 @@ class Loop:
     def __init__(self, state: State, parts: Parts, memberships: History) -> None:
         self.state = state
         self._step, self._ready = watched(parts.observer)
+        self._guard = Guard(state)
         self._settings = parts.settings
         self._clock = parts.clock
         self._waker = parts.waker
@@ -439,6 +441,7 @@ class Loop:
         while True:
             while has_ready(self.state):
                 self.state, todo = self._ready(self.state)
+                self._guard.check(self.state, todo)  # before any of it is stored or sent
                 self._take(todo)
             outgoing = self._outgoing
             if outgoing.has_some and (outgoing.is_urgent or not self._may_linger):

@@ -13,6 +13,7 @@ from attrs import evolve
 from raftkv.core import (
     Config,
     Entry,
+    Guard,
     HardState,
     Membership,
     Snapshot,
@@ -75,6 +76,7 @@ class Member:
         "config",
         "disk",
         "forgot",
+        "guard",
         "id",
         "incarnation",
         "installed",
@@ -117,6 +119,7 @@ class Member:
         self.lost_to = 0
         """While it recovers: where its log ended before."""
         self.state: State = self._opened()
+        self.guard = Guard(self.state)
 
     @property
     def recovers(self) -> bool:
@@ -139,6 +142,7 @@ class Member:
         self.machine.restore(self.standing)
         self.last_image = self.disk.image.index
         self.state = self._opened()
+        self.guard = Guard(self.state)
 
     @property
     def standing(self) -> Snapshot:

@@ -129,6 +129,7 @@ class World:
             if not has_ready(member.state):
                 return
             member.state, todo = ready(member.state)
+            member.guard.check(member.state, todo)
             self._work_off(member, todo)
         raise broken("I51", f"n{member.id} has work without end")
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftkv.errors import StorageCorruptError, StorageFormatError, UsageError
+from raftkv.errors import InvariantError, StorageCorruptError, StorageFormatError, UsageError
 from raftkv.kv import rows
 from raftkv.kv.commands import DeleteOne, DeleteSpan, KvCommand, Put, encode
 from raftkv.kv.engine import DELETE_RANGE_MIN
@@ -42,6 +42,22 @@ def test_a_fresh_store_is_at_revision_1_and_its_first_write_makes_2() -> None:
     rig = memory_rig()
     assert read_head(rig.store).revision == 1
     assert rig.apply([Put(b"k", b"v")]) == [PutResult(2)]
+    assert read_head(rig.store).revision == 2
+
+
+@pytest.mark.parametrize("wrong", [0, 4])
+def test_a_machine_whose_revisions_do_not_count_its_commands_stops(
+    monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+    rig = memory_rig()
+    rig.apply([Put(b"k", b"1")])
+
+    def apply_wrongly(*_arguments: object) -> int:
+        return wrong
+
+    monkeypatch.setattr("raftkv.kv.machine._apply", apply_wrongly)
+    with pytest.raises(InvariantError, match="^I26: 1 commands led from revision 2 to "):
+        rig.apply([Put(b"k", b"2")])
     assert read_head(rig.store).revision == 2
 
 

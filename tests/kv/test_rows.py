@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftkv.errors import StorageCorruptError, StorageFormatError
+from raftkv.errors import InvariantError, StorageCorruptError, StorageFormatError
 from raftkv.kv import rows
 from raftkv.kv.model import Span
 from tests.kv.oracle import edges, keys, lies_in, spans
@@ -147,3 +147,11 @@ def test_damaged_rows_are_named_and_never_read() -> None:
     ):
         with pytest.raises(StorageCorruptError, match="let it join again"):
             read()
+
+
+@pytest.mark.parametrize("revision", [1, 4, 5])
+def test_no_version_follows_one_of_its_own_revision_or_a_later_one(revision: int) -> None:
+    first = rows.next_version(None, b"1", 5, 0, 0)
+    with pytest.raises(InvariantError, match="^I28: "):
+        rows.next_version(first, b"2", revision, 1, 0)
+    assert rows.next_version(first, b"2", 6, 0, 0)

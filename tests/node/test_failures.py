@@ -10,9 +10,10 @@ import anyio
 import pytest
 from attrs import evolve
 
-from raftkv.core import ReadIndexResponse, Role
+from raftkv.core import Input, ReadIndexResponse, Role, State, ready, step
 from raftkv.errors import (
     Error,
+    InvariantError,
     MachineError,
     NodeStoppedError,
     OutcomeUnknownError,
@@ -22,6 +23,7 @@ from raftkv.errors import (
     UnavailableError,
 )
 from raftkv.machine import Command
+from raftkv.node import loop
 from raftkv.node.loop import Loop
 from raftkv.node.node import Node, running
 from raftkv.node.snapshots import Kind
@@ -222,6 +224,32 @@ async def test_a_leader_whose_disk_stands_still_gives_way_to_one_whose_does_not(
 async def _try(node: Node[object]) -> None:
     with suppress(UnavailableError, OutcomeUnknownError):
         await node.propose(b"slow", timeout=1.0)
+
+
+async def test_a_member_whose_own_state_is_broken_stops_before_it_stores_any_of_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    broken: list[bool] = []
+
+    def go_wrong(state: State, event: Input) -> State:
+        after = step(state, event)
+        return evolve(after, vote=9) if broken else after
+
+    def going_wrong(_observer: object) -> object:
+        return go_wrong, ready
+
+    monkeypatch.setattr(loop, "watched", going_wrong)
+    async with cluster(1) as made:
+        node = await made.leader()
+        await node.propose(b"good")
+        broken.append(True)
+        with pytest.raises(OutcomeUnknownError):
+            await node.propose(b"bad")
+        await made.ended(1)
+        cause = made.failures[1].__cause__
+        assert isinstance(cause, InvariantError)
+        assert str(cause).startswith("I2: voted for")
+        assert made.commands(1) == [b"good"]
 
 
 async def test_a_failed_write_of_effects_releases_no_result() -> None:
