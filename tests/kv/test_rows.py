@@ -152,6 +152,6 @@ def test_damaged_rows_are_named_and_never_read() -> None:
 @pytest.mark.parametrize("revision", [1, 4, 5])
 def test_no_version_follows_one_of_its_own_revision_or_a_later_one(revision: int) -> None:
     first = rows.next_version(None, b"1", 5, 0, 0)
-    with pytest.raises(InvariantError, match="^I28: "):
+    with pytest.raises(InvariantError, match="I28: "):
         rows.next_version(first, b"2", revision, 1, 0)
     assert rows.next_version(first, b"2", 6, 0, 0)
