@@ -12,6 +12,7 @@ from raftkv.testing.campaigns import command as campaigns
 from raftkv.testing.commands import replay, report, shrink, simulate
 from raftkv.testing.commands.screen import Commands
 from raftkv.testing.explore import command as explore
+from raftkv.testing.fuzz import command as fuzz
 from raftkv.testing.mutants import command as mutants
 
 
@@ -28,6 +29,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "shrink": shrink,
     "explore": explore,
     "mutants": mutants,
+    "fuzz": fuzz,
     "report": report,
 }
 """The module of each command; every other command is a campaign."""
