@@ -80,42 +80,6 @@ async def members(
         yield world
 
 
-async def test_frames_arrive_whole_and_in_order_on_their_lane() -> None:
-    async with members(network(), 1, 2) as world:
-        (one, _), (_, two) = world[1], world[2]
-        for n in range(100):
-            assert one.send(2, b"%d" % n, Lane.RAFT if n % 2 else Lane.BULK)
-        await two.until(lambda: len(two.frames) == 100)
-        assert two.payloads(1, Lane.RAFT) == [b"%d" % n for n in range(1, 100, 2)]
-        assert two.payloads(1, Lane.BULK) == [b"%d" % n for n in range(0, 100, 2)]
-
-
-async def test_nothing_is_delivered_within_send() -> None:
-    async with members(network(), 1, 2) as world:
-        (one, first), (two, second) = world[1], world[2]
-        depth = 0
-
-        def bounce(_: int, __: Lane, frame: bytes) -> None:
-            nonlocal depth
-            depth += 1
-            assert depth == 1, "delivered from within a delivery"
-            if len(frame) < 200:
-                (two if len(frame) % 2 else one).send(1 if len(frame) % 2 else 2, frame + b".")
-            depth -= 1
-
-        first.on_each = second.on_each = bounce
-        one.send(2, b".")
-        assert second.frames == []
-        await first.until(lambda: any(len(frame) == 200 for _, _, frame in first.frames))
-
-
-async def test_both_sides_learn_who_the_other_is() -> None:
-    async with members(network(), 1, 2) as world:
-        assert set(world[1][1].ups) == {(2, hello(2))}
-        assert set(world[2][1].ups) == {(1, hello(1))}
-        assert world[1][1].asked == [hello(2)] * 2  # once dialling, once dialled
-
-
 async def test_a_full_lane_drops_and_drained_waits_for_half_of_it() -> None:
     async with members(network(), 1, 2) as world:
         (one, _), (_, two) = world[1], world[2]
@@ -132,18 +96,6 @@ async def test_a_frame_that_no_queue_would_take_is_the_callers_mistake() -> None
     end = network().endpoint("one")
     with pytest.raises(RequestTooLargeError, match="1001 bytes"):
         end.send(2, b"x" * 1001)
-
-
-async def test_sending_to_nobody_answers_false() -> None:
-    net = network()
-    end = net.endpoint("one")
-    end.set_peers({2: "two"})
-    assert not end.send(2, b"before serve")
-    async with end.serve(hello(1), Recorder()):
-        assert not end.send(2, b"not there")
-        assert not end.send(9, b"unknown")
-        assert not await end.drained(2, Lane.RAFT)
-    assert not end.send(2, b"after serve")
 
 
 async def test_a_cut_is_silent_and_one_way() -> None:
@@ -208,23 +160,6 @@ async def test_a_disconnect_is_told_to_both_and_loses_what_was_queued() -> None:
         await second.until(lambda: second.payloads(1) == [b"again"])
 
 
-async def test_a_member_that_leaves_is_down_and_up_again_with_its_new_boot() -> None:
-    net = network()
-    async with members(net, 1) as world:
-        one, first = world[1]
-        one.set_peers({2: "two"})
-        for boot in (1, 2):
-            two = net.endpoint("two")
-            second = Recorder()
-            async with two.serve(hello(2, boot=boot), second):
-                await first.until(lambda: len(first.ups) == boot)  # noqa: B023
-                assert one.send(2, b"%d" % boot)
-                await second.until(lambda: second.payloads(1) == [b"%d" % boot])  # noqa: B023
-            await first.until(lambda: len(first.downs) == boot)  # noqa: B023
-            assert not one.send(2, b"gone")
-        assert [peer.boot for _, peer in first.ups] == [1, 2]
-
-
 async def test_whoever_waits_for_a_lane_learns_that_its_peer_left() -> None:
     net = network()
     answers: list[bool] = []
@@ -269,25 +204,6 @@ async def test_a_refused_member_is_not_connected_until_it_is_let_in(
         await recorders[1].until(lambda: len(recorders[1].ups) == 1)
 
 
-async def test_a_member_that_says_something_else_of_itself_is_let_in() -> None:
-    net = network()
-    first, second = Recorder(), Recorder()
-    second.refusal = lambda peer: None if peer.recovering else "its disk is an old copy"
-    second.code = Code.REGRESSED
-    async with AsyncExitStack() as stack:
-        one = net.endpoint("one")
-        one.announce(hello(9))  # nothing is said before it is served
-        one.set_peers({2: "two"})
-        await stack.enter_async_context(net.endpoint("two").serve(hello(2), second))
-        await stack.enter_async_context(one.serve(hello(1), first))
-        await first.until(lambda: bool(first.refused))
-        assert first.refused[0][1].code == Code.REGRESSED
-        now = attrs.evolve(hello(1), recovering=True)
-        one.announce(now)
-        await second.until(lambda: bool(second.ups))
-        assert second.ups == [(1, now)]
-
-
 async def test_another_cluster_and_another_member_are_refused(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -309,15 +225,6 @@ async def test_another_cluster_and_another_member_are_refused(
         ]
 
 
-async def test_a_peer_that_left_the_membership_is_disconnected() -> None:
-    async with members(network(), 1, 2) as world:
-        (one, first), (_, second) = world[1], world[2]
-        one.set_peers({})
-        assert not one.send(2, b"gone")
-        await second.until(lambda: second.downs == [1])
-        await first.until(lambda: first.downs == [2])
-
-
 async def test_an_address_is_served_once() -> None:
     net = network()
     end = net.endpoint("one")
@@ -330,23 +237,6 @@ async def test_an_address_is_served_once() -> None:
                 pass
     async with end.serve(hello(1), Recorder()):
         pass
-
-
-async def test_a_receiver_that_raises_ends_serve_with_its_own_error() -> None:
-    class Broken(Exception):
-        pass
-
-    def fail(*_: object) -> None:
-        raise Broken
-
-    async def run() -> None:
-        async with members(network(), 1, 2) as world:
-            world[2][1].on_each = fail
-            world[1][0].send(2, b"x")
-            await anyio.sleep_forever()
-
-    with pytest.raises(Broken):
-        await run()
 
 
 async def course(seed: int) -> list[bytes]:

@@ -12,33 +12,10 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from raftkv.errors import ConfigError, RequestTooLargeError, TransportError, UsageError
-from raftkv.transport.base import Code, Lane, Refusal
+from raftkv.transport.base import Lane
 from raftkv.transport.tcp import Limits, TcpTransport
 from tests.transport.tcp_world import QUICK, members, serving, stranger, transport, unused_address
 from tests.transport.world import Recorder, hello, runtime
-
-
-async def test_frames_arrive_whole_and_in_order_on_their_lane() -> None:
-    async with members(1, 2) as world:
-        one, two = world[1].transport, world[2].recorder
-        for n in range(1000):
-            assert one.send(2, b"%d" % n, Lane.RAFT if n % 2 else Lane.BULK)
-        await two.until(lambda: len(two.frames) == 1000)
-        assert two.payloads(1, Lane.RAFT) == [b"%d" % n for n in range(1, 1000, 2)]
-        assert two.payloads(1, Lane.BULK) == [b"%d" % n for n in range(0, 1000, 2)]
-
-
-async def test_three_members_hear_each_other() -> None:
-    async with members(1, 2, 3) as world:
-        for sender, member in world.items():
-            for to in world:
-                if to != sender:
-                    assert member.transport.send(to, b"from %d" % sender)
-        for me, member in world.items():
-            recorder = member.recorder
-            await recorder.until(lambda r=recorder: len(r.frames) == 2)
-            expected = {(other, Lane.RAFT, b"from %d" % other) for other in world if other != me}
-            assert set(recorder.frames) == expected
 
 
 @pytest.mark.parametrize("size", [0, 1, 65_536, 3_000_000, QUICK.frame_bytes_max])
@@ -60,13 +37,6 @@ async def test_a_frame_over_the_limit_is_the_callers_mistake() -> None:
         end.send(2, b"x" * 2001)
 
 
-async def test_both_sides_learn_who_the_other_is() -> None:
-    async with members(1, 2) as world:
-        assert world[1].recorder.ups == [(2, hello(2))] * 4
-        assert world[2].recorder.ups == [(1, hello(1))] * 4
-        assert set(world[1].recorder.asked) == {hello(2)}
-
-
 async def test_what_is_queued_in_one_turn_leaves_in_one_write(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -86,19 +56,6 @@ async def test_what_is_queued_in_one_turn_leaves_in_one_write(
         monkeypatch.undo()
         # (trio wakes itself up by a byte through a socket of its own.)
         assert [size for size in writes if size > 1] == [50 * 100]
-
-
-async def test_sending_to_nobody_answers_false() -> None:
-    end = transport()
-    end.set_peers({2: unused_address()})
-    assert not end.send(2, b"before serve")
-    assert not await end.drained(2, Lane.RAFT)
-    async with end.serve(hello(1), Recorder()):
-        assert not end.send(2, b"nobody there")
-        assert not end.send(9, b"unknown")
-        assert not await end.drained(2, Lane.RAFT)
-        assert not await end.drained(9, Lane.BULK)
-    assert not end.send(2, b"after serve")
 
 
 async def test_a_full_lane_drops_and_drained_waits_for_half_of_it() -> None:
@@ -139,36 +96,6 @@ async def test_a_peer_that_does_not_read_costs_a_bounded_queue_and_no_other_peer
         assert one.send(3, b"hello")
         await three.until(lambda: three.payloads(1) == [b"hello"])
         await two.until(lambda: len(two.frames) == 400 - refused)
-
-
-async def test_a_member_that_leaves_is_down_and_up_again_with_its_new_boot() -> None:
-    async with serving(1) as one:
-        recorder = one.recorder
-        for boot in (1, 2):
-            async with serving(2, boot=boot) as two:
-                one.transport.set_peers({2: two.transport.address})
-                await recorder.until(lambda: len(recorder.ups) == 2 * boot)  # noqa: B023
-                assert one.transport.send(2, b"%d" % boot)
-                heard = two.recorder
-                await heard.until(lambda: heard.payloads(1) == [b"%d" % boot])  # noqa: B023
-            await recorder.until(lambda: len(recorder.downs) == boot)  # noqa: B023
-            assert not one.transport.send(2, b"gone")
-        assert [peer.boot for _, peer in recorder.ups] == [1, 1, 2, 2]
-        assert recorder.downs == [2, 2]
-
-
-async def test_a_refused_member_that_says_something_else_of_itself_is_let_in() -> None:
-    async with serving(1) as one, serving(2) as two:
-        two.recorder.refusal = lambda peer: None if peer.recovering else "its disk is an old copy"
-        two.recorder.code = Code.REGRESSED
-        one.transport.set_peers({2: two.transport.address})
-        await one.recorder.until(lambda: bool(one.recorder.refused))
-        refusal = Refusal(Code.REGRESSED, "its disk is an old copy")
-        assert one.recorder.refused[0] == (2, refusal)
-        now = attrs.evolve(hello(1), recovering=True)
-        one.transport.announce(now)
-        await two.recorder.until(lambda: len(two.recorder.ups) == 2)
-        assert two.recorder.ups == [(1, now)] * 2
 
 
 async def test_a_peer_that_comes_late_is_found_at_the_same_address() -> None:
@@ -351,23 +278,6 @@ async def test_a_failing_dial_is_one_line_for_each_new_reason(
     texts = [record.getMessage() for record in caplog.records]
     assert texts == [f"cannot connect to member 2 at {address}: connection refused"]
     assert all(record.exc_info is None for record in caplog.records)
-
-
-async def test_a_receiver_that_raises_ends_serve_with_its_own_error() -> None:
-    class Broken(Exception):
-        pass
-
-    def fail(*_: object) -> None:
-        raise Broken
-
-    async def run() -> None:
-        async with members(1, 2) as world:
-            world[2].recorder.on_each = fail
-            world[1].transport.send(2, b"x")
-            await anyio.sleep_forever()
-
-    with pytest.raises(Broken):
-        await run()
 
 
 async def test_a_receiver_may_close_the_connection_it_hears_from() -> None:
