@@ -317,7 +317,8 @@ def test_a_witness_that_lost_its_newest_writes_is_only_old() -> None:
     disk = SimDisk()
     writer = written(disk)
     disk.crash(deciding(2))
-    for act in (lambda: disk.flip(Zone.WAL, deciding(0)), disk.lose_log_file):
+    flips = [lambda zone=zone: disk.flip(zone, deciding(0)) for zone in (Zone.WAL, Zone.META)]
+    for act in (*flips, disk.lose_log_file):
         assert act() is None, "nobody could tell that from an ordinary crash"
     assert reopened(disk).state() == writer.state()
     assert disk.flip(Zone.WITNESS, deciding(0)), "which is news again"

@@ -13,9 +13,9 @@ from: the decisions of a run mean the same on a real RocksDB directory
 (:mod:`raftkv.testing.nodes.rocks`), where the rows lie differently.
 
 **What is never done,** because no recovery could tell it from an ordinary crash, and raftkv says
-so: records that were synced are not damaged as long as the witness is older than they are, which
-takes a power cut that caught it between two syncs (:mod:`raftkv.storage.witness`); and a copy is
-not put back while the boot it was taken in is the newest one (:mod:`raftkv.node.disks`).
+so: a store is not damaged as long as the witness is older than it, which takes a power cut that
+caught it between two syncs (:mod:`raftkv.storage.witness`), or damaged itself; and a copy is not
+put back while the boot it was taken in is the newest one (:mod:`raftkv.node.disks`).
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class SimDisk:
         image, told = self._image, "nothing is lost"
         if image.store is not None:
             told = image.store.lose_power(choices, is_harsh=self.options.is_harsh)
-        if image.store is not None and not image.store.is_log_intact:
+        if image.store is not None and not image.store.is_intact:
             image.witness.sync()
         else:
             image.witness.lose_power(choices, is_harsh=self.options.is_harsh)
@@ -261,7 +261,7 @@ class SimDisk:
             return self._flip_note(place)
         found = self._exposed_row(zone, place)
         store = self._image.store
-        if found is None or store is None:
+        if found is None or store is None or self._is_taxed:
             return None
         self._rot(store, found, place)
         return f"a bit flips in row {found[1].hex()} of {found[0].value}"
@@ -368,7 +368,7 @@ class SimDisk:
 
     def _flip_witness(self, place: int) -> str | None:
         store, sectors = self._image.store, self._image.witness
-        if store is None or not store.is_log_intact or sectors.is_behind:
+        if store is None or not store.is_intact or sectors.is_behind:
             return None
         start = place * WITNESS_BYTES // PLACES
         if len(sectors.content()) <= start:
