@@ -40,7 +40,7 @@ def scorecard(ledger: Ledger, limits: Sequence[str] | None) -> tuple[Row, ...]:
         _sum("steps of cores", ledger, "steps"),
         _sum("histories checked", ledger, "histories"),
         _sum("operations checked", ledger, "operations"),
-        _sum("histories given up as inconclusive", ledger, "inconclusive"),
+        _inconclusive(ledger),
         _mutants(ledger),
         _states(ledger),
         _at_least("kill -9 cycles", ledger, _KILLING, "kills"),
@@ -72,7 +72,9 @@ def _time_text(seconds: float) -> str:
     days = seconds / _DAY_SECONDS
     if days >= _YEAR_DAYS / 10:
         return f"{days / _YEAR_DAYS:.2f} years"
-    return f"{days:.1f} days" if days >= 2 else f"{seconds / 3600:.1f} hours"
+    if days >= 2:
+        return f"{days:.1f} days"
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds / 60:.1f} minutes"
 
 
 def _lines(ledger: Ledger, campaign: str | None = None) -> Iterator[tuple[str, Line]]:
@@ -102,6 +104,14 @@ def _sum(
         (part, line.figures[figure]) for part, line in _lines(ledger) if figure in line.figures
     ]
     return _row(name, found, text)
+
+
+def _inconclusive(ledger: Ledger) -> Row:
+    name = "histories given up as inconclusive"
+    row = _sum(name, ledger, "inconclusive")
+    judged = any("histories" in line.figures for _, line in _lines(ledger))
+    # Who counts histories and none as given up has judged them all.
+    return Row(name, 0, "0") if judged and row.value is None else row
 
 
 def _cases(name: str, ledger: Ledger, campaign: str) -> Row:
