@@ -8,12 +8,14 @@ One seed is one run, the same in every process:
 - :mod:`~raftkv.testing.simulation`: when it happens, in simulated time, and the recovery after it;
 - :mod:`~raftkv.testing.invariants`: what must hold after every step;
 - :mod:`~raftkv.testing.marks`: what a campaign must have met to count as one;
-- :mod:`~raftkv.testing.histories`: whether what clients were answered is linearizable.
+- :mod:`~raftkv.testing.histories`: whether what clients were answered is linearizable;
+- :mod:`~raftkv.testing.story`, :mod:`~raftkv.testing.viewer`: what happened, as lines of text or as
+  a page that steps forwards and backwards through it.
 
 ``python -m raftkv.testing simulate --seeds 0..100`` tries a hundred of them.
 
 :mod:`raftkv.testing.campaigns` breaks real processes and disks instead: ``crash``, ``members`` and
-others are commands beside ``simulate``.
+others are commands beside ``simulate``; ``report`` says what all runs amount to.
 """
 
 from raftkv.testing.choices import Choices, Decisions, ReplayedChoices, SeededChoices
