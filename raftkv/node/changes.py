@@ -16,6 +16,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Final, Protocol
 
+from attrs import evolve
+
 from raftkv.core import (
     Change,
     ChangeKind,
@@ -156,6 +158,8 @@ class Changes:
         election_ticks: int,
     ) -> None:
         self.roster = roster
+        self._told = Roster()
+        """What another member told, where that is more than the log here tells."""
         self._peers = peers
         self._transport = transport
         self._in_flight = in_flight
@@ -337,6 +341,9 @@ class Changes:
             return
         self.roster = roster
         save_roster(batch, roster)
+        if roster.index >= self._told.index:
+            self._told = Roster()
+            self._peers.hear(())
         leader = state.leader
         if leader in before and leader != me and roster.member(leader) is None:
             # It hands over before it goes, has to hear that we have all it knows, and answers what
@@ -344,6 +351,34 @@ class Changes:
             self._departing = (leader, before[leader], self._patience_ticks)
             self._peers.departing = leader
         self.connect()
+
+    def hear(self, data: bytes) -> None:
+        """Another member tells who the members are; that counts only where it knows more.
+
+        Who missed changes may not know the member that leads now, and could neither let it in nor
+        answer it. Nothing of this is stored, nor does it change who votes: the log tells that.
+        """
+        try:
+            roster = decode_roster(data)
+        except WireError as error:
+            _log.warning("a list of members is dropped: %s", error)
+            return
+        if roster.index > max(self.roster.index, self._told.index):
+            self._told = roster
+            self._peers.hear(roster.members)
+            self.connect()
+
+    def remaining(self, membership: Membership) -> Membership:
+        """The membership without those voters who, as others know, are members no more."""
+        told = self._told
+        if told.index <= self.roster.index:
+            return membership
+        present = {one.id for one in told.members} | {self._in_flight.member}
+        return evolve(
+            membership,
+            voters=tuple(one for one in membership.voters if one in present),
+            outgoing=tuple(one for one in membership.outgoing if one in present),
+        )
 
     def encoded(self) -> bytes:
         """The roster as a snapshot carries it."""

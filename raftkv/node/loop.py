@@ -50,7 +50,7 @@ from raftkv.core import (
 from raftkv.errors import InvariantError, StorageCorruptError, WireError
 from raftkv.node.applier import Applier
 from raftkv.node.applying import Applying
-from raftkv.node.bulk import REPAIR, SNAPSHOTS, STATE_HASHES, BulkFrames
+from raftkv.node.bulk import MEMBERSHIP, REPAIR, SNAPSHOTS, STATE_HASHES, BulkFrames
 from raftkv.node.changes import Changes, removed_error
 from raftkv.node.commands import check_forwarded, encode_commands
 from raftkv.node.disk import Disk
@@ -67,7 +67,7 @@ from raftkv.node.sending import Sender
 from raftkv.node.settings import Settings
 from raftkv.node.snapshots import Arrived
 from raftkv.node.status import EventHub, LeaderChanged, RoleChanged
-from raftkv.node.upkeep import AGAIN, SEEN, Upkeep
+from raftkv.node.upkeep import AGAIN, MEMBERS, SEEN, Upkeep
 from raftkv.node.waiters import InFlight, Queue, Reads
 from raftkv.node.watched import watched
 from raftkv.runtime.base import Clock, Observer, Waker
@@ -154,6 +154,7 @@ class Loop:
         """Frames of the bulk lane; others than snapshots' register here before the first turn."""
         self.bulk.register(SNAPSHOTS, self._on_snapshot_frame)
         self.bulk.register(REPAIR, self._on_repair_frame)
+        self.bulk.register(MEMBERSHIP, self._on_members_frame)
         self.bulk.register(STATE_HASHES, self._on_state_hash)
         self._tick_ns = parts.settings.tick_ns
         self._bulk_ns = round(parts.settings.apply_seconds_max * 1e9)
@@ -262,7 +263,9 @@ class Loop:
             return
         self._ticked_ns += due * self._tick_ns
         # More than an election timeout's worth teaches the core nothing new: every lease is over.
-        ticks = self._upkeep.admission.pass_time(due, self.state.membership)
+        ticks = self._upkeep.admission.pass_time(
+            due, self._changes.remaining(self.state.membership)
+        )
         for _ in range(min(ticks, self._settings.election_ticks + 1)):
             self.state = self._step(self.state, Tick())
         self._holding = False
@@ -521,12 +524,17 @@ class Loop:
 
     def _on_repair_frame(self, peer: int, frame: bytes) -> None:
         if frame[0] in (SEEN, AGAIN):
-            self._upkeep.on_frame(peer, frame, self.state.membership)
+            membership = self._changes.remaining(self.state.membership)
+            self._upkeep.on_frame(peer, frame, membership)
         else:
             self._repair.on_frame(peer, frame, self.state)
 
     def _on_state_hash(self, peer: int, frame: bytes) -> None:
         self._upkeep.hashes.on_frame(peer, frame, self.state.log.last_index)
+
+    def _on_members_frame(self, _peer: int, frame: bytes) -> None:
+        if frame[0] == MEMBERS:
+            self._changes.hear(frame[1:])
 
     # --- images that arrive -----------------------------------------------------------------------
 

@@ -22,6 +22,7 @@ class Peers:
         self.cluster_id = cluster_id
         self._members = {member.id: member for member in members}
         self._removed: frozenset[int] = frozenset()
+        self._told: dict[int, Member] = {}
         self.departing = 0
         """A removed leader that is still let in: it hands over before it goes."""
         self.disks = disks
@@ -34,6 +35,13 @@ class Peers:
         self._removed = removed
         self.me = self._members.get(self.me.id, self.me)
 
+    def hear(self, members: tuple[Member, ...]) -> None:
+        """Others say that these are the members now; nobody, once the log here tells as much.
+
+        Those whom we do not know yet may come in, and all are where that says.
+        """
+        self._told = {member.id: member for member in members}
+
     @property
     def members(self) -> tuple[Member, ...]:
         """All members, ourselves included, ascending by id."""
@@ -41,12 +49,17 @@ class Peers:
 
     @property
     def addresses(self) -> Mapping[int, str]:
-        """Where the others are."""
-        return {one.id: one.address for one in self._members.values() if one.id != self.me.id}
+        """Where the others are, those whom we have only heard of included."""
+        known = {**self._members, **self._told}
+        return {
+            one.id: one.address
+            for one in known.values()
+            if one.id != self.me.id and one.id not in self._removed
+        }
 
     def name_of(self, member: int) -> str:
         """The name of a member; empty for none."""
-        known = self._members.get(member)
+        known = self._members.get(member) or self._told.get(member)
         return known.name if known is not None else ""
 
     def member(self, name_or_id: str | int) -> Member | None:
@@ -94,6 +107,7 @@ class Peers:
             return Refusal(
                 Code.REMOVED, f"member id {hello.member_id} was removed from this cluster for good"
             )
-        if hello.member_id not in self._members or hello.member_id == self.me.id:
+        is_known = hello.member_id in self._members or hello.member_id in self._told
+        if not is_known or hello.member_id == self.me.id:
             return Refusal(Code.IDENTITY, f"member id {hello.member_id} is not of this cluster")
         return self.disks.refusal(hello)

@@ -1,10 +1,13 @@
 """What members do for each other beside the log: know each other's boots, compare their states.
 
-Two frames of the bulk lane carry what is known of disks; a member sends one to each peer that
-connects, once that peer's boot is durable here::
+Frames of the bulk lane carry what is known of disks, and who the members are; a member sends them
+to each peer that connects, once that peer's boot is durable here::
 
-    SEEN   20 u8 | boot u64 | boot token (16) | table of disks     your boot, and all that I know
-    AGAIN  21 u8                                                   I have not heard that from you
+    SEEN     20 u8 | boot u64 | boot token (16) | table of disks   your boot, and all that I know
+    AGAIN    21 u8                                                 I have not heard that from you
+    MEMBERS  40 u8 | roster in CBOR                                who the members are
+
+Who has no leader asks again: it may have missed the change that made the leader a member.
 
 The rest goes through the log as notes, which the leader proposes (:mod:`raftkv.node.notes`).
 """
@@ -35,6 +38,7 @@ _log = logging.getLogger("raftkv.node")
 # The numbers are on the wire: they never change.
 SEEN: Final = 20
 AGAIN: Final = 21
+MEMBERS: Final = 40
 _HEAD: Final = Struct("<BQ16s")  # kind, boot, boot token
 
 
@@ -71,6 +75,8 @@ class Upkeep:
         hashes.on_odd = self._on_odd
         self.give: Callable[[Input], None] = _nobody
         """Gives the core an input in the next turn."""
+        self.roster: Callable[[], bytes] = bytes
+        """Who the members are, encoded; no bytes: nothing is told of them."""
         self.reconnect: Callable[[list[int]], None] = _nobody
         """Closes the connections with members, to be made anew."""
         self.on_regressed: Callable[[str], None] = _nobody
@@ -101,7 +107,7 @@ class Upkeep:
             self._save()
         self.hashes.tick(state.leader, state.membership)
         now = self._clock.monotonic_ns()
-        if not self.admission.is_open and now >= self._again_due_ns:
+        if (not self.admission.is_open or not state.leader) and now >= self._again_due_ns:
             self._again_due_ns = now + self._retry_ns
             for peer in self._peers.addresses:
                 self._transport.send(peer, bytes((AGAIN,)), Lane.BULK)
@@ -162,6 +168,9 @@ class Upkeep:
                 # Else the bulk lane is not up yet, which calls on_up again when it is.
                 if self._transport.send(peer, head + self._disks.told(), Lane.BULK):
                     self._to_greet.discard(peer)
+                    roster = self.roster()
+                    if roster:
+                        self._transport.send(peer, bytes((MEMBERS,)) + roster, Lane.BULK)
 
     def on_frame(self, peer: int, frame: bytes, membership: Membership) -> None:
         """A peer tells what it knows, or wants to hear what we do."""

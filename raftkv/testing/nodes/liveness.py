@@ -13,7 +13,7 @@ from raftkv.core import EntryKind, Membership, Role, State, decode_change
 from raftkv.core.membership import apply_change
 from raftkv.errors import Error, MembershipError
 from raftkv.testing.choices import Choices
-from raftkv.testing.invariants import broken, is_quorum
+from raftkv.testing.invariants import ViolationError, broken, is_quorum
 from raftkv.testing.nodes.clients import AnyClient
 from raftkv.testing.nodes.options import Options
 from raftkv.testing.nodes.stage import Stage
@@ -57,6 +57,17 @@ class Liveness:
         stage.calm()
         self.choices.begin("liveness")
         await self._choose_core()
+        try:
+            await self._recover(clients)
+        except ViolationError as violation:
+            if violation.invariant != "I53" or not stage.may_halt:
+                raise
+            stage.marks["safe halt"] += 1
+            return
+        stage.marks["recovered"] += 1
+
+    async def _recover(self, clients: Sequence[AnyClient]) -> None:
+        stage = self.stage
         election = 2 * self.options.election_ms / 1000
         self._calm_at = stage.now + self.options.faults.late_ms / 1000 + election
         deadline = stage.now + ELECTIONS * election
@@ -64,7 +75,6 @@ class Liveness:
         for client in clients:
             await self._finish(client, deadline)
         await self._until(self._agree, deadline, "they do not agree")
-        stage.marks["recovered"] += 1
         await stage.sleep(_CALM_ELECTIONS * election)
         self._judge_terms()
 

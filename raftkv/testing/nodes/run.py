@@ -271,7 +271,9 @@ class _Run:
 
     def _check_history(self, stage: Stage) -> None:
         """I47 to I50: what clients were told, held against what the members hold."""
-        holder = max(stage.running(), key=lambda name: stage.state(name).applied)
+        holder = max(stage.running(), key=lambda name: stage.state(name).applied, default=None)
+        if holder is None:
+            return  # a safe halt
         if self.options.machine is not MachineKind.KV:
             check_places(self.list_history, stage.machines[holder].commands)
             return

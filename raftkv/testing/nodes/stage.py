@@ -221,6 +221,11 @@ class Stage:
         states = self.cluster.states
         return {name: states[name] for name in self.names() if name in states}
 
+    @property
+    def may_halt(self) -> bool:
+        """Whether disks may lose what nobody else has: then it may stand still for good."""
+        return self.atlas is not None and self.atlas.is_reckless
+
     def recovers(self) -> bool:
         """Whether a member lost something and is not whole again."""
         return any(one.recovers for one in self.checks.subjects.values())
