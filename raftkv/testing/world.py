@@ -46,6 +46,7 @@ from raftkv.core import (
     step,
 )
 from raftkv.core.log import chain_of
+from raftkv.testing.branches import note
 from raftkv.testing.disk import Write
 from raftkv.testing.invariants import WAITS_FOR_DISK, Checker, broken, reads_checked
 from raftkv.testing.marks import Marks
@@ -66,6 +67,8 @@ class Question:
     node: int
     floor: int
     """What was committed anywhere when it was asked."""
+    lease: bool
+    """Whether it is answered by the clock (I25), not by asking a quorum (I24)."""
 
 
 class World:
@@ -122,6 +125,7 @@ class World:
         if self.writer is not None:
             self._tell(self.writer, member, before, event)
         self.checker.stepped(member, before, after)
+        note(self.marks, before, event, after)
 
     def work(self, member: Member) -> None:
         """Everything that the core asks for."""
@@ -309,7 +313,7 @@ class World:
         """Ask a member at which index a read is linearizable now."""
         self.requests += 1
         context = self.requests.to_bytes(4, "big")
-        self.questions[context] = Question(member.id, self.checker.last_committed)
+        self.questions[context] = Question(member.id, self.checker.last_committed, lease)
         self.feed(member, Read(context, lease))
 
     def _answer(self, member: Member, read: ReadState) -> None:
@@ -319,7 +323,7 @@ class World:
         self.marks["read answered"] += 1
         lone = len(self.members) == 1 or len(member.state.membership.voters) == 1
         if reads_checked(member.config, single_voter=lone):
-            self.checker.answered(member, read, question.floor)
+            self.checker.answered(member, read, question.floor, lease=question.lease)
 
     # --- processes --------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from raftkv.handle import Node
 from raftkv.node.roster import FIRST_INDEX
 from raftkv.node.settings import Settings
 from raftkv.storage.base import Storage
+from raftkv.testing.branches import note
 from raftkv.testing.invariants import Checker, ViolationError, broken
 from raftkv.testing.nodes.durable import Record, WatchedStorage
 from raftkv.transport.codec import decode_messages
@@ -124,6 +125,7 @@ class NodeChecks:
         subject = self.subjects[after.config.id]
         subject.state = after
         self.checker.stepped(subject, before, after)
+        note(self.marks, before, given, after)
         if type(given) is ApplyChange:
             self._changed(subject, after)
         elif type(given) is Read:
