@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import ClassVar
 
 import anyio
 import attrs
@@ -16,9 +17,10 @@ from raftkv.testing.nodes import Weather, run_virtual
 from raftkv.testing.nodes.loop import virtual_loop
 from raftkv.testing.nodes.network import Fate, SimNetwork
 from raftkv.testing.nodes.runtime import SimClock
-from raftkv.transport.base import Lane
+from raftkv.testing.suites.transport import TransportSuite
+from raftkv.transport.base import Lane, Transport
 from raftkv.transport.codec import encode_messages
-from raftkv.transport.memory import LinkFaults
+from raftkv.transport.memory import LinkFaults, MemoryTransport
 from raftkv.transport.wire import FrameParser
 from tests.transport import test_memory
 from tests.transport.test_memory import members
@@ -44,39 +46,59 @@ def forwarded(number: int) -> bytes:
     return encode_messages([ForwardProposal(1, 2, (payload,), number)])
 
 
-PROMISES: list[Callable[[], Awaitable[None]]] = [
-    test_memory.test_frames_arrive_whole_and_in_order_on_their_lane,
-    test_memory.test_nothing_is_delivered_within_send,
-    test_memory.test_both_sides_learn_who_the_other_is,
+class TestThePort(TransportSuite):
+    """What the port promises."""
+
+    queue_bytes_max = 70_000
+    shuffle_permille: ClassVar[int] = 0
+    _net: SimNetwork | None = None
+    _made = 0
+
+    def make_transport(self) -> Transport:
+        """An endpoint in the network of this test's loop."""
+        if self._net is None or self._net.loop is not virtual_loop():
+            self._net = network(queue_bytes_max=self.queue_bytes_max)
+        self._made += 1
+        return self._net.endpoint(f"end-{self._made}")
+
+    def address_of(self, transport: Transport) -> str:
+        """Its address."""
+        assert isinstance(transport, MemoryTransport)
+        return transport.address
+
+    def run(self, body: Callable[[], Awaitable[None]]) -> None:
+        """In virtual time."""
+        run_virtual(body, SeededChoices(1), shuffle_permille=self.shuffle_permille)
+
+
+class TestThePortInAnyOrder(TestThePort):
+    """The same with a loop that runs what is ready in any order."""
+
+    shuffle_permille = 1000
+
+
+# Of the network in memory, whose cuts and bounds these are, too.
+INHERITED: list[Callable[[], Awaitable[None]]] = [
     test_memory.test_a_full_lane_drops_and_drained_waits_for_half_of_it,
-    test_memory.test_a_frame_that_no_queue_would_take_is_the_callers_mistake,
-    test_memory.test_sending_to_nobody_answers_false,
     test_memory.test_a_cut_is_silent_and_one_way,
     test_memory.test_a_partition_cuts_groups_both_ways_and_leaves_them_whole,
     test_memory.test_a_member_behind_a_cut_connects_once_it_is_healed,
     test_memory.test_a_disconnect_is_told_to_both_and_loses_what_was_queued,
-    test_memory.test_a_member_that_leaves_is_down_and_up_again_with_its_new_boot,
     test_memory.test_whoever_waits_for_a_lane_learns_that_its_peer_left,
-    test_memory.test_a_member_that_says_something_else_of_itself_is_let_in,
-    test_memory.test_a_peer_that_left_the_membership_is_disconnected,
-    test_memory.test_an_address_is_served_once,
-    test_memory.test_a_receiver_that_raises_ends_serve_with_its_own_error,
     test_memory.test_a_tap_sees_changes_and_swallows_frames,
 ]
 
 
-@pytest.mark.parametrize("promise", PROMISES, ids=lambda one: one.__name__.removeprefix("test_"))
+@pytest.mark.parametrize("claim", INHERITED, ids=lambda one: one.__name__.removeprefix("test_"))
 @pytest.mark.parametrize("shuffle_permille", [0, 1000], ids=["in order", "shuffled"])
-def test_what_the_port_promises_holds(
-    promise: Callable[[], Awaitable[None]],
-    shuffle_permille: int,
-    monkeypatch: pytest.MonkeyPatch,
+def test_it_is_a_network_in_memory(
+    claim: Callable[[], Awaitable[None]], shuffle_permille: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def simulated(_seed: int = 0, *, queue_bytes_max: int = 1000) -> SimNetwork:
         return network(queue_bytes_max=queue_bytes_max)
 
     monkeypatch.setattr(test_memory, "network", simulated)
-    run_virtual(promise, SeededChoices(1), shuffle_permille=shuffle_permille)
+    run_virtual(claim, SeededChoices(1), shuffle_permille=shuffle_permille)
 
 
 def _course(

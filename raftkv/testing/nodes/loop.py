@@ -270,13 +270,17 @@ class VirtualLoop(asyncio.BaseEventLoop):
                     handle.run()
 
     def _jump(self) -> None:
-        """To the next timer."""
+        """To the next timer that anybody is there for."""
         timers = self._timers
         while timers:
             when_ns, _, handle = timers[0]
             if handle.cancelled():
                 heappop(timers)
                 self._cancelled_timers -= 1
+                continue
+            owner = handle.owner
+            if owner is not None and not owner.is_alive:
+                heappop(timers)
                 continue
             if when_ns - TURN_NS > self.now_ns:
                 self.now_ns = when_ns - TURN_NS
