@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import re
+from typing import Final, Protocol
 
 from attrs import frozen
 
+from raftkv.errors import InvariantError
 from raftkv.testing.choices import Decisions
+
+_NUMBER: Final = re.compile(r"(I\d+): ")
 
 
 @frozen
@@ -16,6 +20,12 @@ class Finding:
     invariant: str
     broken: str
     step: int
+
+
+def name_of(error: BaseException) -> str:
+    """What an error breaks: the invariant that a member found broken itself, or its own name."""
+    numbered = _NUMBER.match(str(error)) if isinstance(error, InvariantError) else None
+    return numbered[1] if numbered else type(error).__name__
 
 
 class Outcome(Protocol):

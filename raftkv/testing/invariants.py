@@ -373,6 +373,10 @@ class Checker:
         for old, new in zip(before.progress, after.progress, strict=False):
             if new is old:
                 continue
+            if len(new.inflight) > after.config.inflight_max:
+                raise broken(
+                    "I51", f"n{member.id} has {len(new.inflight)} appends under way to n{new.id}"
+                )
             if new.next <= new.match:
                 raise broken("I7", f"n{member.id} would send n{new.id} {new.next} <= {new.match}")
             if new.id != old.id:  # the membership changed: both are found by id
@@ -491,11 +495,13 @@ class Checker:
 
     # --- reads and the whole ----------------------------------------------------------------
 
-    def answered(self, member: Subject, read: ReadState, floor: int) -> None:
+    def answered(
+        self, member: Subject, read: ReadState, floor: int, *, lease: bool = False
+    ) -> None:
         """When a read is answered; ``floor`` is what was committed when it was asked."""
         if read.index < floor:
             raise broken(
-                "I24",
+                "I25" if lease else "I24",
                 f"n{member.id} reads at {read.index}, but {floor} was committed when it asked",
             )
 

@@ -30,7 +30,7 @@ from raftkv.core import (
 from raftkv.testing.choices import Choices, Decisions, ReplayedChoices, SeededChoices
 from raftkv.testing.damage import memberships
 from raftkv.testing.disk import Write
-from raftkv.testing.finding import Finding
+from raftkv.testing.finding import Finding, name_of
 from raftkv.testing.invariants import ViolationError, broken, is_quorum
 from raftkv.testing.member import Member
 from raftkv.testing.nemesis import Nemesis
@@ -546,7 +546,7 @@ def run(
         finding = Finding(violation.invariant, violation.broken, simulation.steps)
         cause = violation
     except Exception as error:  # whatever the core raises is a finding
-        finding = Finding(type(error).__name__, str(error), simulation.steps)
+        finding = Finding(name_of(error), str(error), simulation.steps)
         cause = error
     finally:
         if collects:

@@ -129,7 +129,7 @@ def commit_on_one_disk(scene: Scene) -> None:
     scene.step(scene.leader, evolve(scene.leader, commit=5))
 
 
-def moved_progress(scene: Scene, **changes: int) -> tuple[State, State]:
+def moved_progress(scene: Scene, **changes: object) -> tuple[State, State]:
     first, second, third = scene.leader.progress
     before = evolve(scene.leader, progress=(first, evolve(second, match=3, next=5), third))
     moved = evolve(before.progress[1], **changes)
@@ -367,6 +367,16 @@ BROKEN: tuple[tuple[str, str, Callable[[Scene], None]], ...] = (
     ),
     ("I22", "committed by too few", counted_by_nobody),
     ("I24", "a stale read", lambda s: s.checker.answered(s.one, ReadState(2, b"r"), 3)),
+    (
+        "I25",
+        "a stale read by a lease",
+        lambda s: s.checker.answered(s.one, ReadState(2, b"r"), 3, lease=True),
+    ),
+    (
+        "I51",
+        "more under way than the window holds",
+        lambda s: s.step(*moved_progress(s, inflight=((5, 1),) * 257)),
+    ),
     ("I47", "another's proposal", accepted_another),
 )
 
