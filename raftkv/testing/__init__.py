@@ -15,7 +15,8 @@ One seed is one run, the same in every process:
 ``python -m raftkv.testing simulate --seeds 0..100`` tries a hundred of them.
 
 :mod:`raftkv.testing.campaigns` breaks real processes and disks instead: ``crash``, ``members`` and
-others are commands beside ``simulate``; ``report`` says what all runs amount to.
+others are commands beside ``simulate``; :mod:`raftkv.testing.fuzz` feeds hostile bytes to all that
+decodes any; ``report`` says what all runs amount to.
 """
 
 from raftkv.testing.choices import Choices, Decisions, ReplayedChoices, SeededChoices

@@ -167,6 +167,13 @@ def test_a_refusal_names_the_answer_what_ran_beside_it_and_the_states_before() -
     assert "the state was 2 or 3" in verdict.what
 
 
+def test_of_many_states_before_a_few_are_told() -> None:
+    crowd = [asked(1, 20, Write(number)) for number in range(7)]
+    verdict = search([*crowd, asked(30, 31, Read(), 9)], RegisterModel())
+    assert "the state was 0 or 1 or 2 or 3 or 4 or 2 others" in verdict.what
+    assert "on ''" in verdict.what
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_orders_are_found_exactly_where_trying_all_of_them_finds_one(seed: int) -> None:
     random = Random(seed)
