@@ -13,7 +13,7 @@ from raftkv.testing.explore.guide import Guide, LostError, lead
 from raftkv.testing.explore.local import Arrival, Happening
 from raftkv.testing.explore.rename import Renaming
 from raftkv.testing.explore.retell import Retold
-from raftkv.testing.explore.scope import Scope
+from raftkv.testing.explore.scope import PAPER, Scope
 from raftkv.testing.explore.scopes import SCOPES
 from raftkv.testing.explore.space import Act, Deed, Space
 
@@ -54,6 +54,16 @@ AT_ONCE = Scope(
     crashes=3,
     slow_disks=False,
 )
+ASKING = Scope(
+    name="asking",
+    about="pre-votes",
+    elections=8,
+    proposals=2,
+    drops=3,
+    crashes=3,
+    beats=2,
+    settings={**PAPER, "pre_vote": True},
+)
 
 
 def assert_same(space: Space, world: tuple[int, ...], retold: Retold) -> None:
@@ -76,7 +86,7 @@ def assert_same(space: Space, world: tuple[int, ...], retold: Retold) -> None:
         assert [(type(one), one.term) for one in here] == [(type(one), one.term) for one in there]
 
 
-@pytest.mark.parametrize("scope", [FIXED, CHANGING, AT_ONCE], ids=lambda scope: scope.name)
+@pytest.mark.parametrize("scope", [FIXED, CHANGING, AT_ONCE, ASKING], ids=lambda scope: scope.name)
 @settings(max_examples=EXAMPLES)
 @given(seed=st.integers(0, 2**32))
 def test_a_world_is_moved_as_the_simulator_moves_it(scope: Scope, seed: int) -> None:

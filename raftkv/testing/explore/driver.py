@@ -7,6 +7,7 @@ the happening :class:`WriteDone` finishes the oldest, and a crash loses those it
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, assert_never
 
 from attrs import evolve, frozen
@@ -20,6 +21,7 @@ from raftkv.core import (
     Heartbeat,
     HeartbeatResponse,
     Input,
+    Message,
     Payload,
     PeerMessage,
     Persisted,
@@ -30,6 +32,7 @@ from raftkv.core import (
     Snapshot,
     SnapshotTaken,
     State,
+    StorageAppendResponse,
     Tick,
     decode_change,
     has_ready,
@@ -174,14 +177,15 @@ class _Work:
     def submit(self, todo: Ready) -> None:
         after = in_order(todo.messages_after_persist)
         write = Write(todo.hard_state, todo.entries, todo.snapshot, after)
-        if todo.must_sync or todo.snapshot or after:
+        if todo.must_sync or todo.snapshot or has_answers(todo.responses):
             self.queue.append(write)
             self.numbers.append(todo.number)
             if not self.slow_disks:
                 self.finish_oldest()
         # Nobody waits for a commit index alone: it goes with the write before it, or at once.
         elif self.queue:
-            self.queue[-1] = evolve(self.queue[-1], hard_state=todo.hard_state)
+            if todo.hard_state is not None:
+                self.queue[-1] = evolve(self.queue[-1], hard_state=todo.hard_state)
             self.numbers[-1] = todo.number
         else:
             self.stored = self.stored.after(write)
@@ -222,6 +226,11 @@ class _Work:
         if base == image.index:
             stored = self.stored
             self.stored = Stored(stored.hard_state, image, stored.log.compact(base))
+
+
+def has_answers(responses: Iterable[Message]) -> bool:
+    """Whether a write is waited for by votes or acknowledgements, the member's own included."""
+    return any(not isinstance(one, StorageAppendResponse) for one in responses)
 
 
 def image_helps(state: State) -> bool:

@@ -13,6 +13,7 @@ from attrs import evolve, frozen
 
 from raftkv.core import Compact, Message, SnapshotTaken, Tick
 from raftkv.testing.disk import Write
+from raftkv.testing.explore.driver import has_answers
 from raftkv.testing.explore.scope import Scope
 from raftkv.testing.explore.search import Broken
 from raftkv.testing.explore.space import Act, Deed
@@ -59,7 +60,7 @@ class Retold(World):
     def on_write(self, member: Member, write: Write) -> None:
         """A batch was queued: it joins the one before it if nobody waits for it."""
         batches = self.batches.setdefault(member.id, deque())
-        if write.entries or write.snapshot or write.after or _votes(member, write):
+        if write.entries or write.snapshot or has_answers(write.responses) or _votes(member, write):
             batches.append(1)
             if not self.scope.slow_disks:
                 self._finish(member)

@@ -168,6 +168,22 @@ _ALL: Final = (
         changes=_change(_voter(4), _removed(3)),
         alike=((1, 2),),
     ),
+    Scope(
+        name="G",
+        about="two elections, a message that arrives twice, a crash",
+        elections=2,
+        crashes=1,
+        duplicates=1,
+        alike=_THREE,
+    ),
+    Scope(
+        name="H",
+        about="two elections that ask before they begin, a crash",
+        elections=2,
+        crashes=1,
+        settings={**PAPER, "pre_vote": True},
+        alike=_THREE,
+    ),
     GuidedScope(
         name="figure-8",
         about="from figure 8 of the paper on, 14 deeds deep",
