@@ -92,5 +92,12 @@ def load(path: Path) -> Artifact:
         )
     except ArtifactError:
         raise
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as error:
         raise ArtifactError(f"{path} is no recorded run: {error}") from error

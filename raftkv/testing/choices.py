@@ -26,6 +26,7 @@ SKIPPED: Final = (-1,)
 _MASK: Final = 2**64 - 1
 _GAMMA: Final = 0x9E3779B97F4A7C15
 _PER_MILLE: Final = 1000
+_TURNS_MAX: Final = 10_000_000  # of a record that is read; a run of an hour has far fewer
 
 
 class Choices(ABC):
@@ -190,7 +191,10 @@ def decode_decisions(text: str) -> Decisions:
     turns: list[tuple[int, ...]] = []
     for part in text.split(";") if text else ():
         if part.startswith("*"):
-            turns += [()] * int(part[1:])
+            count = int(part[1:])
+            if count > _TURNS_MAX - len(turns):
+                raise ValueError(f"more than {_TURNS_MAX} turns")
+            turns += [()] * count
         else:
             turns.append(tuple(int(number) for number in part.split(",")))
     return tuple(turns)

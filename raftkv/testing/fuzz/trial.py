@@ -9,8 +9,6 @@ from typing import Final
 
 from attrs import frozen
 
-from raftkv.errors import Error
-
 CPU_SECONDS_MAX: Final = 0.05
 """What one frame may cost the loop."""
 EXTRA_BYTES_MAX: Final = 8 * 2**20
@@ -28,7 +26,7 @@ class Target:
     """Decode all of it."""
     check: Callable[[bytes], None] | None = None
     """What else must hold of an input that it took; AssertionError if it does not."""
-    refusals: tuple[type[Error], ...]
+    refusals: tuple[type[Exception], ...]
     """What it may raise, and nothing else; none for what handles a peer's frame by itself."""
     valid: Callable[[], Sequence[bytes]]
     """Inputs that it takes, of every kind."""

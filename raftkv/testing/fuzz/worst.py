@@ -6,6 +6,7 @@ need most memory come first.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice, product
 from typing import Final
@@ -100,6 +101,16 @@ def _frames() -> Iterator[bytes]:
     yield encode_frame(0, bytes(60 * 1024))
 
 
+def _files() -> Iterator[bytes]:
+    yield b"[" * 60_000 + b"\n"
+    yield b'{"a":' * 10_000
+    yield b"9" * (64 * 1024)
+    yield b'[0, "a", Infinity, null]\n'
+    yield b'{"format": 1, "level": "", "seed": Infinity}'
+    run = {"format": 1, "level": "", "seed": 1, "steps": 1, "decisions": "*999999999999"}
+    yield json.dumps(run).encode()
+
+
 def _commands() -> Iterator[bytes]:
     yield encode_commands(1, 2, 3, [b""] * ITEMS_MAX)
     yield encode_commands(1, 2, 3, [])[:-4] + b"\xff" * 4
@@ -114,5 +125,7 @@ WORST: Final[Mapping[str, Callable[[], Iterator[bytes]]]] = {
     "messages": _messages,
     "frames": _frames,
     "commands": _commands,
+    "artifacts": _files,
+    "histories": _files,
 }
 """By the names of targets."""

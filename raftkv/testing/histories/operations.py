@@ -161,7 +161,7 @@ class History(Generic[Q, A]):
                     one = evolve(
                         met[number], return_at=time, response=response, outcome=Outcome(who)
                     )
-            except (ValueError, TypeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
                 raise InvalidArgumentError(
                     f"line {place} of {path} is of no history ({error}); was it written by History,"
                     " and does types= name its classes?"
