@@ -114,7 +114,9 @@ def _on_accepted(draft: Draft, peer: Peer, index: int) -> None:
         _on_unproven(draft, peer, index)
         return
     probing = peer.state is PROBE
-    if not peer.acknowledge(index) and not (peer.match == index and probing):
+    # An index that is no news answers our probe only if it is where the probe began: a follower
+    # also answers an append of an earlier term, with none, and that must not send us back to 0.
+    if not peer.acknowledge(index) and not (probing and peer.match == index == peer.next - 1):
         return
     if probing:
         peer.become_replicate()

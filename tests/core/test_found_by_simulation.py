@@ -9,6 +9,7 @@ from raftkv.core import (
     Campaign,
     Change,
     ChangeKind,
+    Compact,
     Config,
     EntryKind,
     HardState,
@@ -19,12 +20,14 @@ from raftkv.core import (
     Persisted,
     PreVote,
     PreVoteResponse,
+    ProgressState,
     Propose,
     Receive,
     Refused,
     RequestVote,
     Role,
     Snapshot,
+    SnapshotTaken,
     State,
     VoteResponse,
     encode_change,
@@ -36,6 +39,8 @@ from raftkv.core import (
 from raftkv.core.log import Log
 from raftkv.core.prng import between, seeded
 from raftkv.testing import Options
+from tests.core.cluster import acked, elected, run, settled, snapshot_at
+from tests.core.cluster import member as opened
 from tests.core.worlds import ByHand
 
 VOTERS = (1, 2, 3)
@@ -239,3 +244,20 @@ def test_a_refusal_tells_the_commit(tells: bool) -> None:
         assert isinstance(answer, PreVoteResponse | VoteResponse)
         assert answer.rejected
         assert (answer.commit, answer.commit_term) == ((3, 1) if tells else (0, 0))
+
+
+def test_the_answer_to_an_append_of_an_earlier_term_is_none_to_a_probe() -> None:
+    """It says 0, which a new leader took for the place of its probe: it began again from 0.
+
+    With its log compacted that meant a snapshot, which a follower that is further ahead does not
+    take: it was sent for ever, and nothing else was.
+    """
+    state = elected(opened(Config(id=1), (1, 1, 1, 1), commit=4, applied=4))
+    state = run(state, SnapshotTaken(snapshot_at(3, 1)), Compact(3))
+    state, _ = settled(state)
+    before = next(peer for peer in state.progress if peer.id == 2)
+    assert (before.state, before.match, before.next) == (ProgressState.PROBE, 0, 5)
+    state = run(state, acked(state, 2, 0))
+    assert next(peer for peer in state.progress if peer.id == 2).next == 5
+    state = run(state, acked(state, 2))
+    assert next(peer for peer in state.progress if peer.id == 2).state is ProgressState.REPLICATE
