@@ -47,6 +47,7 @@ from raftkv.testing.story import Story, StoryWriter
 
 _MS: Final = 1_000_000
 _ELECTIONS_MAX: Final = 500
+_HASHED_TOGETHER: Final = 512
 _MEMTABLE_BYTES: Final = (16 * 1024, 4096, 256 * 1024)
 
 
@@ -79,18 +80,33 @@ class _Digest:
 
     def __init__(self, cluster: SimCluster[object]) -> None:
         self._hash = blake2b(digest_size=16)
-        self._cluster = cluster
+        self._loop = cluster.loop
+        self._steps: list[tuple[int, str, str, int, int, int, int, int]] = []
         cluster.on_step.append(self._stepped)
 
     def _stepped(self, name: str, _before: State, given: Input, after: State) -> None:
-        log = after.log
-        line = (
-            f"{self._cluster.loop.now_ns} {name} {type(given).__name__} {after.term} {after.vote}"
-            f" {after.role.value} {log.last_index} {log.last_chain} {after.commit} {after.applied}"
+        steps = self._steps
+        steps.append(
+            (
+                self._loop.now_ns,
+                name,
+                type(given).__name__,
+                after.term,
+                after.vote,
+                after.log.last_chain,
+                after.commit,
+                after.applied,
+            )
         )
-        self._hash.update(line.encode())
+        if len(steps) >= _HASHED_TOGETHER:
+            self._fold()
+
+    def _fold(self) -> None:
+        self._hash.update(repr(self._steps).encode())
+        self._steps.clear()
 
     def text(self) -> str:
+        self._fold()
         return self._hash.hexdigest()
 
 

@@ -18,6 +18,7 @@ from raftkv.errors import (
     Error,
     InvalidArgumentError,
     MembershipError,
+    NodeStoppedError,
     OutcomeUnknownError,
     RemovedError,
     StorageError,
@@ -41,7 +42,7 @@ from raftkv.transport.base import Lane
 
 A = TypeVar("A")
 
-_SWEEP_STEPS: Final = 64
+_SWEEP_STEPS: Final = 256
 
 
 class Stage:
@@ -144,7 +145,9 @@ class Stage:
             self._mourned[process.pid] = None
             if process.is_crashed or not process.was_open:
                 continue  # whoever opened it hears of it
-            cause = process.failure.__cause__ or process.failure
+            cause = process.failure
+            if isinstance(cause, NodeStoppedError):
+                cause = cause.__cause__ or cause
             if self._may_lose and isinstance(cause, StorageError):
                 self.marks["stopped by its disk"] += 1
                 self._repair(name)
