@@ -169,6 +169,16 @@ _ALL: Final = (
         alike=((1, 2),),
     ),
     Scope(
+        name="F-pair",
+        about="one of two members is replaced by a joint change, two elections",
+        voters=2,
+        joiners=1,
+        elections=2,
+        beats=1,
+        changes=_change(_voter(3), _removed(2)),
+        alike=(),
+    ),
+    Scope(
         name="G",
         about="two elections, a message that arrives twice, a crash",
         elections=2,
@@ -178,9 +188,8 @@ _ALL: Final = (
     ),
     Scope(
         name="H",
-        about="two elections that ask before they begin, a crash",
+        about="two elections that ask before they begin",
         elections=2,
-        crashes=1,
         settings={**PAPER, "pre_vote": True},
         alike=_THREE,
     ),
