@@ -82,7 +82,7 @@ def _take_entries(draft: Draft, message: AppendEntries) -> bool:
     if draft.config.verify_chain and not _continues(draft, message.sender, entries):
         return False
     if first <= log.last_index:
-        ensure(first > draft.commit, "a committed entry would be rewritten")
+        ensure(first > draft.commit, "I8: a committed entry would be rewritten")
         log = log.truncate(first)
         # What was handed out for storing from here on is void, and comes again.
         draft.unstable = min(draft.unstable, first)
@@ -213,5 +213,5 @@ def on_vote_request(draft: Draft, message: RequestVote | PreVote) -> None:
 
 def follow(draft: Draft, sender: int) -> None:
     """A candidate hears from a leader of its own term: the election is over."""
-    ensure(draft.role is not Role.LEADER, f"two leaders in term {draft.term}")
+    ensure(draft.role is not Role.LEADER, f"I10: two leaders in term {draft.term}")
     become_follower(draft, draft.term, sender)

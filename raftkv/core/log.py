@@ -218,7 +218,7 @@ class Log:
             term = runs[-1][1] if runs else 0
             for entry in entries:
                 if entry.term != term:
-                    ensure(entry.term > term, "terms must not decrease along the log")
+                    ensure(entry.term > term, "I5: terms must not decrease along the log")
                     term = entry.term
                     runs = (*runs, (entry.index, term))
         tail = self.tail + entries

@@ -92,10 +92,24 @@ def step(state: State, event: Input) -> State:
         and state.apply.applied <= draft.apply.applied <= draft.commit
         and (draft.vote == state.vote or draft.term > state.term or not state.vote)
     ):
-        raise InvariantError(
-            "term, commit or applied moved backwards or past the log, or a vote was given twice"
-        )
+        raise _broken(state, draft)
     return draft.freeze()
+
+
+def _broken(state: State, draft: Draft) -> InvariantError:
+    """Which of the rules that every step is held against is broken."""
+    before, after = state.apply.applied, draft.apply.applied
+    if draft.term < state.term:
+        return InvariantError(f"I1: from term {state.term} to {draft.term}")
+    if draft.term == state.term and draft.vote != state.vote and state.vote:
+        return InvariantError(f"I2: voted for {state.vote} and {draft.vote} in term {state.term}")
+    if draft.commit < state.commit or after < before:
+        return InvariantError(
+            f"I4: commit from {state.commit} to {draft.commit}, applied from {before} to {after}"
+        )
+    return InvariantError(
+        f"I3: applied {after}, commit {draft.commit}, last index {draft.log.last_index}"
+    )
 
 
 def _dispatch(draft: Draft, event: Input) -> None:

@@ -60,7 +60,7 @@ def become_leader(draft: Draft) -> None:
 def reset(draft: Draft, term: int) -> None:
     """What every change of role forgets (RAFT_SEMANTICS section 3)."""
     if draft.term != term:
-        ensure(term > draft.term, "the term would decrease")
+        ensure(term > draft.term, "I1: the term would decrease")
         draft.term = term
         draft.vote = 0
     draft.leader = 0
@@ -100,5 +100,5 @@ def _report_dropped_reads(draft: Draft) -> None:
 
 def adopt_log(draft: Draft, log: Log) -> None:
     """Take a log that only grew at its end."""
-    ensure(log.last_index >= draft.log.last_index, "a leader's log would shrink")
+    ensure(log.last_index >= draft.log.last_index, "I6: a leader's log would shrink")
     draft.log = log

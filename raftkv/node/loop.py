@@ -111,12 +111,10 @@ class Loop:
     """One member's driver. Everything but ``run`` is called on the same loop, between its turns."""
 
     def __init__(self, state: State, parts: Parts, memberships: History) -> None:
-        self.state = state
+        self.state, self._guard = state, Guard(state)
         self._step, self._ready = watched(parts.observer)
-        self._guard = Guard(state)
         self._settings = parts.settings
-        self._clock = parts.clock
-        self._waker = parts.waker
+        self._clock, self._waker = parts.clock, parts.waker
         self._disk = parts.disk
         self._applier = parts.applier
         self._images = parts.images

@@ -125,11 +125,11 @@ class _Work:
 
     def all(self) -> None:
         """Every way to make it smaller, until none helps."""
-        self.fewer_steps()
         self.no_whole_kinds()
         events = self.case.events + 1
         while self.case.events < events and not self._is_over():
             events = self.case.events
+            self.fewer_steps()
             self.fewer_turns()
             self.fewer_decisions()
             self.lower_options()
@@ -146,7 +146,8 @@ class _Work:
         steps = self.case.steps
         if self.case.finding.step < steps:
             return
-        for fewer in (0, *(steps >> shift for shift in range(12, 0, -1))):
+        halves = [steps >> shift for shift in range(12, 0, -1)]
+        for fewer in (0, *halves, steps * 3 // 4, steps * 7 // 8):
             if fewer < steps and self._fails(self.case.turns, fewer):
                 return
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 from attrs import evolve
 
@@ -19,6 +21,7 @@ from raftkv.core import (
     HardState,
     Heartbeat,
     HeartbeatResponse,
+    Input,
     Log,
     MembershipChange,
     Message,
@@ -45,8 +48,10 @@ from raftkv.core import (
     ready,
     refuses,
     start,
+    step,
     take_answers,
 )
+from raftkv.core.draft import Draft
 from raftkv.core.log import chain_of
 from raftkv.core.state import ApplyState
 from raftkv.core.types import ENTRY_OVERHEAD_BYTES
@@ -495,7 +500,7 @@ def test_a_member_whose_indexes_contradict_each_other_stops_at_the_next_step(
 ) -> None:
     """Memory that does not hold what was put there: applied <= commit <= last index."""
     state = evolve(member(terms=(1, 1), commit=1), **damage)
-    with pytest.raises(InvariantError, match="moved backwards or past the log"):
+    with pytest.raises(InvariantError, match="I3: applied"):
         run(state, Tick())
 
 
@@ -547,3 +552,27 @@ def test_a_member_that_acknowledged_nothing_new_still_counts_as_active() -> None
     assert progress is not None
     assert progress.active
     assert progress.match == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "damage"),
+    [
+        ("I1", {"term": 0}),
+        ("I2", {"vote": 3}),
+        ("I4", {"commit": 0}),
+        ("I4", {"apply": ApplyState(0, 0)}),
+    ],
+)
+def test_a_step_that_takes_something_back_is_not_taken(
+    monkeypatch: pytest.MonkeyPatch, number: str, damage: dict[str, object]
+) -> None:
+    """A bug anywhere in the core: what would have come of the step is never seen."""
+    state = evolve(member(terms=(1, 1), commit=1), term=1, vote=2, apply=ApplyState(1, 1))
+
+    def go_wrong(draft: Draft, _event: Input) -> None:
+        for name, value in damage.items():
+            setattr(draft, name, value)
+
+    monkeypatch.setattr(sys.modules["raftkv.core.step"], "_dispatch", go_wrong)
+    with pytest.raises(InvariantError, match=f"{number}: "):
+        step(state, Tick())

@@ -76,5 +76,5 @@ def test_only_the_bound_on_windows_sees_a_window_that_never_fills(
 
 def test_what_a_member_finds_broken_itself_has_its_number() -> None:
     assert name_of(InvariantError("I8: lost what was committed")) == "I8"
-    assert name_of(InvariantError("a committed entry would be rewritten")) == "InvariantError"
+    assert name_of(InvariantError("a proposal without payloads")) == "InvariantError"
     assert name_of(ValueError("I8: is not its")) == "ValueError"
