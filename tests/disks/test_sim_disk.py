@@ -20,9 +20,11 @@ from raftkv.errors import (
 )
 from raftkv.storage.base import Damage, Loss, Space
 from raftkv.storage.member import MemberStorage
+from raftkv.storage.witness import SLOT_BYTES
 from raftkv.testing.campaigns.writer import CLUSTER, MEMBER, Writer, everything, rows_match
 from raftkv.testing.choices import Choices, ReplayedChoices
 from raftkv.testing.nodes.disk import PLACES, DiskOptions, SimDisk, Zone
+from raftkv.testing.nodes.image import Sectors
 from raftkv.testing.nodes.store import Operation
 
 HARSH = DiskOptions(is_harsh=True)
@@ -125,6 +127,48 @@ def test_an_orderly_close_writes_everything_out() -> None:
     assert disk.unsynced == 0
     disk.crash(deciding(PLACES))
     assert reopened(disk).entries == writer.entries
+
+
+def test_what_was_written_out_at_the_close_is_in_tables() -> None:
+    disk = SimDisk()
+    written(disk).storage.close()
+    assert disk.flip(Zone.WAL, deciding(0)) is None
+    assert disk.flip(Zone.LOG, deciding(0))
+
+
+def test_what_survived_one_power_cut_survives_the_next() -> None:
+    disk = SimDisk()
+    writer = written(disk, 3, synced=False)
+    disk.crash(deciding())
+    assert disk.unsynced == 0
+    disk.crash(deciding(PLACES))
+    assert reopened(disk).entries == writer.entries
+
+
+@pytest.mark.parametrize(
+    ("is_harsh", "decisions", "kept"),
+    [
+        (False, (0,), (b"3", b"2")),
+        (False, (1,), (b"1", b"2")),
+        (False, (2,), (b"1", b"0")),
+        (False, (3,), (b"0", b"0")),
+        (True, (0, 1), (b"3", b"0")),
+        (True, (1, 0), (b"1", b"2")),
+        (True, (2, 1), (b"0", b"0")),
+    ],
+)
+def test_a_power_cut_takes_the_newest_writes_of_the_witness(
+    is_harsh: bool, decisions: tuple[int, ...], kept: tuple[bytes, bytes]
+) -> None:
+    sectors = Sectors()
+    for start in (0, SLOT_BYTES):
+        sectors.write(start, b"0" * SLOT_BYTES)
+    sectors.sync()
+    for start, mark in ((0, b"1"), (SLOT_BYTES, b"2"), (0, b"3")):
+        sectors.write(start, mark * SLOT_BYTES)
+    sectors.lose_power(deciding(*decisions), is_harsh=is_harsh)
+    assert sectors.content() == b"".join(mark * SLOT_BYTES for mark in kept)
+    assert sectors.is_behind == any(decisions)
 
 
 def test_what_was_found_at_an_opening_is_durable_from_then_on() -> None:
@@ -242,9 +286,13 @@ ASTRAY: list[Callable[[SimDisk], str | None]] = [
 ]
 
 
-@pytest.mark.parametrize("act", ASTRAY, ids=["lost", "misdirected"])
+@pytest.mark.parametrize(
+    ("act", "said"),
+    list(zip(ASTRAY, ["its log ends at entry 3, but entry 4", "checksum mismatch"], strict=True)),
+    ids=["lost", "misdirected"],
+)
 def test_a_write_that_the_disk_only_says_it_has_is_missed_at_the_next_opening(
-    act: Callable[[SimDisk], str | None],
+    act: Callable[[SimDisk], str | None], said: str
 ) -> None:
     disk = SimDisk()
     writer = written(disk)
@@ -253,11 +301,22 @@ def test_a_write_that_the_disk_only_says_it_has_is_missed_at_the_next_opening(
     writer.sync()
     assert writer.storage.store.get(Space.LOG, writer_key(writer)) is not None
     disk.crash(deciding())
-    assert loss(disk) is Loss.LOG
+    damage = opened(disk).log.recover().damage
+    assert damage is not None
+    assert damage.loss is Loss.LOG
+    assert said in damage.what
 
 
 def writer_key(writer: Writer) -> bytes:
     return bytes(4) + writer.last.index.to_bytes(8, "big")
+
+
+def test_the_witness_of_a_damaged_store_is_not_lost_as_well() -> None:
+    disk = SimDisk(HARSH)
+    promised = written(disk).promise()
+    assert disk.flip(Zone.WAL, deciding(PLACES - 1))
+    disk.crash(deciding(*[PLACES] * 4))
+    assert opened(disk).log.recover().promised == promised
 
 
 def test_a_member_alone_is_refused_rather_than_opened_shorter() -> None:
@@ -301,6 +360,9 @@ def test_a_damaged_row_is_never_served_and_the_others_are() -> None:
     batch.put(Space.MACHINE, *rows[0])
     store.write(batch)
     assert list(store.scan(Space.MACHINE)) == rows, "a new row takes the place of the damaged one"
+    assert not disk.is_whole
+    writer.sync()
+    assert disk.is_whole, "now in the tables, too"
 
 
 def test_a_damaged_sector_of_the_witness_is_mended() -> None:
@@ -400,8 +462,10 @@ def test_after_a_failed_write_nothing_is_served_and_the_next_process_goes_on(
             act()
     view.close()
     writer.storage.close()
-    disk.crash(deciding(PLACES))
-    again = reopened(disk)
+    disk.crash(deciding())
+    cuts: list[str] = []
+    again = Writer(disk.open(CLUSTER, MEMBER, failpoint=cuts.append))
+    assert ("cut.after" in cuts) == (operation is Operation.WRITE), "half a batch is in the log"
     assert again.entries[: len(before.entries)] == list(before.entries)
     assert again.storage.log.recover().damage is None
 
