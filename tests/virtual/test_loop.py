@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio  # noqa: TID251 - the virtual loop is asyncio's
 import logging
 import threading
+from collections.abc import AsyncGenerator
 from contextvars import copy_context
 
 import anyio
@@ -341,6 +342,44 @@ def test_an_owner_that_lives_on_is_left_over() -> None:
 
     with pytest.raises(LeftoverError, match="it: ticking"):
         run_virtual(main)
+
+
+async def _numbers(seen: list[str]) -> AsyncGenerator[int]:
+    try:
+        yield 1
+        yield 2
+    finally:
+        await anyio.sleep(1)
+        seen.append("closed")
+
+
+async def _first(seen: list[str]) -> None:
+    async for _ in _numbers(seen):
+        break
+    await anyio.sleep(2)
+
+
+def test_a_generator_that_is_left_half_way_is_closed_by_whose_it_is() -> None:
+    seen: list[str] = []
+    ours: list[str] = []
+
+    async def main() -> None:
+        loop = virtual_loop()
+        owner = Owner("it")
+        loop.own(owner)
+        context = copy_context()
+        context.run(OWNER.set, owner)
+        loop.create_task(_first(seen), name="one", context=context)
+        await _first(ours)
+        await anyio.sleep(3)
+        assert seen == ours == ["closed"]
+        loop.create_task(_first(seen), name="two", context=context)
+        await anyio.sleep(0.5)
+        loop.kill(owner)
+        await anyio.sleep(3)
+        assert seen == ["closed"]
+
+    run_virtual(main)
 
 
 # --- cancellation -----------------------------------------------------------------------------

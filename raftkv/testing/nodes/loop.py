@@ -41,6 +41,7 @@ _NEVER_NS: Final = 10**18
 """A timer this late, in thirty years, is none: who sleeps for ever, sleeps so long."""
 
 AnyTask = asyncio.Task[object]
+AnyGenerator = AsyncGenerator[object, object]
 
 
 class DeadlockError(Error):
@@ -135,6 +136,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.farewells = 0
         """Killed coroutines that complained when they were taken apart."""
         self._queue: deque[_Call | _Timer] = deque()
+        self._generators: dict[int, Context] = {}
         self._timers: list[tuple[int, int, _Timer]] = []
         self._number = 0
         self._cancelled_timers = 0
@@ -375,16 +377,23 @@ class VirtualLoop(asyncio.BaseEventLoop):
         finally:
             logging.disable(level)
 
-    def _asyncgen_firstiter_hook(self, agen: AsyncGenerator[object, object]) -> None:
-        # Those of a process end with it: asyncio would close them, in an order of its own, with
-        # the loop.
-        owner = OWNER.get()
-        if owner is None:
+    def _asyncgen_firstiter_hook(self, agen: AnyGenerator) -> None:
+        # By its number, which is another's once it is gone: weak references end before finalizers.
+        self._generators[id(agen)] = copy_context()
+        if OWNER.get() is None:
+            # To be closed with the loop; those of a process end with the process.
             super()._asyncgen_firstiter_hook(agen)  # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType] - asyncio's, untyped
 
-    def _asyncgen_finalizer_hook(self, agen: AsyncGenerator[object, object]) -> None:
-        if OWNER.get() is None and not self.is_closed():
-            super()._asyncgen_finalizer_hook(agen)  # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType] - asyncio's, untyped
+    def _asyncgen_finalizer_hook(self, agen: AnyGenerator) -> None:
+        # Whoever happens to run now, it is the owner's to close; nobody's, if that is dead.
+        context = self._generators.pop(id(agen))
+        owner = context.get(OWNER)
+        if not self.is_closed() and (owner is None or owner.is_alive):
+            closing = cast("Coroutine[object, object, None]", agen.aclose())
+            self.call_soon(self._close_generator, closing, context=context)
+
+    def _close_generator(self, closing: Coroutine[object, object, None]) -> None:
+        self.create_task(closing, name="closes a generator that nobody iterates over any more")
 
     # --- what there is not ------------------------------------------------------------------------
 
