@@ -6,6 +6,8 @@ Also thesis 10.2.1: the leader writes to its disk in parallel with replicating.
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raftkv.core import (
     AppendEntries,
@@ -125,6 +127,24 @@ def test_5_3_a_follower_commits_no_further_than_the_append_vouches_for() -> None
     state = run(state, AppendEntries(2, 1, 2, 1, 1, 3, log_of(1, 1)[1:]))
     assert state.commit == 2
     assert terms_of(state) == [1, 1, 1]
+
+
+@given(
+    terms=st.lists(st.integers(1, 3), min_size=1, max_size=8).map(sorted),
+    places=st.tuples(st.integers(0, 8), st.integers(0, 8), st.integers(0, 9)),
+)
+def test_5_3_what_an_append_leaves_alone_is_not_committed_by_it(
+    terms: list[int], places: tuple[int, int, int]
+) -> None:
+    """Whatever stands behind an append that agrees may be another leader's still."""
+    last = len(terms)
+    prev, stop, commit = min(places[0], last), min(places[1], last), places[2]
+    prev_term = terms[prev - 1] if prev else 0
+    log = log_of(*terms)
+    state = run(member(terms=tuple(terms)), AppendEntries(2, 1, 4, prev, prev_term, 0, log[:0]))
+    after = run(state, AppendEntries(2, 1, 4, prev, prev_term, commit, log[prev:stop]))
+    assert after.commit == min(commit, max(prev, stop))
+    assert terms_of(after) == terms
 
 
 @pytest.mark.parametrize("commit", [0, 1, 2])
