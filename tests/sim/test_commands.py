@@ -111,6 +111,18 @@ def test_a_file_that_is_no_run_is_refused(
     assert str(path) in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("level", ["L1", "L2", "L3"])
+def test_a_run_of_every_level_is_replayed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], level: str
+) -> None:
+    path = tmp_path / "run.json"
+    save(path, Artifact(level, 1, 30, (), "I1", "", 1, "", ()))
+    assert main(["replay", str(path)]) == 0
+    told = capsys.readouterr().out
+    assert "nothing is broken in this run any more" in told
+    assert f"python -m raftkv.testing replay {path}" in told
+
+
 @pytest.mark.parametrize("command", ["replay", "shrink"])
 def test_a_run_of_another_world_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
@@ -118,7 +130,7 @@ def test_a_run_of_another_world_is_refused(
     path = tmp_path / "run.json"
     save(path, Artifact("L9", 1, 2, (), "I1", "", 1, "", ()))
     assert main([command, str(path)]) == 2
-    assert "no level L9: known are L1, L2" in capsys.readouterr().err
+    assert "no level L9: known are L1, L2, L3" in capsys.readouterr().err
 
 
 def test_a_missing_file_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ from raftkv.testing.aligned import AlignedChoices, NotingChoices, RunTooLongErro
 from raftkv.testing.choices import SKIPPED, decode_decisions, encode_decisions
 from raftkv.testing.shrink import ShrinkError, Shrunk, shrink
 
-DECISIONS = run(SeededChoices(11), 200).decisions
+DECISIONS = run(SeededChoices(11), 120).decisions
 """Three members, crashes and lost messages."""
 
 
@@ -154,7 +154,7 @@ def two_runs(noted: NotingChoices) -> Iterator[tuple[AlignedChoices, tuple[int, 
     yield AlignedChoices(noted.turns(), 9), (7, 5, 8)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=15)
 @given(
     st.lists(st.integers(0, len(DECISIONS) - 1), max_size=60),
     st.lists(st.tuples(st.integers(0, 400), st.integers(0, 9)), max_size=20),
@@ -170,13 +170,13 @@ def test_every_run_with_less_in_it_is_a_run(
             turns[place % len(turns)] = (*turn[:-1], number)
     for place in gone:
         turns[place] = SKIPPED
-    outcome = replay(tuple(turns), 200)
+    outcome = replay(tuple(turns), 120)
     assert outcome.finding is None, outcome.finding
-    assert replay(outcome.decisions, 200).decisions == outcome.decisions
+    assert replay(outcome.decisions, 120).decisions == outcome.decisions
     assert decode_decisions(encode_decisions(outcome.decisions)) == outcome.decisions
 
 
 def test_nothing_is_left_out_of_the_recovery() -> None:
-    outcome = replay((*DECISIONS, *(SKIPPED,) * 5000), 200)
+    outcome = replay((*DECISIONS, *(SKIPPED,) * 5000), 120)
     assert outcome.finding is None, outcome.finding
     assert outcome.marks["recovered"]
