@@ -7,7 +7,9 @@ One seed is one run, the same in every process:
 - :mod:`~raftkv.testing.world`: members, disks, machines, and what can happen to them;
 - :mod:`~raftkv.testing.simulation`: when it happens, in simulated time, and the recovery after it;
 - :mod:`~raftkv.testing.invariants`: what must hold after every step;
+  :mod:`~raftkv.testing.catalogue` lists it all, and who looks at it;
 - :mod:`~raftkv.testing.marks`: what a campaign must have met to count as one;
+- :mod:`~raftkv.testing.shrink`: a failed run of any level, made small;
 - :mod:`~raftkv.testing.histories`: whether what clients were answered is linearizable;
 - :mod:`~raftkv.testing.story`, :mod:`~raftkv.testing.viewer`: what happened, as lines of text or as
   a page that steps forwards and backwards through it.
