@@ -97,6 +97,13 @@ def a_change_after_a_committed_one() -> None:
     guard.check(*stored(grown, entry(6, 2, EntryKind.CHANGE)))
 
 
+def two_changes_that_a_new_leader_sends_on() -> None:
+    # It need not know yet that the first is committed: found by whole nodes in simulation.
+    guard = Guard(behind())
+    guard.check(*stored(behind(), entry(5, 2, EntryKind.CHANGE)))
+    guard.check(*stored(behind(), entry(6, 2, EntryKind.CHANGE)))
+
+
 def moved(**changes: object) -> State:
     first, second, third = leading().progress
     return evolve(leading(), progress=(first, evolve(second, **changes), third))
@@ -154,6 +161,7 @@ SOUND: dict[str, Case] = {
         leading(), moved(match=0, next=1, recovering=True)
     ),
     "a change after a committed one": a_change_after_a_committed_one,
+    "two changes sent on by a new leader": two_changes_that_a_new_leader_sends_on,
 }
 
 
