@@ -17,6 +17,7 @@ from raftkv.core import (
     Config,
     Entry,
     EntryKind,
+    Guard,
     Log,
     Payload,
     PeerMessage,
@@ -121,6 +122,7 @@ def _cases() -> list[tuple[str, Callable[[], object], int]]:
         ("tick, leader (with heartbeats)", lambda: step(leader, Tick()), 3000),
         ("propose, 1 entry", lambda: step(leader, ONE), 3000),
         ("ready, leader after a proposal", lambda: ready(proposed), 3000),
+        ("guard, made and shown that ready", lambda: Guard(leader).check(sent, todo), 3000),
         ("full round of three members", whole_round, 200),
     ]
 
