@@ -318,6 +318,32 @@ def test_a_machine_may_be_read_by_other_means_than_commands() -> None:
         check_linearizable(history, model)
 
 
+class Roll:
+    """Who was named, each in a chunk of their own: joined, they would be one."""
+
+    def __init__(self) -> None:
+        self.names: list[bytes] = []
+
+    def apply(self, commands: Sequence[Command]) -> Sequence[int]:
+        answers: list[int] = []
+        for command in commands:
+            self.names.append(command.data)
+            answers.append(len(self.names))
+        return answers
+
+    def snapshot(self) -> Iterator[bytes]:
+        yield from self.names
+
+    def restore(self, chunks: Iterable[bytes]) -> None:
+        self.names = [*chunks]
+
+
+def test_a_machine_gets_its_snapshot_back_in_the_chunks_it_gave() -> None:
+    assert check_linearizable(counted(1, 2, 3), Roll).is_right
+    with pytest.raises(NotLinearizableError):
+        check_linearizable(counted(1, 2, 2), Roll)
+
+
 def test_a_pure_function_is_a_model() -> None:
     def step(state: int, request: tuple[str, int]) -> tuple[int, int]:
         return state + request[1], state

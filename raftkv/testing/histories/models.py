@@ -78,12 +78,13 @@ class PureModel(Model[S, Q, A]):
         return [self._part(request) for request in requests]
 
 
-class MachineModel(Model[bytes, Q, A], Generic[Q, A, M]):
+class MachineModel(Model[tuple[bytes, ...], Q, A], Generic[Q, A, M]):
     """A user's own in-memory state machine as the model, asked on copies of it.
 
     ``machine`` makes a fresh one; ``ask(machine, request)`` applies a command to it or looks at
     it, and returns what a client would be answered. Copies are made with the machine's ``snapshot``
-    and ``restore``: that is its state, and equal states should give equal snapshots.
+    and ``restore``, chunk by chunk: that is its state, and equal states should give equal
+    snapshots.
     """
 
     def __init__(
@@ -97,16 +98,16 @@ class MachineModel(Model[bytes, Q, A], Generic[Q, A, M]):
         self._ask = ask
         self._part = part
 
-    def initial(self) -> bytes:
+    def initial(self) -> tuple[bytes, ...]:
         """The snapshot of a fresh machine."""
-        return b"".join(self._make().snapshot())
+        return tuple(self._make().snapshot())
 
-    def step(self, state: bytes, request: Q) -> tuple[bytes, A]:
+    def step(self, state: tuple[bytes, ...], request: Q) -> tuple[tuple[bytes, ...], A]:
         """Ask a copy, and take its snapshot."""
         machine = self._make()
-        machine.restore([state])
+        machine.restore(state)
         answer = self._ask(machine, request)
-        return b"".join(machine.snapshot()), answer
+        return tuple(machine.snapshot()), answer
 
     def parts(self, requests: Sequence[Q]) -> Sequence[Hashable]:
         """The part of each."""
