@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import permutations, product
 
-from raftkv.core import State
 from raftkv.testing.explore.rename import Renaming
 from raftkv.testing.explore.space import Memo, Pool, Space, World
 
@@ -124,12 +123,8 @@ def _kind(space: Space, number: int) -> tuple[object, ...]:
         len(local.queue),
         tuple(sorted(progress)),
         tuple(sorted([(whom(node), given) for node, given in state.votes])),
-        _messages(state),
+        len(state.writes),
     )
-
-
-def _messages(state: State) -> int:
-    return len(state.writes)
 
 
 def _group_of(space: Space, node: int) -> tuple[int, ...]:
