@@ -52,10 +52,18 @@ class Subject:
     state: State
     disk: Record
     machine: _Machine = field(factory=_Machine)
-    lost_to: int = 0
-    forgot: bool = False
     change_index: int = 0
     """Index of the last membership change that it applied."""
+
+    @property
+    def forgot(self) -> bool:
+        """Whether it once lost its votes."""
+        return self.disk.forgot
+
+    @property
+    def lost_to(self) -> int:
+        """While it recovers: where its log ended before."""
+        return self.disk.lost_to
 
     @property
     def recovers(self) -> bool:
@@ -112,11 +120,8 @@ class NodeChecks:
         """A core begins."""
         member = state.config.id
         self.names[member] = name
-        before = self.subjects.get(member)
-        subject = Subject(member, name, state, self.record(member), change_index=state.applied)
-        if before is not None:
-            subject.lost_to, subject.forgot = before.lost_to, before.forgot
-        self.subjects[member] = subject
+        record = self.record(member)
+        self.subjects[member] = Subject(member, name, state, record, change_index=state.applied)
         if self.checker.newest_membership is None and state.membership != Membership():
             self.checker.newest_membership = state.membership
 

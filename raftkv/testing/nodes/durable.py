@@ -22,6 +22,7 @@ from raftkv.storage.base import (
     HashedPieces,
     Identity,
     LogStore,
+    Loss,
     Pieces,
     Reader,
     Recovered,
@@ -59,9 +60,11 @@ class Record:
         "base_index",
         "chains",
         "excused",
+        "forgot",
         "hard_state",
         "id",
         "is_new",
+        "lost_to",
         "pending",
         "visible",
     )
@@ -78,6 +81,10 @@ class Record:
         self.pending: deque[_Written] = deque()
         self.visible: Place = self.place
         """What the log is, batches that are not synced included."""
+        self.forgot = False
+        """It once lost its votes."""
+        self.lost_to = 0
+        """Where the log ended that was damaged last."""
         self.excused = False
         """The disk was damaged on purpose since it was opened: anything may be missing."""
 
@@ -91,6 +98,11 @@ class Record:
     def last_chain(self) -> int:
         """Chain value of the last durable entry."""
         return self.chains[-1] if self.chains else self.base_chain
+
+    def excuse(self) -> None:
+        """The disk is damaged, or found to be: it need not have any more what it had."""
+        self.excused = True
+        self.lost_to = max(self.lost_to, self.base_index + len(self.chains))
 
     def chain_at(self, index: int) -> int | None:
         """The chain value of the durable entry at ``index``; None if it is not here (any more)."""
@@ -149,6 +161,9 @@ class Record:
                 )
         self.is_new = False
         self.excused = recovered.damage is not None
+        if recovered.damage is not None:
+            self.excuse()
+            self.forgot = self.forgot or recovered.damage.loss is Loss.ALL
         self.pending.clear()
         self.hard_state = recovered.hard_state
         self.base_index = recovered.snapshot.index
@@ -364,7 +379,7 @@ class WatchedStorage(Storage):
 
     def condemn(self, damage: Damage, *, keep_rows: bool = False) -> None:
         """Have the next opening begin this store anew."""
-        self._record.excused = True
+        self._record.excuse()
         self._storage.condemn(damage, keep_rows=keep_rows)
 
     def close(self) -> None:

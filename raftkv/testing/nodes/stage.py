@@ -432,7 +432,7 @@ class Stage:
             self.marks[f"disk: {fault.name}"] += 1
             self.note(f"the disk of {name} {told}")
             if fault.zone is not None:
-                self.checks.record(self.cluster.ids[name]).excused = True
+                self.checks.record(self.cluster.ids[name]).excuse()
         process = self._process(name)
         return process is None or process.has_ended
 
