@@ -261,8 +261,11 @@ def _put_append(parts: list[bytes], message: AppendEntries) -> None:
 def _take_append(frame: bytes, offset: int, items_max: int) -> tuple[AppendEntries, int]:
     header: tuple[int, ...] = _APPEND.unpack_from(frame, offset)
     _, sender, to, term, prev_index, prev_term, commit, count = header
-    _check_positions(offset, term, prev_index, prev_term, commit)
+    if term | prev_index | prev_term | commit >= _POSITION_END:  # one of them is
+        raise _too_high(offset)
     start = offset + _APPEND.size
+    if not count:
+        return AppendEntries(sender, to, term, prev_index, prev_term, commit, ()), start
     _check_count(frame, start, count, _ENTRY.size, items_max)
     size = len(frame)
     entries: list[Entry] = []
@@ -345,7 +348,8 @@ def _take_rare(frame: bytes, offset: int) -> tuple[PeerMessage, int]:
     if kind == _KIND_READ_RESPONSE:
         answer: tuple[int, ...] = _READ_RESPONSE.unpack_from(frame, offset)
         _, sender, to, term, index, length = answer
-        _check_positions(offset, term, index)
+        if term | index >= _POSITION_END:
+            raise _too_high(offset)
         context, stop = _take_bytes(frame, offset + _READ_RESPONSE.size, length)
         return ReadIndexResponse(sender, to, term, index, context), stop
     if kind == _KIND_ASK_TERM:
