@@ -71,6 +71,7 @@ class Liveness:
         election = 2 * self.options.election_ms / 1000
         self._calm_at = stage.now + self.options.faults.late_ms / 1000 + election
         deadline = stage.now + ELECTIONS * election
+        await self._bring_up()
         await self._until(self._leads, deadline, "nobody leads")
         for client in clients:
             await self._finish(client, deadline)
@@ -104,16 +105,21 @@ class Liveness:
             why = holds()
             if why is None:
                 return
-            for name in stage.names():
-                await stage.bring_up(name)
+            await self._bring_up()
             if stage.now > deadline:
                 raise broken("I53", f"{otherwise} after {ELECTIONS} election timeouts: {why}")
             await stage.sleep(self.options.settings.tick_seconds)
+
+    async def _bring_up(self) -> None:
+        """Whoever is not dead for good is opened, again and again if need be."""
+        for name in self.stage.names():
+            await self.stage.bring_up(name)
 
     async def _finish(self, client: AnyClient, deadline: float) -> None:
         """Have a client do one more thing, whatever it takes."""
         stage = self.stage
         while not await client.once():
+            await self._bring_up()
             if stage.now > deadline:
                 raise broken("I53", f"{client.name} gets nothing done: {client.complaint}")
             await stage.sleep(self.options.settings.tick_seconds)
