@@ -106,6 +106,7 @@ def _files() -> Iterator[bytes]:
     yield b'{"a":' * 10_000
     yield b"9" * (64 * 1024)
     yield b'[0, "a", Infinity, null]\n'
+    yield b'[0, "a", 1, {"$": "bytes", "": []}]\n'
     yield b'{"format": 1, "level": "", "seed": Infinity}'
     run = {"format": 1, "level": "", "seed": 1, "steps": 1, "decisions": "*999999999999"}
     yield json.dumps(run).encode()

@@ -43,6 +43,14 @@ class Outcome(Enum):
 
 
 _PENDING: Final = Outcome.UNKNOWN
+_UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+)
 
 
 @frozen(slots=True)
@@ -161,7 +169,7 @@ class History(Generic[Q, A]):
                     one = evolve(
                         met[number], return_at=time, response=response, outcome=Outcome(who)
                     )
-            except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            except _UNREADABLE as error:
                 raise InvalidArgumentError(
                     f"line {place} of {path} is of no history ({error}); was it written by History,"
                     " and does types= name its classes?"
