@@ -238,18 +238,21 @@ class TransportSuite(ABC):
     def test_a_member_that_leaves_is_down_and_up_again_with_its_new_boot(self) -> None:
         """Whoever comes back may be another process."""
 
+        async def comes_and_goes(one: End, boot: int) -> None:
+            async with self.serving(2, boot=boot) as two:
+                one.transport.set_peers({2: self.address_of(two.transport)})
+                await _open(one, 2)
+                said = b"boot %d" % boot
+                assert one.transport.send(2, said)
+                await two.heard.until(lambda: said in two.heard.payloads(1))
+            await one.heard.until(lambda: len(one.heard.downs) == boot)
+            assert not one.transport.send(2, b"gone")
+            one.transport.set_peers({})
+
         async def body() -> None:
             async with self.serving(1) as one:
                 for boot in (1, 2):
-                    async with self.serving(2, boot=boot) as two:
-                        one.transport.set_peers({2: self.address_of(two.transport)})
-                        await _open(one, 2)
-                        assert one.transport.send(2, b"boot %d" % boot)
-                        said = b"boot %d" % boot
-                        await two.heard.until(lambda heard=two.heard: said in heard.payloads(1))  # noqa: B023
-                    await one.heard.until(lambda: len(one.heard.downs) == boot)  # noqa: B023
-                    assert not one.transport.send(2, b"gone")
-                    one.transport.set_peers({})
+                    await comes_and_goes(one, boot)
                 assert {said.boot for _, said in one.heard.ups} == {1, 2}
 
         self.run(body)
