@@ -470,6 +470,16 @@ class RocksStore(_Reading, Store):
         except Exception as error:
             raise classify(error, "compacting", self._where) from error
 
+    def flush(self) -> None:
+        """Write what is in memory into tables, as RocksDB does when it is much. Blocks."""
+        if self._refusal is not None:
+            raise type(self._refusal)(*self._refusal.args)
+        try:
+            for family in (*self._families.values(), self._db):
+                family.flush()
+        except Exception as error:
+            raise classify(error, "flushing", self._where) from error
+
     def poison(self, error: StorageError) -> None:
         """Refuse every later call with ``error``, reads included; the first reason stays."""
         if self._refusal is None:

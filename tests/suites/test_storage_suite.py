@@ -72,8 +72,8 @@ class _OfBrokenOnFaultyDisk(FaultyStorageSuite):
     [
         (stores.SyncsNothing, "what_was_synced_survives_a_crash_at_every_point"),
         (stores.SyncsTheOldest, "what_was_synced_survives_a_crash_at_every_point"),
-        (stores.WritesHalves, "after_any_history_a_crash_leaves_whole_batches_in_order"),
-        (stores.SurvivesOutOfOrder, "after_any_history_a_crash_leaves_whole_batches_in_order"),
+        (stores.WritesHalves, "a_crash_leaves_whole_batches_in_order"),
+        (stores.SurvivesOutOfOrder, "a_crash_leaves_whole_batches_in_order"),
         (stores.KeepsInTheProcess, "the_end_of_the_process_loses_nothing"),
         (stores.ForgetsAtTheClose, "a_close_loses_nothing"),
         (stores.IncludesTheStop, "a_range_is_deleted_from_its_start_up_to_its_stop"),

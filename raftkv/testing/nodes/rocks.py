@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from errno import ENOSPC
 from itertools import count
@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Final
 
 from attrs import define
-from rocksdict import Rdict
 
 from raftkv.errors import Error, StorageFailedError, StorageFullError, StorageStallError, UsageError
 from raftkv.storage.base import Batch, Space
@@ -147,15 +146,11 @@ class RocksImage(StoreImage):
 class WatchedRocksView(RocksView):
     """A frozen moment of a WatchedRocksStore."""
 
-    def __init__(
-        self, store: WatchedRocksStore, families: dict[Space, Rdict], where: str, cached: bool
-    ) -> None:
-        super().__init__(store, families, where, cached)
-        self._fail_reads = store.fail_reads
+    fail_reads: Callable[[], None]
 
     def get(self, space: Space, key: bytes) -> bytes | None:
         """The value, or None. Raises StorageCorruptError rather than answer wrongly."""
-        self._fail_reads()
+        self.fail_reads()
         return super().get(space, key)
 
     def scan(
@@ -163,7 +158,7 @@ class WatchedRocksView(RocksView):
     ) -> Iterator[tuple[bytes, bytes]]:
         """Rows from ``start`` up to and excluding ``stop``, as they are at the view."""
         for row in super().scan(space, start, stop, reverse=reverse):
-            self._fail_reads()
+            self.fail_reads()
             yield row
 
 
@@ -238,6 +233,7 @@ class WatchedRocksStore(RocksStore):
         if refused is not None:
             raise refused
         view = WatchedRocksView(self, self._families, self._where, cached)
+        view.fail_reads = self.fail_reads
         self._views.add(view)
         return view
 
@@ -282,8 +278,7 @@ class WatchedRocksStore(RocksStore):
     def _synced(self) -> None:
         if not self._image.sync(self._memtable_bytes):
             return
-        for family in (*self._families.values(), self._db):
-            family.flush()
+        self.flush()
         self._log = self._newest_log()
         self._log_bytes = os.stat(self._log).st_size
 

@@ -116,6 +116,10 @@ def _all_that_may_go(n: int) -> int:
     return n - 1
 
 
+def _the_newest(n: int) -> int:
+    return min(1, n - 1)
+
+
 def _some_steps(at: int, changes: list[Change]) -> list[Step]:
     """A write, and a sync after every second one."""
     syncs: list[Step] = [("sync", [], [])] if at % 2 else []
@@ -355,6 +359,14 @@ class StorageSuite(ABC):
                 for step in steps[:crash_at]:
                     life.take(step)
                 life.crash(_all_that_may_go)
+
+    def test_a_crash_leaves_whole_batches_in_order(self) -> None:
+        """The newest one is lost, in part or whole: it is not there then, and all others are."""
+        for count in range(1, len(_SOME) + 1):
+            with self._run() as life:
+                for changes in _SOME[:count]:
+                    life.write(changes)
+                life.crash(_the_newest)
 
     def test_after_any_history_a_crash_leaves_whole_batches_in_order(self) -> None:
         """None half there, none without those before it, none of those that were synced gone."""
