@@ -10,8 +10,10 @@ what others were told.
 (``fdatasync``) whenever term or vote changed and at every 64th sync. Written but not yet durable
 means that the record survives the end of the process, however violent, and is lost only if the
 machine itself stops within the kernel's write-back interval (30 s). Then the witness is up to 64
-syncs old, which costs nothing unless the store is damaged in just those last records as well: such
-a double fault would pass for a torn tail. Making each record durable was measured and set aside.
+syncs old, which costs nothing unless the store is damaged as well. Of such a double fault more than
+the old record tells is not asked back: damage in the last records passes for a torn tail, and a
+store that is begun anew for whole where the old record ends. Making each record durable was
+measured and set aside.
 Medians on one disk (2 cores shared with other work, the four ways taken in turn): the store's own
 sync 0.150 ms, with the record written after it 0.153 ms, with a durable record in parallel on a
 second thread 0.202 ms (the disk's flushes queue up), with a durable record after it 0.245 ms.
