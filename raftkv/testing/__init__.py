@@ -9,6 +9,8 @@ One seed is one run, the same in every process:
 - :mod:`~raftkv.testing.invariants`: what must hold after every step;
   :mod:`~raftkv.testing.catalogue` lists it all, and who looks at it;
 - :mod:`~raftkv.testing.marks`: what a campaign must have met to count as one;
+  :mod:`~raftkv.testing.branches` sees the rare branches of the core among it;
+- :mod:`~raftkv.testing.mutants`: bugs seeded on purpose, each of which must be noticed;
 - :mod:`~raftkv.testing.shrink`: a failed run of any level, made small;
 - :mod:`~raftkv.testing.histories`: whether what clients were answered is linearizable;
 - :mod:`~raftkv.testing.story`, :mod:`~raftkv.testing.viewer`: what happened, as lines of text or as
