@@ -51,7 +51,7 @@ def test_a_finding_is_kept_with_its_story_and_replayed(
         kept = load(path)
         assert kept.level == "L2"
         assert kept.invariant in ("I47", "I48", "I49")
-        assert any("CALL" in line for line in kept.trace)
+        assert kept.broken[:20] in kept.trace[-1]
         assert main(["replay", str(path)]) == 1
     assert main(["replay", str(path)]) == 0
     assert "nothing is broken" in capsys.readouterr().out

@@ -132,6 +132,7 @@ class _Run:
         self.seconds = 0.0
         self.digest = ""
         self.failure: BaseException | None = None
+        self.stage: Stage | None = None
         self._made: list[MemoryList | DiskList] = []
 
     # --- putting it together ----------------------------------------------------------------------
@@ -213,6 +214,8 @@ class _Run:
             await self._with(cluster, steps)
         except Exception as error:
             self.failure = first_cause(error)
+            if isinstance(self.failure, ViolationError) and self.stage is not None:
+                self.stage.fail(self.failure)  # which tells it, unless it comes from there
         finally:
             self.steps = cluster.steps
             self.seconds = cluster.loop.now_ns / 1e9
@@ -229,6 +232,7 @@ class _Run:
             stage = Stage(
                 cluster, self.checks, self.choices, self.marks, tasks, may_lose=faults.damage > 0
             )
+            self.stage = stage
             stage.made = self._made
             cluster.open_storage = stage.open_storage
             if faults.damage:
