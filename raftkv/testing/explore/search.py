@@ -196,7 +196,7 @@ class Exploration:
         result, limits = self.result, self.limits
         result.states = len(self._seen)
         result.seconds = perf_counter() - began
-        result.rss_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+        result.rss_mib = rss_mib()
         if self._on_progress is not None:
             self._on_progress(result)
         if limits.states is not None and result.states >= limits.states:
@@ -231,6 +231,11 @@ class Exploration:
             renamed = symmetry.namings[which].names
             names = {renamed[standing]: real for standing, real in names.items()}
         return tuple(path)
+
+
+def rss_mib() -> int:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
 
 
 def as_broken(error: Exception, path: tuple[Deed, ...]) -> Broken:

@@ -16,7 +16,7 @@ from typing import Final
 from raftkv.testing.choices import SeededChoices
 from raftkv.testing.explore.guide import Guide, lead
 from raftkv.testing.explore.scope import Scope
-from raftkv.testing.explore.search import Broken, Explored, Limits, as_broken
+from raftkv.testing.explore.search import Broken, Explored, Limits, as_broken, rss_mib
 from raftkv.testing.explore.space import Act, Deed, Space
 
 DEPTH: Final = 200
@@ -88,6 +88,7 @@ def walk_all(
         result.computed = computed + space.computed
         result.depth = max(result.depth, taken)
         result.seconds = perf_counter() - began
+        result.rss_mib = rss_mib()
         if on_progress is not None:
             on_progress(result)
         if result.broken is not None:
