@@ -166,6 +166,8 @@ class Process(Generic[R]):
         self._task = self._loop.create_task(
             self._live(open_it), name=f"raftkv member {self.host.name}", context=self._context
         )
+        # Cancelled before it began, it ends without a step.
+        self._task.add_done_callback(lambda _task: self._end())
 
     async def settled(self) -> None:
         """Wait until it is open. Raises why it did not open."""
