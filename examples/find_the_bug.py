@@ -5,20 +5,25 @@ number too late can be told from whoever has the lock now. Alone it works. Three
 cluster run it in virtual time here, while Hypothesis crashes and restarts them; what it finds is
 cut down to the steps that matter.
 
-Run it: ``python examples/find_the_bug.py``.
+Run it: ``python examples/find_the_bug.py``; ``--html FILE`` writes a page to step through.
 """
 
 from __future__ import annotations
 
 import json
+import logging
+from argparse import ArgumentParser
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
 import raftkv
+from raftkv.testing.story import story_of
 from raftkv.testing.suites.cluster import ClusterMachine
+from raftkv.testing.viewer import write_html
 
 
 class Tickets:
@@ -64,13 +69,11 @@ class TicketsInACluster(ClusterMachine):
 def find() -> AssertionError | None:
     """What is wrong with Tickets, by the shortest way there; None if nothing was found."""
     tries = settings(
+        TicketsInACluster.TestCase.settings,
         max_examples=200,
-        stateful_step_count=20,
         derandomize=True,
         database=None,
-        deadline=None,
         report_multiple_bugs=False,
-        phases=[Phase.generate, Phase.shrink],
     )
     try:
         run_state_machine_as_test(TicketsInACluster, settings=tries)
@@ -81,13 +84,20 @@ def find() -> AssertionError | None:
 
 def main() -> None:
     """Look for the bug and tell its story."""
+    parser = ArgumentParser(description="Find a bug in a state machine.")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write the whole story as a page")
+    page: Path | None = parser.parse_args().html
+    logging.disable()  # members tell of the messages that a fault cost them
     found = find()
     if found is None:
         print("nothing was found")
         return
-    print(found)
-    for line in getattr(found, "__notes__", ()):
-        print(line)
+    print(f"Wrong: {found}\n")
+    print(found.__notes__[-1])  # above it are the steps as they were found, many more
+    story = story_of(found)
+    if page is not None and story is not None:
+        write_html(story, page)
+        print(f"\nThe whole story: {page}")
 
 
 if __name__ == "__main__":

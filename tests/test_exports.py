@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import get_args, get_origin
@@ -11,10 +14,11 @@ from typing import get_args, get_origin
 import pytest
 
 import raftkv
-from raftkv import core, errors
+from raftkv import core, errors, testing
+from tests.source import ROOT
 
 # The packages whose names are for users.
-PUBLIC = ("raftkv", "raftkv.core", "raftkv.testing")
+PUBLIC = ("raftkv", "raftkv.core", "raftkv.testing", "raftkv.testing.suites")
 
 
 def complaints(module: ModuleType) -> Iterator[str]:
@@ -59,6 +63,33 @@ def _is_ours(value: object) -> bool:
 def test_a_public_package_lists_exactly_what_it_offers(name: str) -> None:
     found = list(complaints(importlib.import_module(name)))
     assert not found, "\n" + "\n".join(found)
+
+
+def test_the_manual_of_the_testing_kit_names_all_that_it_offers() -> None:
+    manual = testing.__doc__ or ""
+    missing = [name for name in testing.__all__ if not re.search(rf"\b{name}\b", manual)]
+    assert not missing, f"raftkv.testing's docstring lacks {', '.join(missing)}"
+
+
+def _without(missing: str, code: str) -> subprocess.CompletedProcess[str]:
+    """A program, run where a package is not installed."""
+    program = f"import sys; sys.modules[{missing!r}] = None; {code}"
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("missing", ["hypothesis", "pytest"])
+def test_what_needs_the_testing_extra_says_so_and_the_rest_does_not(missing: str) -> None:
+    done = _without(missing, "import raftkv.testing.__main__; import raftkv.testing.suites")
+    assert done.returncode == 1
+    told = f"raftkv.testing.suites needs {missing}: pip install 'raftkv[testing]'"
+    assert done.stderr.splitlines()[-1].endswith(told)
 
 
 def test_every_error_can_be_caught_by_its_name_at_the_top() -> None:

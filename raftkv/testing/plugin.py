@@ -38,6 +38,8 @@ When such a test fails, the report says how to run it again, tells its last even
 to be opened in a browser, with the whole story. ``--raft-traces DIR`` says where such pages go;
 ``--raft-seed N`` tries another seed, ``--raft-seeds N`` so many, ``--raft-decisions FILE`` a
 record.
+
+The page of a failed :class:`~raftkv.testing.suites.cluster.ClusterMachine` lies there, too.
 """
 
 from __future__ import annotations
@@ -65,7 +67,7 @@ from raftkv.testing.choices import (
 )
 from raftkv.testing.nodes.cluster import Conditions, SimCluster
 from raftkv.testing.nodes.runner import VirtualRunner
-from raftkv.testing.story import StoryWriter
+from raftkv.testing.story import StoryWriter, story_of
 from raftkv.testing.viewer import as_text, newest, write_html
 
 T = TypeVar("T")
@@ -362,6 +364,11 @@ def pytest_runtest_makereport(
     if world is not None and report.failed and not _has_failed(item):
         item.stash[_failed_key] = True
         report.sections.append(("raftkv", _told(item, call, world)))
+    elif report.failed and call.excinfo is not None:
+        story, page = story_of(call.excinfo.value), _page(item)
+        if story is not None and page is not None:
+            write_html(story, page)
+            report.sections.append(("raftkv", f"the whole story: {page}"))
     return report
 
 
@@ -377,12 +384,9 @@ def _told(item: pytest.Item, call: pytest.CallInfo[None], world: World) -> str:
     told = [f"run it again: {again}"]
     if 0 < len(record) <= _DECISIONS_TOLD_MAX:
         told.append(f"its decisions: {record}")
-    folder = _folder(item.config)
-    if folder is not None:
-        name = re.sub(r"[^\w.-]+", "-", item.nodeid).strip("-")
-        if len(name) > _NAME_MAX:  # ids of parameters may be longer than names of files
-            name = f"{name[:_NAME_MAX]}-{crc32(item.nodeid.encode()):08x}"
-        page, file = folder / f"{name}.html", folder / f"{name}.decisions"
+    page = _page(item)
+    if page is not None:
+        file = page.with_suffix(".decisions")
         write_html(story, page)
         file.write_text(record + "\n")
         told += [f"the whole story: {page}", f"its decisions, for --raft-decisions: {file}"]
@@ -396,6 +400,17 @@ def _again(item: pytest.Item, world: World) -> str:
         file = item.config.getoption("--raft-decisions")
         return node if file is None else f"{node} --raft-decisions {file}"
     return f"{node} --raft-seed {world.seed}"
+
+
+def _page(item: pytest.Item) -> Path | None:
+    """The page of a failed test; None: there is none."""
+    folder = _folder(item.config)
+    if folder is None:
+        return None
+    name = re.sub(r"[^\w.-]+", "-", item.nodeid).strip("-")
+    if len(name) > _NAME_MAX:  # ids of parameters may be longer than names of files
+        name = f"{name[:_NAME_MAX]}-{crc32(item.nodeid.encode()):08x}"
+    return folder / f"{name}.html"
 
 
 def _folder(config: pytest.Config) -> Path | None:

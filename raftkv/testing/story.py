@@ -27,7 +27,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from enum import Enum
 from functools import partial
-from typing import Final
+from typing import Final, cast
 
 from attrs import evolve, frozen
 
@@ -362,6 +362,25 @@ class StoryWriter:
         return Event(number, at, node, kind, text, look(state), peer, message, client, operation)
 
 
+_ATTACHED: Final = "raftkv_story"
+
+
+def attach_story(error: BaseException, story: Story) -> None:
+    """Let an exception carry the story of how it came about."""
+    setattr(error, _ATTACHED, story)
+
+
+def story_of(error: BaseException) -> Story | None:
+    """The story of how an exception came about, if it carries one; of a group, the first."""
+    found = getattr(error, _ATTACHED, None)
+    if isinstance(found, Story):
+        return found
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return next(filter(None, map(story_of, group.exceptions)), None)
+    return None
+
+
 def _in_order(names: Set[str | None]) -> tuple[str, ...]:
     # c2 stands before c10.
     return tuple(sorted((one for one in names if one is not None), key=lambda one: (len(one), one)))
@@ -443,7 +462,9 @@ __all__ = [
     "Story",
     "StoryWriter",
     "Violated",
+    "attach_story",
     "in_words",
     "is_idle",
     "node_view",
+    "story_of",
 ]

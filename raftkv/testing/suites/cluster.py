@@ -16,50 +16,57 @@ Then everything is mended, and it must hold that
 - what clients were answered is what one machine, that never fails, could have answered;
 - every member catches up in the end, and no machine raises.
 
-A failure is a short list of steps, each of which matters, and the newest events in the nodes. Add
-rules and invariants of your own as in any ``RuleBasedStateMachine``: :attr:`ClusterMachine.cluster`
-is the simulated cluster, and :meth:`ClusterMachine.run` lets its time pass.
+A failure is cut down to the steps that matter, and told with what clients and members did in them;
+Hypothesis shows the longer list that they come from above it. pytest leaves the
+:class:`~raftkv.testing.story.Story` of the nodes as a page in its cache, or in the folder that
+``--raft-traces`` names; :func:`~raftkv.testing.story.story_of` has it from the exception.
+
+Settings of Hypothesis go to ``TestCounter.settings``; by themselves they are those of your profile,
+with 20 steps and without shrinking, so derive yours from them:
+``settings(TestCounter.settings, max_examples=1000)``. Add rules and invariants of your own as in
+any ``RuleBasedStateMachine``: :attr:`ClusterMachine.cluster` is the simulated cluster, and
+:meth:`ClusterMachine.run` lets its time pass. Then Hypothesis does the shrinking, which takes it a
+minute or more; without them the steps of an example are taken together at its end.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Sequence
+from traceback import extract_tb
 from typing import ClassVar, Final, TypeVar
 
-import anyio
-from hypothesis import currently_in_test_context, note
+import hypothesis
+from hypothesis import HealthCheck, Phase, currently_in_test_context, note
 from hypothesis import strategies as st
+from hypothesis.control import current_build_context
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
-from raftkv.errors import Error
 from raftkv.machine import Machine
 from raftkv.node.settings import Settings
-from raftkv.testing.choices import ReplayedChoices
-from raftkv.testing.histories import History, check_linearizable
 from raftkv.testing.nodes.cluster import SimCluster
-from raftkv.testing.nodes.runtime import CrashedError
-from raftkv.testing.nodes.timeline import Running, Timeline
-from raftkv.testing.story import Story, StoryWriter
-from raftkv.testing.suites.recorder import Ledger, MachineInOnePlace, recorded
-from raftkv.testing.viewer import as_text
+from raftkv.testing.story import Story, attach_story
+from raftkv.testing.suites.fewest import fewest, program
+from raftkv.testing.suites.play import Play, Step
+from raftkv.testing.suites.shown import shown
 
 T = TypeVar("T")
 
 BRISK: Final = Settings(
     tick_seconds=0.05,
-    heartbeat_ticks=2,
-    election_ticks=10,
+    heartbeat_ticks=1,
+    election_ticks=5,
     retention_entries=2,
     close_seconds_max=1,
 )
-"""Short logs: who was away for a few entries comes back through a snapshot."""
-_COMMANDS_MAX: Final = 6
-_MOMENT_SECONDS: Final = 0.01
-_PROPOSAL_SECONDS: Final = 2.0
-_RECOVERY_SECONDS: Final = 60.0
-_STORY_LINES: Final = 24
+"""Short logs: who was away for a few entries comes back through a snapshot. Few ticks: each costs
+computing time in every member."""
+STEPS: Final = 20
+"""Of an example, unless the Hypothesis profile says something else than Hypothesis does."""
+_PATIENT: Final = (HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much)
+_COMMANDS_MAX: Final = 4
+_TICKS: Final = (1, 5, 20)
+"""What a wait may be: less than an election takes, about that, and enough for several."""
 
 
 def _machine_of(pick: Callable[[ClusterMachine], st.SearchStrategy[T]]) -> st.SearchStrategy[T]:
@@ -67,29 +74,26 @@ def _machine_of(pick: Callable[[ClusterMachine], st.SearchStrategy[T]]) -> st.Se
     return st.runner().flatmap(pick)
 
 
-def _members(keep: Callable[[ClusterMachine, str], bool]) -> st.SearchStrategy[str]:
-    return _machine_of(
-        lambda self: st.sampled_from([name for name in self.cluster.names if keep(self, name)])
-    )
-
-
-_RUNNING: Final = _members(lambda self, name: name in self.cluster.nodes)
-_DOWN: Final = _members(lambda self, name: name not in self.cluster.nodes)
-_ANY: Final = _members(lambda _self, _name: True)
+_RUNNING: Final = _machine_of(lambda self: st.sampled_from(self.running()))
+_DOWN: Final = _machine_of(lambda self: st.sampled_from(self.down()))
+_ANY: Final = _machine_of(lambda self: st.sampled_from(self.members()))
 _COMMANDS: Final = _machine_of(
     lambda self: st.lists(self.commands, min_size=1, max_size=_COMMANDS_MAX)
 )
 
 
 class ClusterMachine(RuleBasedStateMachine):
-    """The user's machine replicated, as a Hypothesis state machine."""
+    """The user's machine replicated, as a Hypothesis state machine: subclass it in a test module.
+
+    ``YourClass.TestCase`` is the test; give it a name that begins with ``Test``.
+    """
 
     commands: ClassVar[st.SearchStrategy[bytes]]
     """What may be proposed; draw few different keys, so that commands meet each other."""
     size: ClassVar[int] = 3
     """How many members."""
-    settings: ClassVar[Settings] = BRISK
-    """Of all nodes."""
+    node_settings: ClassVar[Settings] = BRISK
+    """Of all nodes. (``TestCase.settings`` are Hypothesis' own.)"""
     is_judged: ClassVar[bool] = True
     """Whether answers depend on state and command alone, so that one machine can judge them."""
 
@@ -97,185 +101,243 @@ class ClusterMachine(RuleBasedStateMachine):
     def make_machine(self) -> Machine[object]:
         """A new machine in its first state; called at each start of a member."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self._ledger = Ledger()
-        self._history = History[bytes, object](now=self._now)
-        self._clients: list[tuple[str, Running]] = []
-        self._paused: list[str] = []
-        self._has_failed = False
-        self._timeline = Timeline(ReplayedChoices(()))
-        self._story = StoryWriter()
-        self.cluster: SimCluster[object] = self._timeline.run(self._open)
-        """The members, and what can happen to them."""
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.TestCase.settings = _usual_settings(cls)
 
-    async def _open(self) -> SimCluster[object]:
-        cluster = SimCluster(
-            size=self.size,
-            machine=lambda: recorded(self.make_machine(), self._ledger),
-            settings=self.settings,
-            story=self._story,
-        )
-        for name in cluster.names:
-            await cluster.start(name)
-        await cluster.leader()
-        return cluster
+    def __init__(self) -> None:
+        if not hasattr(self, "commands"):
+            raise TypeError(
+                f"{type(self).__name__} needs what may be proposed:"
+                ' commands = st.sampled_from([b"...", ...]) in its body'
+            )
+        super().__init__()
+        self._steps: list[Step] = []
+        self._taken = 0
+        self._play: Play | None = None
+        # What the members are after all steps, while the cluster has not taken them yet.
+        self._down: list[str] = []
+        self._paused: list[str] = []
+        self._is_cut = False
+        self._is_watched = False
+
+    @property
+    def cluster(self) -> SimCluster[object]:
+        """The members, and what can happen to them; all steps so far are taken."""
+        self._is_watched = True
+        return self._played().cluster
 
     def run(self, body: Callable[[], Awaitable[T]]) -> T:
         """Let virtual time pass until ``body`` is done, and look whether all is well."""
+        self._is_watched = True
+        play = self._played()
         try:
-            result = self._timeline.run(body)
-            self.check()
-            return result
-        except BaseException:
-            self._has_failed = True
+            return play.run(body)
+        except BaseException as error:
+            self._tell(play, error)
             raise
 
-    def _now(self) -> int:
-        return self._timeline.loop.now_ns
+    def members(self) -> list[str]:
+        """All members."""
+        if self._play is not None:
+            return [*self._play.cluster.names]
+        return [f"n{number}" for number in range(1, self.size + 1)]
+
+    def down(self) -> list[str]:
+        """Those that crashed and were not started again."""
+        if self._play is not None:
+            return [name for name in self.members() if name not in self._play.cluster.nodes]
+        return self._down
+
+    def running(self) -> list[str]:
+        """Those that run, paused or not."""
+        down = self.down()
+        return [name for name in self.members() if name not in down]
 
     # --- what happens ---------------------------------------------------------------------------
 
     @rule(member=_RUNNING, commands=_COMMANDS)
-    @precondition(lambda self: self.cluster.nodes)
+    @precondition(lambda self: self.running())
     def propose(self, member: str, commands: list[bytes]) -> None:
         """A client at ``member`` proposes, one after the other; answers come when they come."""
+        self._take("propose", member, tuple(commands))
 
-        async def ask() -> None:
-            client = self._timeline.begin(lambda: self._ask(member, commands))
-            self._clients.append((member, client))
-            await anyio.sleep(_MOMENT_SECONDS)
-
-        self.run(ask)
-
-    async def _ask(self, member: str, commands: list[bytes]) -> None:
-        node = self.cluster.node(member)
-        with suppress(Error):  # the history tells how it ended
-            for command in commands:
-                work = node.propose(command, timeout=_PROPOSAL_SECONDS)
-                await self._history.record(f"client of {member}", command, work)
-
-    @rule(ticks=st.integers(1, 40))
+    @rule(ticks=st.sampled_from(_TICKS))
     def wait(self, ticks: int) -> None:
         """Time passes."""
-        self.run(lambda: anyio.sleep(ticks * self.settings.tick_seconds))
+        self._take("wait", ticks)
 
     @rule(member=_RUNNING)
-    @precondition(lambda self: self.cluster.nodes)
+    @precondition(lambda self: self.running())
     def crash(self, member: str) -> None:
         """A member's process dies."""
-
-        async def die() -> None:
-            self.cluster.crash(member)
-            for where, client in self._clients:
-                if where == member:
-                    client.cancel()  # it dies with the process that it was in
-            await anyio.sleep(_MOMENT_SECONDS)
-
-        self._paused = [name for name in self._paused if name != member]
-        self.run(die)
+        self._died(member)
+        self._down = [*self._down, member]
+        self._take("crash", member)
 
     @rule(member=_DOWN)
-    @precondition(lambda self: len(self.cluster.nodes) < len(self.cluster.names))
+    @precondition(lambda self: self.down())
     def start(self, member: str) -> None:
         """A member that died is started again."""
-        self.run(lambda: self.cluster.start(member))
+        self._down = [name for name in self._down if name != member]
+        self._take("start", member)
 
     @rule(member=_RUNNING)
-    @precondition(lambda self: self.cluster.nodes)
+    @precondition(lambda self: self.running())
     def restart(self, member: str) -> None:
         """A member's process dies, and another one is started in its place."""
-        self.crash(member)
-        self.start(member)
+        self._died(member)
+        self._take("restart", member)
+
+    def _died(self, member: str) -> None:
+        self._paused = [name for name in self._paused if name != member]
 
     @rule(member=_RUNNING)
-    @precondition(lambda self: self.cluster.nodes)
+    @precondition(lambda self: self.running())
     def pause(self, member: str) -> None:
         """A member stands still, as a process does that is stopped."""
         if member not in self._paused:
             self._paused.append(member)
-            self.cluster.pause(member)
+            self._take("pause", member)
 
     @rule()
     @precondition(lambda self: self._paused)
     def resume(self) -> None:
         """Who stands still goes on."""
-        for member in self._paused:
-            self.cluster.resume(member)
         self._paused.clear()
+        self._take("resume")
 
     @rule(member=_ANY)
     def isolate(self, member: str) -> None:
         """A member is cut off from all others."""
-        self.cluster.isolate(member)
+        self._is_cut = True
+        self._take("isolate", member)
 
     @rule()
-    @precondition(lambda self: self.cluster.network.cuts())
+    @precondition(lambda self: self._is_cut)
     def heal(self) -> None:
         """All members reach each other."""
+        self._is_cut = False
+        self._take("heal")
 
-        async def mend() -> None:
-            self.cluster.heal()
+    # --- how ------------------------------------------------------------------------------------
 
-        self.run(mend)
+    def _take(self, *step: *tuple[str, *tuple[object, ...]]) -> None:
+        self._steps.append(step)
+        if self._play is not None:  # somebody looks on
+            self._played()
 
-    # --- what must hold -------------------------------------------------------------------------
-
-    def check(self) -> None:
-        """Members have equal states at equal entries, and none stopped by itself."""
-        if self._ledger.difference:
-            raise AssertionError(self._ledger.difference)
-        for name in self.cluster.names:
-            failure = self.cluster.process(name).failure
-            if failure is not None and not isinstance(failure, CrashedError):
-                raise AssertionError(f"member {name} stopped: {failure}") from failure
+    def _played(self) -> Play:
+        """The cluster after all steps so far."""
+        if self._play is None:
+            self._play = Play(self.make_machine, self.size, self.node_settings)
+        play = self._play
+        while self._taken < len(self._steps) and not play.has_failed:
+            step = self._steps[self._taken]
+            self._taken += 1
+            try:
+                play.take(step)
+            except BaseException as error:
+                self._tell(play, error)
+                raise
+        return play
 
     def teardown(self) -> None:
-        """Mend everything; then all must be one again, and have answered right."""
+        """Take the steps, mend everything; then all must be one, and have answered right."""
+        failure = self._failure()
+        if failure is None:
+            return
+        if _is_final() and not self._is_watched:
+            failure = self._cut_down(failure)
+        # Outside of any handler: Hypothesis tells failures apart by what they come from, too.
+        raise failure
+
+    def _failure(self) -> BaseException | None:
+        """How this example fails."""
         try:
-            if not self._has_failed:
-                self.run(self._recover)
-                if self.is_judged:
-                    self._judge()
+            play = self._played()
+            if not play.has_failed:
+                self._finish(play)
+        except Exception as error:
+            return error
         finally:
-            if self._has_failed:
-                self._tell()
-            self._timeline.close(self._end)
+            if self._play is not None:
+                self._play.close()
+        return None
 
-    def _end(self) -> None:
-        self.cluster.kill_all()
-        for _, client in self._clients:
-            client.cancel()
+    def _cut_down(self, failure: BaseException) -> BaseException:
+        """The same failure by fewer steps, with its story."""
 
-    async def _recover(self) -> None:
-        cluster = self.cluster
-        cluster.heal()
-        for member in self._paused:
-            cluster.resume(member)
-        for name in cluster.names:
-            if name not in cluster.nodes:
-                await cluster.start(name)
-        await cluster.leader(timeout=_RECOVERY_SECONDS)
-        for node in cluster.nodes.values():
-            await node.read(timeout=_RECOVERY_SECONDS)
-        for _, client in self._clients:
-            await client.ended()
-        for name in cluster.names:  # on-disk machines show their last state when they are closed
-            await cluster.stop(name)
+        def fails(steps: Sequence[Step]) -> bool:
+            nonlocal best
+            one = type(self)()
+            one._steps = [*steps]
+            found = one._failure()
+            if found is None or _origin(found) != _origin(failure):
+                return False
+            best = found, one
+            return True
 
-    def _judge(self) -> None:
+        best: tuple[BaseException, ClusterMachine] = failure, self
+        steps = fewest(self._steps[: self._taken], fails)
+        found, one = best
+        story = one.story()
+        attach_story(found, story)
+        note(f"{program(type(self).__name__, steps)}\n{shown(story)}")
+        return found
+
+    def _finish(self, play: Play) -> None:
         try:
-            check_linearizable(self._history, MachineInOnePlace(self.make_machine))
-        except AssertionError:
-            self._has_failed = True
+            play.recover()
+            if self.is_judged:
+                play.judge()
+        except BaseException as error:
+            self._tell(play, error)
             raise
 
     def story(self) -> Story:
         """What went on in the nodes so far, for :mod:`raftkv.testing.viewer`."""
-        return self._story.story(type(self).__name__, replay="take the steps above again")
+        play = self._play or self._played()
+        return play.story(type(self).__name__)
 
-    def _tell(self) -> None:
-        """The newest events, below the steps that Hypothesis shows."""
-        if currently_in_test_context():
-            lines = as_text(self.story()).splitlines()
-            note("\n".join(lines[-_STORY_LINES:]))
+    def _tell(self, play: Play, error: BaseException) -> None:
+        """What happened, below the steps that Hypothesis shows."""
+        if _is_final():
+            story = play.story(type(self).__name__)
+            attach_story(error, story)
+            if self._is_watched:
+                note(shown(story))
+
+
+def _is_final() -> bool:
+    """Whether this is the run of a failure that Hypothesis shows."""
+    return currently_in_test_context() and current_build_context().is_final
+
+
+def _origin(error: BaseException) -> tuple[type[BaseException], str, int | None]:
+    """What two failures have in common that are the same."""
+    place = extract_tb(error.__traceback__)[-1]
+    return type(error), place.filename, place.lineno
+
+
+def _usual_settings(machine: type[ClusterMachine]) -> hypothesis.settings:
+    """Those of the profile, which knows nothing of clusters: here an example takes its time."""
+    profile, usual = hypothesis.settings(), hypothesis.settings.get_profile("default")
+    steps = profile.stateful_step_count
+    phases = profile.phases
+    if _has_nothing_else(machine):
+        phases = [phase for phase in phases if phase not in (Phase.shrink, Phase.explain)]
+    return hypothesis.settings(
+        deadline=None,
+        suppress_health_check=_PATIENT,
+        stateful_step_count=STEPS if steps == usual.stateful_step_count else steps,
+        phases=phases,
+    )
+
+
+def _has_nothing_else(machine: type[ClusterMachine]) -> bool:
+    """Whether all that can happen is what happens to every machine, so that we cut it down."""
+    state = machine.setup_state()
+    return not (state.invariants or state.initializers) and all(
+        one.function.__module__ == __name__ for one in state.rules
+    )

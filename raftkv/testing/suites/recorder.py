@@ -16,17 +16,26 @@ from raftkv.testing.suites.lives import Image, live
 class Ledger:
     """What state the machines of all members had at each entry of the log."""
 
-    states: dict[int, Image] = field(factory=dict[int, Image])
+    states: dict[int, tuple[Image, str]] = field(factory=dict[int, tuple[Image, str]])
     difference: str = ""
     """The first difference that was met, in words."""
 
-    def note(self, index: int, image: Image) -> None:
-        """A machine has applied everything up to ``index``, and this is its state."""
-        known = self.states.setdefault(index, image)
+    def note(self, index: int, image: Image, is_restored: bool) -> None:
+        """A machine has applied everything up to ``index``, and this is its state.
+
+        ``is_restored``: it began with a snapshot.
+        """
+        way = "restored a snapshot and applied the rest" if is_restored else "applied everything"
+        known, other_way = self.states.setdefault(index, (image, way))
         if known != image and not self.difference:
             self.difference = (
-                f"after entry {index} two members have different states: {known!r} and {image!r}"
+                f"after entry {index} two members have different states: {_bytes(known)}"
+                f" where it {other_way}, {_bytes(image)} where it {way}"
             )
+
+
+def _bytes(image: Image) -> str:
+    return repr(image[0] if len(image) == 1 else [*image])
 
 
 class RecordedMachine(StateMachine[object]):
@@ -35,11 +44,13 @@ class RecordedMachine(StateMachine[object]):
     def __init__(self, machine: StateMachine[object], ledger: Ledger) -> None:
         self._machine = machine
         self._ledger = ledger
+        self._is_restored = False
 
     def apply(self, commands: Sequence[Command]) -> Sequence[object]:
         """Apply, and note the state."""
         results = self._machine.apply(commands)
-        self._ledger.note(commands[-1].index, tuple(self._machine.snapshot()))
+        image = tuple(self._machine.snapshot())
+        self._ledger.note(commands[-1].index, image, self._is_restored)
         return results
 
     def snapshot(self) -> Iterator[bytes]:
@@ -48,6 +59,7 @@ class RecordedMachine(StateMachine[object]):
 
     def restore(self, chunks: Iterable[bytes]) -> None:
         """The machine's own."""
+        self._is_restored = True
         self._machine.restore(chunks)
 
 
@@ -59,6 +71,7 @@ class RecordedDurableMachine(DurableStateMachine[object]):
         self._ledger = ledger
         self._store: Store | None = None
         self._applied = 0
+        self._is_restored = False
 
     def open(self, store: Store) -> None:
         """The machine's own."""
@@ -69,7 +82,8 @@ class RecordedDurableMachine(DurableStateMachine[object]):
     def apply_durable(self, commands: Sequence[Command], batch: Batch) -> Sequence[object]:
         """Note the state so far, and apply."""
         if self._applied and self._store is not None:
-            self._ledger.note(self._applied, tuple(self._machine.snapshot_durable(self._store)))
+            image = tuple(self._machine.snapshot_durable(self._store))
+            self._ledger.note(self._applied, image, self._is_restored)
         results = self._machine.apply_durable(commands, batch)
         self._applied = commands[-1].index
         return results
@@ -80,6 +94,7 @@ class RecordedDurableMachine(DurableStateMachine[object]):
 
     def restore_durable(self, chunk: bytes, carry: bytes) -> tuple[Sequence[Row], bytes]:
         """The machine's own."""
+        self._is_restored = True
         return self._machine.restore_durable(chunk, carry)
 
     def check_restored(self, carry: bytes) -> None:
