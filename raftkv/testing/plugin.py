@@ -75,6 +75,7 @@ T = TypeVar("T")
 MARKER: Final = "raftkv"
 _WORLD: Final = "raft_world"
 _FIXTURES: Final = ("raft_cluster", "raft_run", _WORLD)
+_SUITES: Final = "raftkv.testing.suites."
 _EVENTS_TOLD: Final = 12
 _DECISIONS_TOLD_MAX: Final = 400
 _NAME_MAX: Final = 150
@@ -232,6 +233,8 @@ def pytest_pycollect_makeitem(
     collector: pytest.Module | pytest.Class, name: str, obj: object
 ) -> None:
     """Take over async tests that are ours from plugins that would run them in real time."""
+    if inspect.isclass(obj) and collector.classnamefilter(name):
+        _refuse_unfinished(collector, obj)
     marks = [*collector.iter_markers(MARKER), *_own_marks(obj, MARKER)]
     if not inspect.isfunction(obj) or not (marks or _asks_for_us(obj)):
         return
@@ -242,6 +245,13 @@ def pytest_pycollect_makeitem(
         # What anyio's plugin has just given it: it would run it once for each of its backends.
         kept = [mark for mark in _own_marks(obj) if mark.args != ("anyio_backend",)]
         obj.pytestmark = kept  # pyright: ignore[reportFunctionMemberAccess] - pytest's way
+
+
+def _refuse_unfinished(collector: pytest.Module | pytest.Class, suite: type) -> None:
+    """An abstract class is passed over in silence by pytest: nothing would be tested."""
+    lacking = ", ".join(sorted(getattr(suite, "__abstractmethods__", ())))
+    if lacking and any(base.__module__.startswith(_SUITES) for base in suite.__mro__):
+        raise collector.CollectError(f"{suite.__name__} has no tests until it defines {lacking}")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

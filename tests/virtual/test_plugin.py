@@ -339,6 +339,33 @@ def test_the_example_passes(users: pytest.Pytester) -> None:
     run(users).assert_outcomes(passed=12)
 
 
+def test_a_suite_that_is_not_finished_is_refused(users: pytest.Pytester) -> None:
+    users.makepyfile("""
+        from raftkv.testing.suites import TransportSuite
+
+        class TestMine(TransportSuite):
+            def make_transport(self): ...
+    """)
+    result = run(users)
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*TestMine has no tests until it defines address_of"])
+
+
+def test_a_failure_that_carries_its_story_leaves_a_page(users: pytest.Pytester) -> None:
+    users.makepyfile("""
+        from raftkv.testing.story import StoryWriter, attach_story
+
+        def test_fails():
+            error = AssertionError("wrong")
+            attach_story(error, StoryWriter(["n1"]).story("mine"))
+            raise error
+    """)
+    result = run(users, "--raft-traces", "there")
+    result.assert_outcomes(failed=1)
+    (page,) = users.path.joinpath("there").glob("*.html")
+    result.stdout.fnmatch_lines([f"the whole story: {page}"])
+
+
 def test_the_plugin_needs_no_extra_and_is_found_by_pytest() -> None:
     """It is loaded into every run of pytest where raftkv is installed."""
     code = "import sys, raftkv.testing.plugin; sys.stdout.write(str('hypothesis' in sys.modules))"
