@@ -45,6 +45,8 @@ RECOVERY_ELECTIONS = 60
 HALT_ELECTIONS = 10
 """After which a cluster that lost too much is taken to stand still."""
 
+_QUIET_TURNS_MAX = 10_000
+"""Turns in a row without a step: all members are down, and a record left out their restarts."""
 _SWEEP_MASK = 63  # the whole is looked at every 64 turns
 
 
@@ -217,9 +219,12 @@ class Simulation(World):
     # --- time -------------------------------------------------------------------------------
 
     def run(self, steps: int) -> None:
-        """The safety phase: until so many steps are taken."""
-        while self.steps < steps:
+        """The safety phase: until so many steps are taken, or nobody is left to take any."""
+        quiet = 0
+        while self.steps < steps and quiet < _QUIET_TURNS_MAX:
+            taken = self.steps
             self.turn()
+            quiet = quiet + 1 if self.steps == taken else 0
 
     def turn(self) -> None:
         """The next thing that is due happens."""

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from raftkv.testing import Choices, Decisions, Finding, ReplayedChoices, SeededChoices, replay, run
 from raftkv.testing.aligned import AlignedChoices, NotingChoices, RunTooLongError, Turn
 from raftkv.testing.choices import SKIPPED, decode_decisions, encode_decisions
+from raftkv.testing.options import Faults, Options
 from raftkv.testing.shrink import ShrinkError, Shrunk, shrink
+from raftkv.testing.simulation import Due
 
 DECISIONS = run(SeededChoices(11), 120).decisions
 """Three members, crashes and lost messages."""
@@ -174,6 +176,21 @@ def test_every_run_with_less_in_it_is_a_run(
     assert outcome.finding is None, outcome.finding
     assert replay(outcome.decisions, 120).decisions == outcome.decisions
     assert decode_decisions(encode_decisions(outcome.decisions)) == outcome.decisions
+
+
+class NoRestarts(SeededChoices):
+    def begin(self, *key: int | str) -> bool:
+        return super().begin(*key) or Due.RESTART in key[1:2]
+
+
+def test_a_run_ends_though_nobody_is_left() -> None:
+    """Every crash is for good, until the recovery brings everybody back."""
+    options = Options(faults=Faults(interval=40, crash=1))
+    outcome = run(NoRestarts(1), 5000, options=options)
+    assert outcome.finding is None, outcome.finding
+    assert 3 <= outcome.marks["crash"] == outcome.marks["restart"]
+    assert outcome.marks["recovered"]
+    assert outcome.steps < 5000
 
 
 def test_nothing_is_left_out_of_the_recovery() -> None:
