@@ -68,7 +68,10 @@ class Guard:
             _check_progress(seen, state)
 
     def _check_entries(self, state: State, todo: Ready) -> None:
-        term = todo.entries[0].term
+        first = todo.entries[0]
+        term = first.term
+        if first.index <= self._change:
+            self._change = 0  # these take its place: what still stands of it comes again
         for entry in todo.entries:
             if entry.term < term:
                 raise InvariantError(f"I5: entry {entry.index} of term {entry.term} after {term}")

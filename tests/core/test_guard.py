@@ -104,6 +104,14 @@ def two_changes_that_a_new_leader_sends_on() -> None:
     guard.check(*stored(behind(), entry(6, 2, EntryKind.CHANGE)))
 
 
+def a_change_after_one_that_was_overwritten() -> None:
+    guard = Guard(behind())
+    guard.check(*stored(behind(), entry(5, 2), entry(6, 2, EntryKind.CHANGE)))
+    guard.check(*stored(behind(term=3), entry(5, 3)))
+    led = evolve(leading(), term=4)
+    guard.check(*stored(led, entry(6, 4), entry(7, 4), entry(8, 4, EntryKind.CHANGE)))
+
+
 def moved(**changes: object) -> State:
     first, second, third = leading().progress
     return evolve(leading(), progress=(first, evolve(second, **changes), third))
@@ -162,6 +170,7 @@ SOUND: dict[str, Case] = {
     ),
     "a change after a committed one": a_change_after_a_committed_one,
     "two changes sent on by a new leader": two_changes_that_a_new_leader_sends_on,
+    "a change after one that was overwritten": a_change_after_one_that_was_overwritten,
 }
 
 
