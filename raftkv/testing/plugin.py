@@ -49,6 +49,7 @@ import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterable
 from functools import wraps
 from pathlib import Path
+from types import FunctionType
 from typing import Final, Protocol, TypeVar, cast
 from zlib import crc32
 
@@ -233,12 +234,16 @@ def pytest_pycollect_makeitem(
     collector: pytest.Module | pytest.Class, name: str, obj: object
 ) -> None:
     """Take over async tests that are ours from plugins that would run them in real time."""
-    if inspect.isclass(obj) and collector.classnamefilter(name):
-        _refuse_unfinished(collector, obj)
-    marks = [*collector.iter_markers(MARKER), *_own_marks(obj, MARKER)]
-    if not inspect.isfunction(obj) or not (marks or _asks_for_us(obj)):
+    # Whatever a module holds comes by, mocks and proxies included: by its type alone we know what
+    # it is, and nothing is asked of what cannot be a test.
+    if issubclass(type(obj), type):
+        if collector.classnamefilter(name):
+            _refuse_unfinished(collector, cast("type", obj))
         return
-    if not collector.istestfunction(obj, name):
+    if type(obj) is not FunctionType or not collector.istestfunction(obj, name):
+        return
+    marks = [*collector.iter_markers(MARKER), *_own_marks(obj, MARKER)]
+    if not (marks or _asks_for_us(obj)):
         return
     pytest.mark.usefixtures(_WORLD)(obj)
     if inspect.iscoroutinefunction(obj):

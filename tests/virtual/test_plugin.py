@@ -366,6 +366,28 @@ def test_a_failure_that_carries_its_story_leaves_a_page(users: pytest.Pytester) 
     result.stdout.fnmatch_lines([f"the whole story: {page}"])
 
 
+def test_what_a_module_holds_beside_its_tests_is_left_alone(users: pytest.Pytester) -> None:
+    users.makepyfile("""
+        from unittest.mock import Mock, call
+
+        class Proxy:
+            def __getattr__(self, name):
+                raise RuntimeError("outside of a context")
+
+        class Odd:
+            @property
+            def __class__(self):
+                raise RuntimeError("of no class")
+
+        proxy, mock = Proxy(), Mock()
+        odd_test = Odd()
+
+        def test_of_theirs():
+            assert mock is not call
+    """)
+    run(users).assert_outcomes(passed=1)
+
+
 def test_the_plugin_needs_no_extra_and_is_found_by_pytest() -> None:
     """It is loaded into every run of pytest where raftkv is installed."""
     code = "import sys, raftkv.testing.plugin; sys.stdout.write(str('hypothesis' in sys.modules))"
