@@ -37,7 +37,7 @@ class Guard:
             if entry.kind is not _NORMAL
         ]
         self._change = changes[-1] if changes else 0
-        """Where the newest change of membership stood that was not committed."""
+        """Where the newest change of membership stands, unless it was committed at the start."""
 
     def check(self, state: State, todo: Ready) -> None:
         """Compare with the Ready before. Raises InvariantError with the number of what is broken.
@@ -68,19 +68,18 @@ class Guard:
             _check_progress(seen, state)
 
     def _check_entries(self, state: State, todo: Ready) -> None:
-        first = todo.entries[0]
-        term = first.term
-        if first.index <= self._change:
-            self._change = 0  # these take its place: what still stands of it comes again
+        if todo.entries[0].index <= self._change:
+            self._change = 0  # it was replaced; what stood before it had been committed
+        leads = state.role is _LEADER
+        term = todo.entries[0].term
         for entry in todo.entries:
             if entry.term < term:
                 raise InvariantError(f"I5: entry {entry.index} of term {entry.term} after {term}")
             term = entry.term
             if entry.kind is not _NORMAL:
-                # Only of what we propose ourselves: a new leader sends on what an earlier one did,
-                # and may not know yet how much of it is committed.
-                ours = state.role is _LEADER and entry.term == state.term
-                if ours and state.commit < self._change < entry.index:
+                # Only who proposes it must know that the one before is committed: others may take
+                # both at once, or be given them when a damaged log is repaired.
+                if leads and term == state.term and state.commit < self._change:
                     raise InvariantError(
                         f"I17: changes of membership at {self._change} and {entry.index},"
                         f" and only {state.commit} is committed"

@@ -112,6 +112,20 @@ def a_change_after_one_that_was_overwritten() -> None:
     guard.check(*stored(led, entry(6, 4), entry(7, 4), entry(8, 4, EntryKind.CHANGE)))
 
 
+def a_change_in_place_of_another() -> None:
+    guard = Guard(behind())
+    guard.check(*stored(behind(), entry(5, 2, EntryKind.CHANGE)))
+    log, _ = leading().log.propose(3, (Payload(EntryKind.NORMAL, b""),) * 2)
+    later = evolve(leading(), term=3, log=log)
+    guard.check(*stored(later, entry(5, 3), entry(6, 3, EntryKind.CHANGE)))
+
+
+def two_changes_taken_from_a_leader_at_once() -> None:
+    guard = Guard(behind())
+    changes = (entry(5, 2, EntryKind.CHANGE), entry(6, 2, EntryKind.CHANGE))
+    guard.check(*stored(behind(), *changes))
+
+
 def moved(**changes: object) -> State:
     first, second, third = leading().progress
     return evolve(leading(), progress=(first, evolve(second, **changes), third))
@@ -169,6 +183,8 @@ SOUND: dict[str, Case] = {
         leading(), moved(match=0, next=1, recovering=True)
     ),
     "a change after a committed one": a_change_after_a_committed_one,
+    "a change in place of another": a_change_in_place_of_another,
+    "two changes taken from a leader at once": two_changes_taken_from_a_leader_at_once,
     "two changes sent on by a new leader": two_changes_that_a_new_leader_sends_on,
     "a change after one that was overwritten": a_change_after_one_that_was_overwritten,
 }
