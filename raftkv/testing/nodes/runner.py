@@ -4,13 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import TypeVar
 
 from raftkv.testing.choices import Choices
 from raftkv.testing.nodes.loop import LeftoverError, VirtualLoop
 
 T = TypeVar("T")
+
+
+class Running:
+    """Something that goes on beside."""
+
+    def __init__(self, task: asyncio.Task[None]) -> None:
+        self._task = task
+
+    def cancel(self) -> None:
+        """Tell it to end."""
+        self._task.cancel()
+
+    async def ended(self) -> None:
+        """Wait until it has ended, cancelled or not. Raises what it raised."""
+        with suppress(asyncio.CancelledError):
+            await self._task
 
 
 class VirtualRunner:
@@ -31,6 +48,10 @@ class VirtualRunner:
         Raises what it raises, or DeadlockError.
         """
         return self._runner.run(_awaited(awaitable))
+
+    def begin(self, body: Callable[[], Coroutine[object, object, None]]) -> Running:
+        """Have something go on beside, whenever time passes; to be called within :meth:`run`."""
+        return Running(self.loop.create_task(body()))
 
     def close(self, *, is_strict: bool = True) -> None:
         """End the loop.

@@ -14,8 +14,8 @@ from raftkv.node.settings import Settings
 from raftkv.testing.choices import ReplayedChoices
 from raftkv.testing.histories import History, check_linearizable
 from raftkv.testing.nodes.cluster import SimCluster
+from raftkv.testing.nodes.runner import Running, VirtualRunner
 from raftkv.testing.nodes.runtime import CrashedError
-from raftkv.testing.nodes.timeline import Running, Timeline
 from raftkv.testing.story import Kind, Story, StoryWriter
 from raftkv.testing.suites.recorder import Ledger, MachineInOnePlace, recorded
 
@@ -38,8 +38,8 @@ class Play:
         self._size = size
         self._settings = settings
         self._ledger = Ledger()
-        self._timeline = Timeline(ReplayedChoices(()))
-        self._history = History[bytes, object](now=lambda: self._timeline.loop.now_ns)
+        self._runner = VirtualRunner(ReplayedChoices(()))
+        self._history = History[bytes, object](now=lambda: self._runner.loop.now_ns)
         self._clients: list[tuple[str, Running]] = []
         self._story = StoryWriter()
         self.has_failed = False
@@ -60,7 +60,7 @@ class Play:
     def run(self, body: Callable[[], Awaitable[T]]) -> T:
         """Let virtual time pass until ``body`` is done, and look whether all is well."""
         try:
-            result = self._timeline.run(body)
+            result = self._runner.run(body())
             self._check()
         except BaseException as error:
             self._fail(error)
@@ -73,7 +73,7 @@ class Play:
         self._story.violation(self._seconds(), None, type(error).__name__, what)
 
     def _seconds(self) -> float:
-        return self._timeline.loop.now_ns / 1e9
+        return self._runner.loop.now_ns / 1e9
 
     def _check(self) -> None:
         """Members have equal states at equal entries, and none stopped by itself."""
@@ -97,7 +97,7 @@ class Play:
             return
 
         async def ask() -> None:
-            client = self._timeline.begin(lambda: self._ask(member, commands))
+            client = self._runner.begin(lambda: self._ask(member, commands))
             self._clients.append((member, client))
             await anyio.sleep(_MOMENT_SECONDS)
 
@@ -214,9 +214,12 @@ class Play:
 
     def close(self) -> None:
         """End everything, finished or not."""
-        self._timeline.close(self._end)
+        self._runner.run(self._end())
+        self._runner.close()
 
-    def _end(self) -> None:
+    async def _end(self) -> None:
         self.cluster.kill_all()
         for _, client in self._clients:
             client.cancel()
+        for _, client in self._clients:
+            await client.ended()
