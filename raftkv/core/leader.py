@@ -54,7 +54,11 @@ def on_append_response(draft: Draft, message: AppendResponse) -> None:
     if message.recovering:
         if not peer.recovering:
             distrust(draft, peer)
-    elif peer.recovering and not message.rejected and message.index > peer.unproven:
+    elif (
+        peer.recovering
+        and not message.rejected
+        and peer.unproven < message.index <= draft.log.last_index
+    ):
         # Sent after we knew of the loss, for it answers what we sent since: it is whole again.
         peer.recovering = False
     if message.rejected:

@@ -591,3 +591,10 @@ def test_a_leader_outside_the_membership_adds_no_entry() -> None:
     assert peer is not None
     assert peer.recovering
     assert after.log == leader.log
+
+
+def test_nobody_is_whole_again_by_having_what_was_never_sent() -> None:
+    leader = run(leading(), flagged(leading(), 2, 0))
+    after = run(leader, acked(leader, 2, leader.log.last_index + 1)).peer(2)
+    assert after is not None
+    assert (after.recovering, after.match) == (True, 0)
