@@ -14,6 +14,8 @@ from raftkv.transport.base import Transport
 from raftkv.transport.codec import encode_messages
 
 _FRAME_BYTES_MAX: Final = 1024 * 1024  # then further messages to the peer get a frame of their own
+_FRAME_MESSAGES_MAX: Final = 512
+"""A peer may ask more in a turn than the answers to it may be in one frame."""
 
 
 class Outgoing:
@@ -80,8 +82,10 @@ class Outgoing:
         self._transport.flush()
 
     def _send_frame(self, peer: int, messages: list[PeerMessage]) -> None:
-        if not self._transport.send(peer, encode_messages(messages)):
-            self._not_sent(peer, messages)
+        for start in range(0, len(messages), _FRAME_MESSAGES_MAX):
+            some = messages[start : start + _FRAME_MESSAGES_MAX]
+            if not self._transport.send(peer, encode_messages(some)):
+                self._not_sent(peer, some)
 
 
 def _covers(message: AppendEntries, before: PeerMessage) -> bool:
