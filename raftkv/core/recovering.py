@@ -18,7 +18,12 @@ believed of that peer and counts it for nothing: commit, reads, quorum check, le
   force has told its term since the loss was known. The member takes the highest, and the vote that
   it may have given in it for spent;
 - or else, with LOG, when its log is exactly what it was: it passes through the last position that
-  was acknowledged with the chain value it had there. Nothing is lost then, and nobody is asked.
+  was acknowledged with the chain value it had there. Nobody is asked then. What was known to be
+  committed may be lost all the same, and a membership change acts once it is committed: a member
+  that went back to a membership of two changes ago could win an election in it that the others know
+  nothing of. But a change is only proposed once the one before is applied, so every change in the
+  log except the last is committed, and is taken for that. One change back is what a crash may cost
+  any member, and what Raft bears.
 
 **Why that is safe.** Let entry *e* be committed in term T by leader L, counting acknowledgements
 that were true when they were sent. The proof of leader completeness looks at the first leader
@@ -85,7 +90,7 @@ from raftkv.core.messages import AskTerm, ReadIndexRequest, TellTerm
 from raftkv.core.prng import between
 from raftkv.core.state import Recovery
 from raftkv.core.transitions import become_follower
-from raftkv.core.types import Entry, Promise, Recovering
+from raftkv.core.types import Entry, EntryKind, Promise, Recovering
 
 _CONTEXT: Final = b"recovering"  # no embedder's read may begin with it
 
@@ -190,7 +195,9 @@ def _leads_to(log: Log, entries: tuple[Entry, ...], promised: Promise) -> bool:
 
 def finish_if_whole(draft: Draft, recovery: Recovery) -> None:
     """End the recovery once it may end. Looked at after every step."""
-    if not (_has_what_was_promised(draft, recovery) or _has_what_is_committed(draft, recovery)):
+    if _has_what_was_promised(draft, recovery):
+        _commit_all_changes_but_the_last(draft)
+    elif not _has_what_is_committed(draft, recovery):
         return
     if recovery.kind is Recovering.ALL and draft.term <= recovery.term and not draft.vote:
         draft.vote = draft.config.id  # spent: perhaps on somebody else
@@ -207,6 +214,15 @@ def _has_what_was_promised(draft: Draft, recovery: Recovery) -> bool:
         and log.has_term(promised.index)
         and log.chain_at(promised.index) == promised.chain
     )
+
+
+def _commit_all_changes_but_the_last(draft: Draft) -> None:
+    log = draft.log
+    first = max(draft.commit + 1, log.first_index)
+    unknown = log.slice(first, log.last_index + 1)
+    changes = [entry.index for entry in unknown if entry.kind is not EntryKind.NORMAL]
+    if len(changes) > 1:
+        draft.commit = changes[-2]
 
 
 def _has_what_is_committed(draft: Draft, recovery: Recovery) -> bool:

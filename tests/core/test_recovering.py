@@ -17,12 +17,15 @@ from raftkv.core import (
     Campaign,
     Config,
     Entry,
+    EntryKind,
     HardState,
     Heartbeat,
     HeartbeatResponse,
     InstallSnapshot,
+    Log,
     Membership,
     MembershipChange,
+    Payload,
     Persisted,
     PreVote,
     PreVoteResponse,
@@ -44,6 +47,7 @@ from raftkv.core import (
     TimeoutNow,
     TransferLeader,
     VoteResponse,
+    encode_change,
     has_ready,
     ready,
     start,
@@ -329,6 +333,35 @@ def test_an_exact_repair_makes_a_lost_log_whole_at_once() -> None:
     assert todo.entries == BEFORE[2:]
     assert todo.recovering == RecoveringChanged(None)
     assert state.log.last_chain == BEFORE[-1].chain
+
+
+@pytest.mark.parametrize(
+    ("kinds", "commit"), [("nnnn", 1), ("nnCn", 1), ("nCnC", 2), ("CnCC", 3), ("nCCn", 2)]
+)
+def test_a_repaired_log_shows_which_changes_were_committed(kinds: str, commit: int) -> None:
+    """All but the last: else two votes could win an election in a membership long gone."""
+    log = Log.starting_at(0, 0)
+    for kind in kinds:
+        payload = Payload(EntryKind.NORMAL, b"x")
+        if kind == "C":
+            payload = Payload(EntryKind.CHANGE, encode_change(MembershipChange()))
+        log, _ = log.propose(1, (payload,))
+    whole = log.slice(1, 5)
+    lost = start(
+        ONE,
+        voters=(1, 2, 3),
+        hard_state=HardState(1, 0, 4),
+        entries=whole[:1],
+        recovering=LOG,
+        promised=Promise(4, log.last_chain),
+    )
+    assert lost.commit == 1
+    state = run(lost, Repaired(whole[1:]))
+    assert (state.recovering, state.log.last_index, state.commit) == (None, 4, commit)
+    while has_ready(state):
+        state, _ = ready(state)
+    campaigning = run(state, Campaign())
+    assert (campaigning.role is Role.FOLLOWER) == ("C" in kinds[1:commit]), "applied first"
 
 
 def test_what_the_repair_brings_too_much_is_left_out() -> None:
