@@ -369,15 +369,23 @@ class Changes:
             self.connect()
 
     def remaining(self, membership: Membership) -> Membership:
-        """The membership without those voters who, as others know, are members no more."""
+        """The membership without those voters who, as others know, are members no more.
+
+        Where no other voter is left, all who are members now take their place: a start that nobody
+        has seen must not take part for want of somebody to ask.
+        """
         told = self._told
         if told.index <= self.roster.index:
             return membership
-        present = {one.id for one in told.members} | {self._in_flight.member}
+        me = self._in_flight.member
+        present = {one.id for one in told.members} | {me}
+
+        def left(voters: tuple[int, ...]) -> tuple[int, ...]:
+            kept = tuple(one for one in voters if one in present)
+            return tuple(sorted(present)) if voters and not {*kept} - {me} else kept
+
         return evolve(
-            membership,
-            voters=tuple(one for one in membership.voters if one in present),
-            outgoing=tuple(one for one in membership.outgoing if one in present),
+            membership, voters=left(membership.voters), outgoing=left(membership.outgoing)
         )
 
     def encoded(self) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import pytest
 
 from raftkv.core import Membership
+from raftkv.node.admission import Admission
 from raftkv.node.changes import Changes
 from raftkv.node.disks import Disks
 from raftkv.node.peers import Peers
@@ -108,3 +109,17 @@ def test_voters_that_are_gone_are_not_waited_for() -> None:
     assert changes.remaining(Membership((1, 2, 3))).voters == (1, 3)
     changes.hear(_told(3, 4, index=30))  # so are we, but that is for the log to tell
     assert changes.remaining(Membership((1, 2, 3))).voters == (1, 3)
+
+
+def test_who_knows_none_of_the_members_takes_no_part_before_they_have_seen_it() -> None:
+    changes, _ = _changes()
+    changes.hear(_told(1, 4, 5))
+    admission = Admission(Identity(5, 1, b"m" * 16, 7, b"m" * 16), 10)
+    now = changes.remaining(Membership((1, 2, 3), (2, 3)))
+    assert now == Membership((1, 4, 5), (1, 4, 5))
+    admission.look(now)
+    assert not admission.is_open
+    admission.seen_by(4)
+    admission.seen_by(5)
+    admission.look(now)
+    assert admission.is_open
