@@ -69,6 +69,7 @@ class Due(IntEnum):
 _DUE_TICK = Due.TICK
 _DUE_MESSAGE = Due.MESSAGE
 _DUE_WRITE = Due.WRITE
+_NEVER_LOST = (Due.WRITE, Due.APPLY, Due.SNAPSHOT_STATUS, Due.UNREACHABLE)
 
 
 @frozen
@@ -125,6 +126,8 @@ class Simulation(World):
         self._proposals = 0
         self._busy_until: dict[int, int] = {}
         self._recovering = False
+        self._put_off: list[tuple[Due, int, object]] = []
+        """What a record left out, and may not be lost for ever."""
         self._sent: dict[int, tuple[int, Message]] = {}
         """By address: the number that the story knows a message by, and the message, kept alive."""
         self._calm_at = 0
@@ -257,9 +260,18 @@ class Simulation(World):
             self.checker.sweep()
 
     def _left_out(self, what: Due, node: int, detail: object) -> None:
-        """It does not happen this time; what happens again and again will be due again."""
-        if what is Due.MESSAGE:
+        """It does not happen this time; what happens again and again will be due again.
+
+        What a world owes its members comes in the recovery.
+        """
+        if what in _NEVER_LOST:
+            self._put_off.append((what, node, detail))
+        elif what is Due.MESSAGE:
             message, _ = cast("tuple[Message, tuple[int, int]]", detail)
+            if isinstance(message, InstallSnapshot):
+                # Its sender was told, or will be, what became of it.
+                self._put_off.append((what, node, detail))
+                return
             self.note("lost", message=message)
             self._passes(message, Kind.LOST)
         elif what is Due.TICK:
@@ -392,6 +404,8 @@ class Simulation(World):
     def recover(self) -> None:
         """The liveness phase: I53 if the members do not agree in time, I54 on term inflation."""
         self._recovering = True
+        for what, node, detail in self._put_off:
+            self._schedule(1, what, node, detail)
         self.choices.begin()
         self.faults = self.network.faults = Faults()
         self.nemesis.mend()
