@@ -374,11 +374,10 @@ class Changes:
         Where no other voter is left, all who are members now take their place: a start that nobody
         has seen must not take part for want of somebody to ask.
         """
-        told = self._told
-        if told.index <= self.roster.index:
-            return membership
-        me = self._in_flight.member
+        told, me = self._told, self._in_flight.member
         present = {one.id for one in told.members} | {me}
+        if told.index <= self.roster.index or len(present) == 1:
+            return membership
 
         def left(voters: tuple[int, ...]) -> tuple[int, ...]:
             kept = tuple(one for one in voters if one in present)

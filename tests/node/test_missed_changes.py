@@ -111,6 +111,12 @@ def test_voters_that_are_gone_are_not_waited_for() -> None:
     assert changes.remaining(Membership((1, 2, 3))).voters == (1, 3)
 
 
+def test_who_is_told_to_be_the_only_member_asks_those_it_knows() -> None:
+    changes, _ = _changes()
+    changes.hear(_told(1))
+    assert changes.remaining(Membership((1, 2, 3))).voters == (1, 2, 3)
+
+
 def test_who_knows_none_of_the_members_takes_no_part_before_they_have_seen_it() -> None:
     changes, _ = _changes()
     changes.hear(_told(1, 4, 5))
