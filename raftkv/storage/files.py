@@ -231,6 +231,8 @@ def _write_all(descriptor: int, data: bytes, offset: int) -> None:
     left = memoryview(data)
     while left:
         written = os.pwrite(descriptor, left, offset)
+        if not written:
+            raise OSError(f"{len(left)} bytes of {len(data)} could not be written")
         left, offset = left[written:], offset + written
 
 

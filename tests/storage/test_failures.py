@@ -593,3 +593,11 @@ def test_a_write_that_the_kernel_takes_in_parts_is_whole(
     file.close()
     files.write(tmp_path / "note", data)
     assert (tmp_path / "note").read_bytes() == data
+
+
+def test_a_write_of_which_the_kernel_takes_nothing_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "pwrite", lambda _descriptor, _data, _offset: 0)
+    with pytest.raises(OSError, match="512 bytes of 512 could not be written"):
+        OsFiles().write(tmp_path / "note", bytes(512))
