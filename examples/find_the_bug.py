@@ -74,6 +74,7 @@ def find() -> AssertionError | None:
         derandomize=True,
         database=None,
         report_multiple_bugs=False,
+        print_blob=False,
     )
     try:
         run_state_machine_as_test(TicketsInACluster, settings=tries)
