@@ -354,7 +354,7 @@ class Worlds(RuleBasedStateMachine):
 def test_no_order_of_events_breaks_an_invariant(kind: Kind) -> None:
     met: Counter[str] = Counter()
     machine = type("Worlds", (Worlds,), {"kind": kind, "met": met})
-    examples = max(settings().max_examples // 2, 50)
+    examples = max(settings().max_examples // 4, 50)
     run_state_machine_as_test(
         machine,
         settings=settings(max_examples=examples, stateful_step_count=40, deadline=None),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import product
 from struct import Struct
 from typing import cast
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftkv.core import Membership
-from raftkv.errors import NodeStoppedError, StorageCorruptError
+from raftkv.errors import NodeStoppedError, OutcomeUnknownError, StorageCorruptError
 from raftkv.node.hashes import StateHash, StateHashes, judge
 from raftkv.storage.base import Space
 from raftkv.storage.memory import open_memory
@@ -208,7 +209,8 @@ async def test_equal_members_raise_no_alarm_through_restarts_snapshots_and_loss(
             gone = made.followers(leader)[turn % 2].id
             await made.stop(gone)
             for count in range(60):  # beyond the retention: it comes back by a snapshot
-                await leader.propose(b"%d" % count)
+                with suppress(OutcomeUnknownError):  # on a busy machine another one may lead by now
+                    await leader.propose(b"%d" % count)
             await made.start(gone)
             await made.nodes[gone].ready()
             made.network.disconnect(1, 2)
