@@ -98,7 +98,8 @@ KINDS = (
     Kind(
         "three, singly reported",
         options(3, retention=2, image_entries=5, single_reports=True, append_bytes_max=80),
-        FLOORS,
+        # Appends of few entries, stored one by one, leave little to truncate: often nothing.
+        {name: floor for name, floor in FLOORS.items() if name != "truncated"},
     ),
     Kind("three, as plain as etcd", options(3, retention=2, **PLAIN), FLOORS),
     Kind("four, synchronous", options(4, retention=2, async_storage_writes=False), SYNCHRONOUS),
