@@ -573,31 +573,3 @@ def test_a_closed_witness_file_says_so(tmp_path: Path) -> None:
     witness.close()
     with pytest.raises(OSError, match="closed"):
         witness.recall()
-
-
-def test_a_write_that_the_kernel_takes_in_parts_is_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pwrite = os.pwrite
-
-    def a_part(descriptor: int, data: memoryview, offset: int) -> int:
-        return pwrite(descriptor, data[:100], offset)
-
-    monkeypatch.setattr(os, "pwrite", a_part)
-    data = bytes(range(256)) * 2
-    files = OsFiles()
-    file = files.open_slots(tmp_path / "witness", create=True)
-    file.write(0, b"-" * 512)
-    file.write(512, data)
-    assert file.read(2000) == b"-" * 512 + data
-    file.close()
-    files.write(tmp_path / "note", data)
-    assert (tmp_path / "note").read_bytes() == data
-
-
-def test_a_write_of_which_the_kernel_takes_nothing_fails(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "pwrite", lambda _descriptor, _data, _offset: 0)
-    with pytest.raises(OSError, match="512 bytes of 512 could not be written"):
-        OsFiles().write(tmp_path / "note", bytes(512))
