@@ -139,8 +139,9 @@ SCENARIOS = (
         SAFE_THREE,
         slip(
             "raftkv/core/recovering.py",
-            "    if not (_has_what_was_promised(draft, recovery) or"
-            " _has_what_is_committed(draft, recovery)):\n",
+            "    if _has_what_was_promised(draft, recovery):\n"
+            "        _commit_all_changes_but_the_last(draft)\n"
+            "    elif not _has_what_is_committed(draft, recovery):\n",
             "    if recovery.kind is Recovering.ALL:\n",
         ),
     ),
