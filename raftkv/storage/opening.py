@@ -193,15 +193,7 @@ def open_member(opening: Opening) -> MemberStorage:
         if not _can_be_helped(opening):
             raise StorageCorruptError(f"{_bare(refusal)}; {_ALONE}") from refusal
         return _quarantine(opening, testimony, refusal)
-    try:
-        return _go_on(opening, testimony, store, found)
-    except StorageFailedError:
-        # All that an opening reads was whole, but a compaction has met damage elsewhere, which ends
-        # all writing: at this opening, and at every other.
-        met = store.corruption
-        if met is None or not opening.can_recover or not _can_be_helped(opening):
-            raise
-        return _begin_anew(opening, testimony, met)
+    return _go_on_or_begin_anew(opening, testimony, store, found)
 
 
 def _can_be_helped(opening: Opening) -> bool:
@@ -324,7 +316,22 @@ def _quarantine(
         damage=Damage(loss, _sentence(_bare(refusal), testimony.doubt, loss)),
         promised=promised,
     )
-    return _go_on(opening, testimony, store, evolve(found, recovered=recovered))
+    return _go_on_or_begin_anew(opening, testimony, store, evolve(found, recovered=recovered))
+
+
+def _go_on_or_begin_anew(
+    opening: Opening, testimony: Testimony, store: FailStopStore, found: Examination
+) -> MemberStorage:
+    """Go on with what is there, unless nothing can be written to it any more."""
+    try:
+        return _go_on(opening, testimony, store, found)
+    except StorageFailedError:
+        # All that an opening reads was whole, but a compaction has met damage elsewhere, which ends
+        # all writing: at this opening, and at every other.
+        met = store.corruption
+        if met is None or not opening.can_recover or not _can_be_helped(opening):
+            raise
+        return _begin_anew(opening, testimony, met)
 
 
 def _begin_anew(opening: Opening, testimony: Testimony, met: StorageCorruptError) -> MemberStorage:

@@ -71,6 +71,21 @@ def test_an_opening_that_meets_it_begins_the_store_anew(tmp_path: Path) -> None:
     storage.close()
 
 
+def test_an_opening_that_also_lacks_its_witness_begins_the_store_anew(tmp_path: Path) -> None:
+    filled(tmp_path)
+    (witness,) = tmp_path.rglob("witness")
+    witness.unlink()
+    compaction = Compaction()
+    compaction.meets = True
+    storage = opened(tmp_path, compaction)
+    recovered = storage.log.recover()
+    assert recovered.damage is not None
+    assert recovered.damage.loss is Loss.ALL
+    assert "block checksum mismatch" in recovered.damage.what
+    assert not compaction.meets
+    storage.close()
+
+
 def test_a_member_alone_is_refused_as_nobody_could_give_it_back(tmp_path: Path) -> None:
     filled(tmp_path)
     compaction = Compaction()
