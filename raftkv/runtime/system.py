@@ -243,6 +243,22 @@ class _Job(Generic[T]):
         self._done(cast("T | BaseException", self._outcome))
 
 
+async def outcome_of(worker: Worker, job: Callable[[], T]) -> T:
+    """The result of a job that is submitted to a worker; cancellation abandons the wait alone."""
+    promise = make_promise()
+
+    def done(outcome: T | BaseException) -> None:
+        if promise.done():
+            return  # the waiter was cancelled
+        if isinstance(outcome, BaseException):
+            promise.set_exception(outcome)
+        else:
+            promise.set_result(outcome)
+
+    worker.submit(job, done)
+    return cast("T", await promise)
+
+
 class SystemWorker:
     """One thread with a queue, reporting to the loop that made it.
 
@@ -265,18 +281,7 @@ class SystemWorker:
 
     async def run(self, job: Callable[[], T]) -> T:
         """Run ``job`` in the thread and return its result."""
-        promise = make_promise()
-
-        def done(outcome: T | BaseException) -> None:
-            if promise.done():
-                return  # the waiter was cancelled
-            if isinstance(outcome, BaseException):
-                promise.set_exception(outcome)
-            else:
-                promise.set_result(outcome)
-
-        self.submit(job, done)
-        return cast("T", await promise)
+        return await outcome_of(self, job)
 
     async def close(self) -> None:
         """Let the jobs submitted so far end, then end the thread."""

@@ -6,6 +6,7 @@ be recorded for: registers, lists, any pure function, and any state machine of a
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from typing import Generic, TypeAlias, TypeVar
 
@@ -20,16 +21,16 @@ M = TypeVar("M", bound=StateMachine[object])
 Value: TypeAlias = bool | int | str | bytes | None
 
 
-class Model(Generic[S, Q, A]):
+class Model(ABC, Generic[S, Q, A]):
     """A machine as a function: state and request give the next state and the answer."""
 
+    @abstractmethod
     def initial(self) -> S:
         """The state before anything was asked."""
-        raise NotImplementedError
 
+    @abstractmethod
     def step(self, state: S, request: Q) -> tuple[S, A]:
         """What ``request`` makes of ``state``, and its answer. Changes nothing by itself."""
-        raise NotImplementedError
 
     def same(self, expected: A, response: A | None) -> bool:
         """Whether a client that was answered ``response`` may have seen ``expected``."""

@@ -19,7 +19,7 @@ from attrs import frozen
 
 from raftkv.errors import ClosedError, OutcomeUnknownError
 from raftkv.runtime.base import Promise, Worker
-from raftkv.runtime.system import make_promise
+from raftkv.runtime.system import make_promise, outcome_of
 from raftkv.testing.choices import Choices
 from raftkv.testing.nodes.loop import Owner, VirtualLoop
 
@@ -203,18 +203,7 @@ class SimWorker:
 
     async def run(self, job: Callable[[], T]) -> T:
         """Do ``job`` when its time has come, and return its result."""
-        promise = make_promise()
-
-        def done(outcome: T | BaseException) -> None:
-            if promise.done():
-                return  # the waiter was cancelled
-            if isinstance(outcome, BaseException):
-                promise.set_exception(outcome)
-            else:
-                promise.set_result(outcome)
-
-        self.submit(job, done)
-        return cast("T", await promise)
+        return await outcome_of(self, job)
 
     async def close(self) -> None:
         """Let the jobs submitted so far end."""
