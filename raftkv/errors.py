@@ -22,15 +22,20 @@ __all__ = [
     "IdentityError",
     "InvalidArgumentError",
     "InvariantError",
+    "KeyNotFoundError",
+    "LeaseExistsError",
+    "LeaseNotFoundError",
     "MachineError",
     "MembershipError",
     "NoLeaderError",
+    "NoSpaceError",
     "NodeStoppedError",
     "NotLeaderError",
     "OutcomeUnknownError",
     "ProposalDroppedError",
     "RemovedError",
     "RequestTooLargeError",
+    "SessionNotFoundError",
     "StorageCorruptError",
     "StorageError",
     "StorageFailedError",
@@ -155,6 +160,29 @@ class CompactedError(Error):
     def __init__(self, message: str, revision: int = 0) -> None:
         super().__init__(message)
         self.revision = revision
+
+
+class KeyNotFoundError(InvalidArgumentError):
+    """The operation needs a key that does not exist (etcd: ``key not found``)."""
+
+
+class LeaseNotFoundError(Error):
+    """No such lease: never granted, revoked or expired (etcd: ``requested lease not found``)."""
+
+
+class LeaseExistsError(Error):
+    """A lease with this id exists already (etcd: ``lease already exists``)."""
+
+
+class NoSpaceError(Error):
+    """The store is at its quota (etcd: ``mvcc: database space exceeded``); nothing was written.
+
+    Reads, deletes and compaction go on: free space, then disarm the alarm.
+    """
+
+
+class SessionNotFoundError(Error):
+    """The client session has ended: what it wrote last is not known to be done, or not."""
 
 
 class FutureRevisionError(Error):

@@ -16,10 +16,9 @@ import struct
 from enum import IntEnum
 from typing import Final, assert_never
 
-from attrs import frozen
-
 from raftkv.errors import InvalidArgumentError, StorageFormatError
 from raftkv.kv.model import Span
+from raftkv.kv.requests import DeleteOne, DeleteSpan, Put
 
 COMMAND_VERSION: Final = 1
 
@@ -48,35 +47,6 @@ _PUT_HEAD: Final = bytes((_VERSION, _KIND_PUT))
 _KIND_DELETE: Final = int(CommandKind.DELETE)
 
 
-@frozen(slots=True)
-class Put:
-    """Set ``key``; ``previous`` asks for what it was."""
-
-    key: bytes
-    value: bytes
-    lease: int = 0
-    previous: bool = False
-
-
-@frozen(slots=True)
-class DeleteOne:
-    """Delete ``key`` if it exists."""
-
-    key: bytes
-    previous: bool = False
-
-
-@frozen(slots=True)
-class DeleteSpan:
-    """Delete every key in ``span``, all in one revision."""
-
-    span: Span
-    previous: bool = False
-
-
-KvCommand = Put | DeleteOne | DeleteSpan
-
-
 def encode_put(key: bytes, value: bytes, lease: int = 0, previous: bool = False) -> bytes:
     """The bytes of a :class:`Put`."""
     flags = _PREVIOUS if previous else 0
@@ -98,10 +68,10 @@ def encode_delete_span(span: Span, previous: bool = False) -> bytes:
     return _DELETE.pack(_VERSION, _KIND_DELETE, flags, mode, len(start), len(stop)) + start + stop
 
 
-def encode(command: KvCommand) -> bytes:
+def encode(command: Put | DeleteOne | DeleteSpan) -> bytes:
     """The bytes of any command."""
     match command:
-        case Put(key, value, lease, previous):
+        case Put(key, value, lease, previous, _, _):
             return encode_put(key, value, lease, previous)
         case DeleteOne(key, previous):
             return encode_delete(key, previous)
@@ -111,7 +81,7 @@ def encode(command: KvCommand) -> bytes:
             assert_never(command)
 
 
-def decode(data: bytes) -> KvCommand:
+def decode(data: bytes) -> Put | DeleteOne | DeleteSpan:
     """The command in ``data``.
 
     Raises StorageFormatError for a version or kind of a newer raftkv, InvalidArgumentError for

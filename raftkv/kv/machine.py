@@ -18,10 +18,11 @@ from typing import Final, assert_never, cast, overload
 
 from raftkv.errors import InvalidArgumentError, InvariantError, UsageError
 from raftkv.kv import image, rows
-from raftkv.kv.commands import DeleteOne, DeleteSpan, Put, decode, is_put, parse_put
+from raftkv.kv.commands import decode, is_put, parse_put
 from raftkv.kv.engine import Slice
 from raftkv.kv.model import DeleteResult, KvResult, PutResult, Refused
 from raftkv.kv.reader import read_head
+from raftkv.kv.requests import DeleteOne, DeleteSpan, Put
 from raftkv.machine import Command, Row
 from raftkv.storage.base import Batch, Reader, Store
 

@@ -7,11 +7,23 @@ ends that life.
 
 from __future__ import annotations
 
-from typing import Final
+from enum import IntEnum
+from typing import Final, TypeAlias, assert_never
 
 from attrs import frozen
 
-from raftkv.errors import InvalidArgumentError
+from raftkv.errors import (
+    CompactedError,
+    Error,
+    FutureRevisionError,
+    InvalidArgumentError,
+    KeyNotFoundError,
+    LeaseExistsError,
+    LeaseNotFoundError,
+    NoSpaceError,
+    SessionNotFoundError,
+    TooManyRequestsError,
+)
 
 FIRST_REVISION: Final = 1
 """The revision of a store that nobody has written to."""
@@ -75,15 +87,122 @@ class RangeResult:
     revision: int
 
 
+class Refusal(IntEnum):
+    """Why a command was refused. Each is an error class; etcd's words stand in the message."""
+
+    INVALID = 0
+    KEY_NOT_FOUND = 1
+    LEASE_NOT_FOUND = 2
+    LEASE_EXISTS = 3
+    NO_SPACE = 4
+    COMPACTED = 5
+    FUTURE_REVISION = 6
+    TOO_MANY_LEASES = 7
+    SESSION_NOT_FOUND = 8
+    TOO_MANY_UNANSWERED = 9
+    NOT_KEEPER = 10
+
+
 @frozen(slots=True)
 class Refused:
-    """A command that every member refused alike, without effect; ``message`` says why."""
+    """A command that every member refused alike, without effect; ``message`` says why.
+
+    ``revision`` is what CompactedError and FutureRevisionError carry.
+    """
 
     message: str
+    why: Refusal = Refusal.INVALID
+    revision: int = 0
 
 
-KvResult = PutResult | DeleteResult | Refused
+@frozen(slots=True)
+class TxnResult:
+    """What a transaction did: which branch, and what each of its operations gave, in order.
+
+    ``revision`` is the new one, or the store's unchanged one if nothing was written.
+    """
+
+    revision: int
+    succeeded: bool
+    results: tuple[OperationResult, ...]
+
+
+@frozen(slots=True)
+class CompactResult:
+    """A compaction; ``revision`` is the store's current one, ``floor`` the oldest readable now."""
+
+    revision: int
+    floor: int
+
+
+@frozen(slots=True)
+class LeaseResult:
+    """A lease as granted: its id and the seconds it lives without being kept alive."""
+
+    id: int
+    ttl: int
+    revision: int
+
+
+@frozen(slots=True)
+class Done:
+    """A command that has nothing to tell but the store's revision.
+
+    ``left`` is what is left to do, for a command that does a part of something.
+    """
+
+    revision: int
+    left: int = 0
+
+
+OperationResult: TypeAlias = "PutResult | DeleteResult | RangeResult | TxnResult"
+"""What an operation in a transaction gives."""
+
+KvResult: TypeAlias = (
+    PutResult | DeleteResult | TxnResult | CompactResult | LeaseResult | Done | Refused
+)
 """What applying one command gives."""
+
+
+# --- watching -------------------------------------------------------------------------------------
+
+
+class EventKind(IntEnum):
+    """How a key changed. Numbers are etcd's."""
+
+    PUT = 0
+    DELETE = 1
+
+
+@frozen(slots=True)
+class KeyEvent:
+    """One key changed.
+
+    ``kv`` is what it is now; of a deleted key only ``key`` and ``mod_revision``, the rest is empty.
+    ``previous`` is what it was, if that was asked for, it existed, and compaction has not taken it.
+    """
+
+    kind: EventKind
+    kv: KeyValue
+    previous: KeyValue | None = None
+
+    @property
+    def is_create(self) -> bool:
+        """Whether the key began to exist."""
+        return self.kind is EventKind.PUT and self.kv.create_revision == self.kv.mod_revision
+
+
+@frozen(slots=True)
+class Change:
+    """Everything of one revision that a watcher asked for, in the order of its operations.
+
+    ``is_fragment``: more of this revision follows (only if fragments were asked for). Without
+    events it is a progress mark: everything up to ``revision`` has been delivered.
+    """
+
+    revision: int
+    events: tuple[KeyEvent, ...]
+    is_fragment: bool = False
 
 
 @frozen(slots=True)
@@ -146,3 +265,28 @@ def check_key(what: str, key: bytes) -> bytes:
             f"{what} is too large: {len(key)} bytes, at most {KEY_BYTES_MAX}; shorten it"
         )
     return key
+
+
+def refused(result: Refused) -> Error:
+    """The error that a refused command becomes at its caller."""
+    match result.why:
+        case Refusal.INVALID | Refusal.NOT_KEEPER:
+            return InvalidArgumentError(result.message)
+        case Refusal.KEY_NOT_FOUND:
+            return KeyNotFoundError(result.message)
+        case Refusal.LEASE_NOT_FOUND:
+            return LeaseNotFoundError(result.message)
+        case Refusal.LEASE_EXISTS:
+            return LeaseExistsError(result.message)
+        case Refusal.NO_SPACE:
+            return NoSpaceError(result.message)
+        case Refusal.COMPACTED:
+            return CompactedError(result.message, result.revision)
+        case Refusal.FUTURE_REVISION:
+            return FutureRevisionError(result.message, result.revision)
+        case Refusal.SESSION_NOT_FOUND:
+            return SessionNotFoundError(result.message)
+        case Refusal.TOO_MANY_LEASES | Refusal.TOO_MANY_UNANSWERED:
+            return TooManyRequestsError(result.message)
+        case _:
+            assert_never(result.why)

@@ -43,8 +43,9 @@ from raftkv.core.types import (
     Snapshot,
     Transition,
 )
-from raftkv.kv.commands import DeleteOne, DeleteSpan, Put, encode
+from raftkv.kv.commands import encode
 from raftkv.kv.model import Span
+from raftkv.kv.requests import DeleteOne, DeleteSpan, Put
 from raftkv.node.commands import encode_commands
 from raftkv.node.notes import Booted, HashHere, encode_note
 from raftkv.node.settings import Settings

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
-from raftkv.kv.commands import DeleteOne, DeleteSpan, KvCommand, Put
 from raftkv.kv.model import (
     DeleteResult,
     KeyValue,
@@ -17,6 +16,7 @@ from raftkv.kv.model import (
     Span,
     prefix_span,
 )
+from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put
 
 # Few distinct bytes, among them those that ordering and escaping trip over.
 key_bytes = st.sampled_from([0x00, 0x01, 0x61, 0xFE, 0xFF])

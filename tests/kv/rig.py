@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from raftkv.kv.commands import KvCommand, encode
+from raftkv.kv.commands import encode
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import KvResult, RangeResult, Span
 from raftkv.kv.reader import read_range
+from raftkv.kv.requests import KvCommand
 from raftkv.machine import Command
 from raftkv.storage.base import Space, Store
 from raftkv.storage.memory import MemoryDisk, MemoryStore

@@ -18,8 +18,9 @@ from raftkv.errors import (
     RequestTooLargeError,
     UsageError,
 )
-from raftkv.kv.client import LOCAL_READS, STEP_KEYS, Kv
-from raftkv.kv.commands import DeleteOne, DeleteSpan, KvCommand, Put, decode
+from raftkv.kv.client import Kv
+from raftkv.kv.client.kv import LOCAL_READS, STEP_KEYS
+from raftkv.kv.commands import decode
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import (
     EVERYTHING,
@@ -33,6 +34,7 @@ from raftkv.kv.model import (
     Refused,
     Span,
 )
+from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put
 from tests.kv.rig import Rig, memory_rig
 
 

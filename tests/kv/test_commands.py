@@ -7,18 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftkv.errors import InvalidArgumentError, StorageFormatError
-from raftkv.kv.commands import (
-    DeleteOne,
-    DeleteSpan,
-    KvCommand,
-    Put,
-    decode,
-    encode,
-    encode_delete,
-    encode_delete_span,
-    encode_put,
-)
+from raftkv.kv.commands import decode, encode, encode_delete, encode_delete_span, encode_put
 from raftkv.kv.model import EVERYTHING, Span
+from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put
 from tests.kv.oracle import commands
 
 

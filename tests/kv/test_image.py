@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftkv.errors import StorageCorruptError, StorageFormatError
-from raftkv.kv.commands import KvCommand, Put
+from raftkv.kv.requests import KvCommand, Put
 from raftkv.node.images import CHUNK_BYTES_MAX
 from tests.kv.oracle import commands
 from tests.kv.rig import memory_rig

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from raftkv.errors import InvariantError, StorageCorruptError, StorageFormatError, UsageError
 from raftkv.kv import rows
-from raftkv.kv.commands import DeleteOne, DeleteSpan, KvCommand, Put, encode
+from raftkv.kv.commands import encode
 from raftkv.kv.engine import DELETE_RANGE_MIN
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import (
@@ -26,6 +26,7 @@ from raftkv.kv.model import (
     prefix_stop,
 )
 from raftkv.kv.reader import read_head, read_key
+from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put
 from raftkv.machine import Command, DurableStateMachine
 from raftkv.storage.batch import DELETE, DELETE_RANGE, ChangeList
 from tests.kv.oracle import Oracle, apply_all, commands, edges, keys
@@ -310,7 +311,7 @@ def test_a_prefix_ends_where_etcd_ends_it(prefix: bytes, stop: bytes | None) -> 
 
 _PROGRAM = """
 from random import Random
-from raftkv.kv.commands import DeleteOne, DeleteSpan, Put
+from raftkv.kv.requests import DeleteOne, DeleteSpan, Put
 from raftkv.kv.model import prefix_span
 from tests.kv.rig import memory_rig
 chance, rig = Random(7), memory_rig()

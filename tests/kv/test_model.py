@@ -25,9 +25,9 @@ from hypothesis.stateful import (
 )
 
 from raftkv.kv import rows
-from raftkv.kv.commands import KvCommand, Put
 from raftkv.kv.model import EVERYTHING, KeyValue, Span
 from raftkv.kv.reader import read_key
+from raftkv.kv.requests import KvCommand, Put
 from tests.kv.oracle import Oracle, apply_all, commands, keys, spans
 from tests.kv.rig import MACHINE, Rig, memory_rig, rocks_rig
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from raftkv.errors import CompactedError, FutureRevisionError
 from raftkv.kv import rows
-from raftkv.kv.commands import DeleteOne, DeleteSpan, KvCommand, Put
 from raftkv.kv.model import EVERYTHING, Span, prefix_span
 from raftkv.kv.reader import SEEK_AFTER, RangeRead, read_key, read_range
+from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put
 from raftkv.storage.base import Reader, Space
 from tests.kv.oracle import Oracle, apply_all, commands, spans
 from tests.kv.rig import Rig, memory_rig

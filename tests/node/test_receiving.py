@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from raftkv.core.messages import InstallSnapshot
 from raftkv.core.types import Membership, Snapshot
-from raftkv.kv.commands import Put, encode
+from raftkv.kv.commands import encode
 from raftkv.kv.machine import KvMachine
+from raftkv.kv.requests import Put
 from raftkv.machine import Command, DurableStateMachine
 from raftkv.node import snapshots
 from raftkv.node.applier import AnyMachine

@@ -11,11 +11,11 @@ from raftkv.core.types import Entry, EntryKind, Membership
 from raftkv.encoding import encode_entry
 from raftkv.errors import InvalidArgumentError, StorageCorruptError, StorageFormatError
 from raftkv.kv import image, rows
-from raftkv.kv.commands import DeleteOne, DeleteSpan, Put
 from raftkv.kv.commands import decode as decode_command
 from raftkv.kv.commands import encode as encode_command
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import Span
+from raftkv.kv.requests import DeleteOne, DeleteSpan, Put
 from raftkv.machine import Command
 from raftkv.storage.base import Damage, Identity, Loss, Space, WitnessRecord
 from raftkv.storage.memory import MemoryDisk, MemoryStore

@@ -15,9 +15,9 @@ from typing import Final, TypeAlias
 from attrs import frozen
 
 from raftkv.kv import rows
-from raftkv.kv.commands import DeleteOne, DeleteSpan, Put
 from raftkv.kv.model import DeleteResult, KeyValue, PutResult, RangeResult, Span
 from raftkv.kv.reader import read_key
+from raftkv.kv.requests import DeleteOne, DeleteSpan, Put
 from raftkv.storage.base import Reader, Space
 from raftkv.testing.histories.operations import History, Operation
 

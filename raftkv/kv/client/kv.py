@@ -7,34 +7,31 @@ all reads that begin together, and then a read of this member's own store.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from typing import Final, Protocol
+from typing import Final
 
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
-from raftkv.errors import (
-    DeadlineError,
-    Error,
-    InvalidArgumentError,
-    InvariantError,
-    RequestTooLargeError,
+from raftkv.errors import DeadlineError, InvalidArgumentError
+from raftkv.kv.client.base import Part, Replica
+from raftkv.kv.client.edge import (
+    check_count,
+    flag_of,
+    key_of,
+    refusal_of,
+    span_of,
+    span_to_delete,
+    too_large,
+    value_of,
 )
 from raftkv.kv.commands import encode_delete, encode_delete_span, encode_put
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import (
-    KEY_BYTES_MAX,
     REQUEST_BYTES_MAX,
     DeleteResult,
     KeyValue,
-    KvResult,
     PutResult,
     RangeResult,
-    Refused,
-    Span,
-    check_key,
-    prefix_span,
-    to_bytes,
 )
 from raftkv.kv.reader import RangeRead, read_key
 from raftkv.node.waiters import checked_timeout
@@ -46,23 +43,7 @@ LOCAL_READS: Final = 64
 """So many serializable gets are answered in a row before one lets the event loop run."""
 
 
-class Replica(Protocol):
-    """What a :class:`Kv` needs of the node it belongs to."""
-
-    def propose(self, command: bytes, *, timeout: float = 5.0) -> Awaitable[KvResult]:
-        """Replicate a command and return what applying it gave."""
-        ...
-
-    def read(self, *, lease: bool = False, timeout: float = 5.0) -> Awaitable[int]:
-        """Wait until this member's store holds everything acknowledged before the call."""
-        ...
-
-    def check(self) -> None:
-        """Raise what any call would: closed, stopped, another thread or loop, after a fork."""
-        ...
-
-
-class Kv:
+class Kv(Part):
     """An etcd-like key-value store. Made by ``raftkv.open_node``, as ``node.kv``.
 
     Keys and values are ``str`` (encoded as UTF-8) or ``bytes``; results are always bytes. A key has
@@ -77,11 +58,10 @@ class Kv:
     shows what this member has, perhaps stale, even without a leader.
     """
 
-    __slots__ = ("_local_reads", "_machine", "_node")
+    __slots__ = ("_local_reads",)
 
     def __init__(self, node: Replica, machine: KvMachine) -> None:
-        self._node = node
-        self._machine = machine
+        super().__init__(node, machine)
         self._local_reads = 0
 
     # --- writing --------------------------------------------------------------------------------
@@ -99,13 +79,13 @@ class Kv:
         With ``previous`` the result holds what the key was before. Raises InvalidArgumentError for
         an empty or oversized key or a wrong type, RequestTooLargeError beyond 1.5 MiB.
         """
-        data = encode_put(_key(key), _value(value), 0, _flag("previous", previous))
+        data = encode_put(key_of(key), value_of(value), 0, flag_of("previous", previous))
         if len(data) > REQUEST_BYTES_MAX:
-            raise _too_large(len(data))
+            raise too_large(len(data))
         result = await self._node.propose(data, timeout=checked_timeout(timeout))
         if type(result) is PutResult:
             return result
-        raise _refusal(result)
+        raise refusal_of(result)
 
     async def delete(
         self,
@@ -125,11 +105,11 @@ class Kv:
         far more than 10,000 into several.
         Raises InvalidArgumentError unless exactly one of the three ways is used.
         """
-        wanted = _flag("previous", previous)
+        wanted = flag_of("previous", previous)
         if key is None:
-            data = encode_delete_span(_span_to_delete(start, stop, prefix), wanted)
+            data = encode_delete_span(span_to_delete(start, stop, prefix), wanted)
         elif start is None and stop is None and prefix is None:
-            data = encode_delete(_key(key), wanted)
+            data = encode_delete(key_of(key), wanted)
         else:
             raise InvalidArgumentError(
                 "delete takes a key, or prefix=, or start= and stop=, and not several of them"
@@ -137,7 +117,7 @@ class Kv:
         result = await self._node.propose(data, timeout=checked_timeout(timeout))
         if type(result) is DeleteResult:
             return result
-        raise _refusal(result)
+        raise refusal_of(result)
 
     # --- reading --------------------------------------------------------------------------------
 
@@ -154,9 +134,9 @@ class Kv:
 
         Raises FutureRevisionError for a revision not reached, CompactedError for one forgotten.
         """
-        key = _key(key)
+        key = key_of(key)
         if revision != 0 or type(revision) is not int:
-            _check_count("revision", revision)
+            check_count("revision", revision)
         if serializable is False and lease is False:
             await self._node.read(timeout=checked_timeout(timeout))
         else:
@@ -189,12 +169,12 @@ class Kv:
         number; FutureRevisionError and CompactedError as ``get`` does.
         """
         read = RangeRead(
-            _span(start, stop, prefix),
-            revision=_check_count("revision", revision),
-            limit=_check_count("limit", limit),
-            keys_only=_flag("keys_only", keys_only),
-            count_only=_flag("count_only", count_only),
-            counted=_flag("counted", counted),
+            span_of(start, stop, prefix),
+            revision=check_count("revision", revision),
+            limit=check_count("limit", limit),
+            keys_only=flag_of("keys_only", keys_only),
+            count_only=flag_of("count_only", count_only),
+            counted=flag_of("counted", counted),
         )
         await self._begin_read(serializable, lease, timeout)
         return await self._finish(read, timeout)
@@ -225,8 +205,8 @@ class Kv:
 
     async def _begin_read(self, serializable: bool, lease: bool, timeout: float) -> None:
         timeout = checked_timeout(timeout)
-        if _flag("serializable", serializable):
-            if _flag("lease", lease):
+        if flag_of("serializable", serializable):
+            if flag_of("lease", lease):
                 raise InvalidArgumentError(
                     "serializable and lease exclude each other: the first asks nobody, the "
                     "second the leader"
@@ -238,7 +218,7 @@ class Kv:
                 self._local_reads = 0
                 await checkpoint()
             return
-        await self._node.read(lease=_flag("lease", lease), timeout=timeout)
+        await self._node.read(lease=flag_of("lease", lease), timeout=timeout)
 
     async def _finish(self, read: RangeRead, timeout: float) -> RangeResult:
         if read.advance(self._machine.store, STEP_KEYS):
@@ -252,74 +232,3 @@ class Kv:
             f"the range was not read to its end in {timeout} s; read it in pages with limit= and "
             "counted=False, or give it a longer timeout="
         )
-
-
-# --- the edge: what is accepted, and the sentence for what is not -------------------------------
-
-
-def _key(key: str | bytes) -> bytes:
-    if type(key) is not bytes:
-        key = to_bytes("key", key)
-    if not 0 < len(key) <= KEY_BYTES_MAX:
-        check_key("key", key)
-    return key
-
-
-def _value(value: str | bytes) -> bytes:
-    return value if type(value) is bytes else to_bytes("value", value)
-
-
-def _span(start: str | bytes | None, stop: str | bytes | None, prefix: str | bytes | None) -> Span:
-    if prefix is not None:
-        if start is not None or stop is not None:
-            raise InvalidArgumentError(
-                "prefix says all about the range: leave out start and stop, or give them alone"
-            )
-        return prefix_span(_bound("prefix", prefix))
-    return Span(
-        b"" if start is None else _bound("start", start),
-        None if stop is None else _bound("stop", stop),
-    )
-
-
-def _span_to_delete(
-    start: str | bytes | None, stop: str | bytes | None, prefix: str | bytes | None
-) -> Span:
-    if start is None and stop is None and prefix is None:
-        raise InvalidArgumentError(
-            "key is not provided: give delete a key, prefix=, or start= and stop=; "
-            'prefix="" deletes everything'
-        )
-    return _span(start, stop, prefix)
-
-
-def _bound(what: str, given: str | bytes) -> bytes:
-    bound = to_bytes(what, given)
-    return check_key(what, bound) if bound else bound
-
-
-def _check_count(what: str, given: int) -> int:
-    if type(given) is not int:
-        raise InvalidArgumentError(f"{what} must be an int, not {type(given).__name__}")
-    if given < 0:
-        raise InvalidArgumentError(f"{what} must not be negative, but is {given}; 0 means none")
-    return given
-
-
-def _flag(what: str, given: bool) -> bool:
-    if given is not True and given is not False:
-        raise InvalidArgumentError(f"{what} must be True or False, not {given!r}")
-    return given
-
-
-def _too_large(size: int) -> RequestTooLargeError:
-    return RequestTooLargeError(
-        f"request is too large: {size} bytes, at most {REQUEST_BYTES_MAX}; split the value over "
-        "several keys, or store it elsewhere and put a reference"
-    )
-
-
-def _refusal(result: KvResult) -> Error:
-    if isinstance(result, Refused):
-        return InvalidArgumentError(result.message)
-    return InvariantError(f"a KV command was answered with a {type(result).__name__}")

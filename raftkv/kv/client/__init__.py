@@ -1,0 +1,11 @@
+"""The KV's active half: what applications hold, and the tasks that work for them.
+
+Everything else in :mod:`raftkv.kv` is pure; here, and only here, it knows the node and the loop.
+"""
+
+from __future__ import annotations
+
+from raftkv.kv.client.base import Replica
+from raftkv.kv.client.kv import Kv
+
+__all__ = ["Kv", "Replica"]

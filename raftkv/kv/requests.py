@@ -1,0 +1,253 @@
+"""What can be asked of the store, as values: the same for applications, the log and a server.
+
+:mod:`raftkv.kv.op` and :mod:`raftkv.kv.when` make them for applications, :mod:`raftkv.kv.commands`
+gives them their bytes, :mod:`raftkv.kv.machine` their meaning. Names, zeros and defaults are
+etcd's: what is 0, empty or False is as if it had not been said.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Final, TypeAlias
+
+from attrs import frozen
+
+from raftkv.kv.model import Span
+
+TXN_OPERATIONS_MAX: Final = 128
+"""Most comparisons, and most operations of one branch, of a transaction (etcd: ``max-txn-ops``)."""
+
+TXN_DEPTH_MAX: Final = 8
+"""Deepest nesting of transactions; 1 is one without another inside."""
+
+
+class SortTarget(IntEnum):
+    """By what a range is sorted. Numbers are etcd's."""
+
+    KEY = 0
+    VERSION = 1
+    CREATE = 2
+    MOD = 3
+    VALUE = 4
+
+
+class SortOrder(IntEnum):
+    """Which way. ``NONE`` with a target other than ``KEY`` sorts ascending. Numbers are etcd's."""
+
+    NONE = 0
+    ASCEND = 1
+    DESCEND = 2
+
+
+@frozen(slots=True)
+class Put:
+    """Set ``key``. Without ``lease`` a lease that the key had is detached.
+
+    ``previous`` asks for what the key was. ``ignore_value`` and ``ignore_lease`` keep what it has:
+    ``value`` is empty, ``lease`` 0 then, and a key that does not exist is refused.
+    """
+
+    key: bytes
+    value: bytes
+    lease: int = 0
+    previous: bool = False
+    ignore_value: bool = False
+    ignore_lease: bool = False
+
+
+@frozen(slots=True)
+class DeleteOne:
+    """Delete ``key`` if it exists."""
+
+    key: bytes
+    previous: bool = False
+
+
+@frozen(slots=True)
+class DeleteSpan:
+    """Delete every key in ``span``, all in one revision."""
+
+    span: Span
+    previous: bool = False
+
+
+@frozen(slots=True)
+class Range:
+    """Read the keys in ``span``, now (``revision`` 0) or as they were right after ``revision``.
+
+    ``limit`` 0 is none. The four bounds are inclusive, 0 is none. ``count`` of the answer is that
+    of the span, before bounds and limit.
+    """
+
+    span: Span
+    limit: int = 0
+    revision: int = 0
+    order: SortOrder = SortOrder.NONE
+    target: SortTarget = SortTarget.KEY
+    keys_only: bool = False
+    count_only: bool = False
+    mod_revision_min: int = 0
+    mod_revision_max: int = 0
+    create_revision_min: int = 0
+    create_revision_max: int = 0
+
+
+class CompareTarget(IntEnum):
+    """What of a key is compared. Numbers are etcd's."""
+
+    VERSION = 0
+    CREATE = 1
+    MOD = 2
+    VALUE = 3
+    LEASE = 4
+
+
+class CompareResult(IntEnum):
+    """How what the key has must stand to what is given. Numbers are etcd's."""
+
+    EQUAL = 0
+    GREATER = 1
+    LESS = 2
+    NOT_EQUAL = 3
+
+
+@frozen(slots=True)
+class Compare:
+    """A condition on one key, or on every key of a span.
+
+    A key that does not exist, and a span without keys, compare as zeros; for ``VALUE`` they never
+    satisfy anything. ``given`` is bytes for ``VALUE``, else an int.
+    """
+
+    keys: bytes | Span
+    target: CompareTarget
+    result: CompareResult
+    given: int | bytes
+
+
+@frozen(slots=True)
+class Txn:
+    """If all of ``when`` hold, ``then``, else ``otherwise``: in order, in one revision.
+
+    One part that cannot be done leaves all of it undone, and its caller hears why.
+    Operations see what earlier ones of the same transaction wrote; conditions do not.
+    """
+
+    when: tuple[Compare, ...] = ()
+    then: tuple[Operation, ...] = ()
+    otherwise: tuple[Operation, ...] = ()
+
+
+Operation: TypeAlias = "Put | DeleteOne | DeleteSpan | Range | Txn"
+"""What stands in a branch of a transaction."""
+
+
+# --- commands that are not operations ------------------------------------------------------------
+
+
+@frozen(slots=True)
+class Compact:
+    """Forget what is superseded at ``revision``; it stays readable itself."""
+
+    revision: int
+
+
+@frozen(slots=True)
+class Sweep:
+    """Remove rows that compaction made superfluous: at most ``events`` events' worth.
+
+    Proposed by the leader's keeper, so that all members remove the same rows at the same index.
+    """
+
+    events: int
+
+
+@frozen(slots=True)
+class Grant:
+    """Make a lease of ``ttl`` seconds. ``lease`` is its id, 0 lets the store choose."""
+
+    lease: int
+    ttl: int
+
+
+@frozen(slots=True)
+class Revoke:
+    """End a lease and delete its keys, in one revision, in key order."""
+
+    lease: int
+
+
+@frozen(slots=True)
+class TakeOver:
+    """A new leader keeps the leases from here on: what keepers before it decided is void.
+
+    ``keeper`` is the leader's term.
+    """
+
+    keeper: int
+
+
+@frozen(slots=True)
+class Expire:
+    """Revoke leases whose time is up, each in a revision of its own.
+
+    Void unless ``keeper`` is still who keeps them.
+    """
+
+    keeper: int
+    leases: tuple[int, ...]
+
+
+@frozen(slots=True)
+class Checkpoint:
+    """Remember what remains of leases: id and seconds; 0: all of it.
+
+    Void unless ``keeper`` is still who keeps them.
+    """
+
+    keeper: int
+    remaining: tuple[tuple[int, int], ...]
+
+
+class AlarmKind(IntEnum):
+    """What is wrong. Numbers are etcd's."""
+
+    NO_SPACE = 1
+    CORRUPT = 2
+
+
+@frozen(slots=True)
+class SetAlarm:
+    """Raise or, with ``active`` False, disarm the alarm of ``member``."""
+
+    member: int
+    kind: AlarmKind
+    active: bool
+
+
+@frozen(slots=True)
+class OpenSession:
+    """Begin a client session that lives as long as ``lease``; its id is the lease's."""
+
+    lease: int
+
+
+@frozen(slots=True)
+class Once:
+    """``command`` (its bytes), to be applied once however often it is proposed.
+
+    ``session`` and ``sequence`` identify it; results of sequences below ``answered`` are no longer
+    asked for.
+    """
+
+    session: int
+    sequence: int
+    answered: int
+    command: bytes
+
+
+KvCommand: TypeAlias = (
+    Put | DeleteOne | DeleteSpan | Txn | Compact | Sweep | Grant | Revoke | TakeOver | Expire
+    | Checkpoint | SetAlarm | OpenSession | Once
+)  # fmt: skip
+"""What is replicated."""
