@@ -114,7 +114,11 @@ def _continues(draft: Draft, sender: int, entries: tuple[Entry, ...]) -> bool:
 
 
 def on_heartbeat(draft: Draft, message: Heartbeat) -> None:
-    """The leader lives; commit as far as it knows our log to match."""
+    """The leader lives; commit as far as it knows our log to match.
+
+    Not while recovering: what it knows may be from before the loss, and an old copy can hold other
+    entries there. Appends tell the commit index, too, and compare first.
+    """
     draft.election_elapsed = 0
     draft.leader = message.sender
     if message.commit > draft.log.last_index:
@@ -130,7 +134,7 @@ def on_heartbeat(draft: Draft, message: Heartbeat) -> None:
         send_append_response(
             draft, message.sender, message.commit, rejected=True, hint=hint, hint_term=hint_term
         )
-    else:
+    elif draft.recovery is None:
         draft.commit = max(draft.commit, message.commit)
     if draft.config.measured_lease:
         # The answer is a promise, kept even if the leader is forgotten or a higher term heard of.

@@ -56,6 +56,12 @@ too, it may tell less. But then its campaign is over, and if it was won before, 
 *m* hears one of them that is whole, for nobody becomes whole without a whole quorum to confirm the
 round. By the same token *m* will never acknowledge anything in a term below one in which it voted.
 
+**What it commits.** What an append vouches for, and a snapshot, since both say what came before. A
+heartbeat is only as good as the acknowledgements that its leader counts, which may be from before
+the loss; where these were, an old copy may hold what a deposed leader wrote. So a recovering member
+takes no commit index from heartbeats. Late ones do no harm once it is whole: what they tell was
+committed before the round that ended the recovery began, and ``c`` covers it.
+
 **What is asked of the transport.** Requests for votes, and the answers to them, must not outlive a
 loss with ALL: neither what such a member sent before is delivered after what it sent since, nor is
 delivered to it what answers a campaign of before; else they could count for a campaign in the same

@@ -152,6 +152,15 @@ def test_a_heartbeat_beyond_its_log_does_not_stop_it_nor_make_the_loss_greater()
     assert AppendResponse(1, 2, 1, 9, True, 2, 1, recovering=True) in sent
 
 
+@both_losses
+def test_a_heartbeat_commits_nothing_in_it(loss: Recovering) -> None:
+    """An old copy may hold a deposed leader's entries where the committed ones stood."""
+    state = run(damaged(loss, 1, 1, 1, term=2, commit=1), Heartbeat(2, 1, 2, 3))
+    assert state.commit == 1
+    state = followed_up(state, 1, 2, 2, commit=3)  # which an append compares, and replaces
+    assert (state.commit, state.log.last_term) == (3, 2)
+
+
 def test_a_stored_commit_beyond_what_is_left_of_the_log_is_no_contradiction() -> None:
     assert damaged(LOG, 1, 1, commit=9).commit == 2
 
@@ -230,9 +239,10 @@ def test_it_is_whole_when_its_stored_log_is_committed_up_to_the_answer_of_a_roun
     state, todo = ready(state)
     stored = run(state, Persisted(todo.number))
     assert stored.recovering is LOG, "not known to be committed"
-    assert run(state, Heartbeat(2, 1, 1, 3)).recovering is LOG, "not stored"
-    assert run(stored, Heartbeat(2, 1, 1, 2)).recovering is LOG
-    assert run(stored, Heartbeat(2, 1, 1, 3)).recovering is None
+    two, three = (AppendEntries(2, 1, 1, 3, 1, commit) for commit in (2, 3))
+    assert run(state, three).recovering is LOG, "not stored"
+    assert run(stored, two).recovering is LOG
+    assert run(stored, three).recovering is None
 
 
 def test_being_committed_as_far_as_its_leader_says_is_not_enough() -> None:
@@ -242,7 +252,7 @@ def test_being_committed_as_far_as_its_leader_says_is_not_enough() -> None:
 
 def test_the_first_answer_stays_good() -> None:
     state = covered(covered(followed_up(damaged(LOG, 1), 1, 1, commit=1), 2), 9)
-    assert run(state, Heartbeat(2, 1, 1, 2)).recovering is None
+    assert run(state, AppendEntries(2, 1, 1, 2, 1, 2)).recovering is None
 
 
 def test_a_snapshot_counts_once_it_is_stored() -> None:
