@@ -157,7 +157,7 @@ def test_a_heartbeat_commits_nothing_in_it(loss: Recovering) -> None:
     """An old copy may hold a deposed leader's entries where the committed ones stood."""
     state = run(damaged(loss, 1, 1, 1, term=2, commit=1), Heartbeat(2, 1, 2, 3))
     assert state.commit == 1
-    state = followed_up(state, 1, 2, 2, commit=3)  # which an append compares, and replaces
+    state = run(state, AppendEntries(2, 1, 2, 1, 1, 3, log_of(1, 2, 2)[1:]))  # which compares
     assert (state.commit, state.log.last_term) == (3, 2)
 
 
