@@ -34,7 +34,8 @@ from attrs import frozen
 from raftkv.errors import InvariantError, StorageCorruptError, StorageFormatError
 from raftkv.kv.model import FIRST_REVISION, KeyValue, Span
 
-FORMAT: Final = 1
+FORMAT: Final = 2
+_FIRST_FORMAT: Final = 1  # its head knew no size and no alarms, its long versions no length
 HEAD_KEY: Final = b"M"
 CURRENT: Final = b"K"
 CURRENT_STOP: Final = b"L"
@@ -49,10 +50,12 @@ INLINE_BYTES_MAX: Final = 1024
 EVENTS_BYTES_MAX: Final = 32 * 1024
 """An events row is closed once it is longer: a huge delete becomes many rows of this size."""
 
-_HEAD: Final = struct.Struct("<BQQ")  # format, revision, floor
+_HEAD: Final = struct.Struct("<BQQQB")  # format, revision, floor, size, alarms
+_FIRST_HEAD: Final = struct.Struct("<BQQ")  # format, revision, floor
 _VERSION: Final = struct.Struct(
     "<BQIQQq"
 )  # kind, mod revision, sub, create revision, version, lease
+_LENGTH: Final = struct.Struct("<I")
 _END: Final = struct.Struct("<Q")  # a history row is this and the version's row
 _EVENT: Final = struct.Struct("<BQII")  # kind, previous revision and sub (0: none), key length
 _EVENT_RAW: Final = struct.Struct(
@@ -74,23 +77,38 @@ PUT_EVENT: Final = 0
 DELETE_EVENT: Final = 1
 
 
+UNMEASURED: Final = -1
+"""The size in a head of the first format."""
+
+
 @frozen(slots=True)
 class Head:
-    """Where the store stands: its ``revision``, and ``floor``, the oldest one that can be read."""
+    """Where the store stands: its ``revision``, and ``floor``, the oldest one that can be read.
+
+    ``size`` is what keys, values and history take in bytes, as :mod:`raftkv.kv.sizes` counts it.
+    ``alarms`` has bit ``1 << kind`` set for each kind of alarm that any member has raised.
+    """
 
     revision: int = FIRST_REVISION
     floor: int = 0
+    size: int = 0
+    alarms: int = 0
 
 
 def encode_head(head: Head) -> bytes:
     """The head's row."""
-    return _HEAD.pack(FORMAT, head.revision, head.floor)
+    return _HEAD.pack(FORMAT, head.revision, head.floor, head.size, head.alarms)
 
 
 def decode_head(row: bytes | None) -> Head:
     """The head; a store without one is fresh. Raises StorageFormatError or StorageCorruptError."""
     if row is None:
         return Head()
+    if row[:1] == bytes((_FIRST_FORMAT,)):
+        if len(row) != _FIRST_HEAD.size:
+            raise _corrupt("the KV's head row", row)
+        _, revision, floor = _FIRST_HEAD.unpack(row)
+        return Head(revision, floor, UNMEASURED)
     if row[:1] != bytes((FORMAT,)):
         raise StorageFormatError(
             f"the KV rows have format {row[0] if row else None}, this raftkv reads {FORMAT}; "
@@ -98,8 +116,7 @@ def decode_head(row: bytes | None) -> Head:
         )
     if len(row) != _HEAD.size:
         raise _corrupt("the KV's head row", row)
-    _, revision, floor = _HEAD.unpack(row)
-    return Head(revision, floor)
+    return Head(*_HEAD.unpack(row)[1:])
 
 
 # --- versions of a key --------------------------------------------------------------------------
@@ -107,7 +124,10 @@ def decode_head(row: bytes | None) -> Head:
 
 @frozen(slots=True)
 class Version:
-    """One version of a key: the header of its row. If ``long``, its value stands in a ``V`` row."""
+    """One version of a key: the header of its row. If ``long``, its value stands in a ``V`` row.
+
+    The row of an inline version ends with the value, that of a long one with the value's length.
+    """
 
     long: bool
     mod_revision: int
@@ -145,7 +165,8 @@ def next_version(old: bytes | None, value: bytes, revision: int, sub: int, lease
             )
         version += 1
     if len(value) > INLINE_BYTES_MAX:
-        return _VERSION.pack(_LONG, revision, sub, create_revision, version, lease)
+        head = _VERSION.pack(_LONG, revision, sub, create_revision, version, lease)
+        return head + _LENGTH.pack(len(value))
     return _VERSION.pack(_INLINE, revision, sub, create_revision, version, lease) + value
 
 
@@ -164,6 +185,19 @@ def key_value(key: bytes, row: bytes, *, with_value: bool = True) -> KeyValue | 
     if kind == _LONG:
         return None
     return KeyValue(key, row[_VERSION_BYTES:], create_revision, mod_revision, version, lease)
+
+
+def value_bytes(row: bytes) -> int | None:
+    """How long the value of the version in ``row`` is; None if only its ``V`` row can tell."""
+    if len(row) < _VERSION_BYTES or row[0] > _LONG:
+        raise _corrupt("a KV version row", row)
+    if row[0] == _INLINE:
+        return len(row) - _VERSION_BYTES
+    if len(row) == _VERSION_BYTES:
+        return None  # written by the first format
+    if len(row) != _VERSION_BYTES + _LENGTH.size:
+        raise _corrupt("a KV version row", row)
+    return int(_LENGTH.unpack_from(row, _VERSION_BYTES)[0])
 
 
 def current_key(key: bytes) -> bytes:

@@ -93,7 +93,7 @@ def test_many_events_of_one_revision_fill_several_rows_with_their_sub_revisions(
     assert sub == 5_000
 
 
-def test_the_rows_of_format_1_never_change() -> None:
+def test_the_rows_never_change() -> None:
     # Data directories of every release are read by every later one.
     first = rows.next_version(None, b"v", 2, 0, 0)
     second = rows.next_version(first, b"w" * 1025, 3, 1, 9)
@@ -103,7 +103,7 @@ def test_the_rows_of_format_1_never_change() -> None:
     )  # fmt: skip
     assert second.hex() == (
         "01" "0300000000000000" "01000000"
-        "0200000000000000" "0200000000000000" "0900000000000000"
+        "0200000000000000" "0200000000000000" "0900000000000000" "01040000"
     )  # fmt: skip
     assert rows.ended_key(b"a\0b", second).hex() == (
         "48" "6100ff62" "0000" "fffffffffffffffc" "fffffffe"
@@ -112,16 +112,23 @@ def test_the_rows_of_format_1_never_change() -> None:
     assert rows.encode_event(rows.DELETE_EVENT, second, b"k").hex() == (
         "01" "0300000000000000" "01000000" "01000000" "6b"
     )  # fmt: skip
-    assert rows.encode_head(rows.Head(5, 2)).hex() == "0105000000000000000200000000000000"
+    assert rows.encode_head(rows.Head(5, 2, 258, 6)).hex() == (
+        "02" "0500000000000000" "0200000000000000" "0201000000000000" "06"
+    )  # fmt: skip
     assert rows.value_key(1, 2).hex() == "56000000000000000100000002"
     assert rows.events_key(1, 2).hex() == "52000000000000000100000002"
 
 
 def test_a_store_without_a_head_is_fresh() -> None:
-    assert rows.decode_head(None) == rows.Head(1, 0)
+    assert rows.decode_head(None) == rows.Head(1, 0, 0, 0)
 
 
-@pytest.mark.parametrize("row", [b"", b"\x02" + bytes(16), b"\x00"])
+def test_a_head_of_the_first_format_has_no_size_yet() -> None:
+    row = bytes.fromhex("01" "0500000000000000" "0200000000000000")
+    assert rows.decode_head(row) == rows.Head(5, 2, rows.UNMEASURED, 0)
+
+
+@pytest.mark.parametrize("row", [b"", b"\x03" + bytes(25), b"\x00"])
 def test_another_format_is_refused_with_what_to_do(row: bytes) -> None:
     with pytest.raises(StorageFormatError, match="version that wrote it"):
         rows.decode_head(row)
@@ -132,6 +139,9 @@ def test_damaged_rows_are_named_and_never_read() -> None:
     event = rows.encode_event(rows.PUT_EVENT, None, b"key")
     for read in (
         lambda: rows.decode_head(rows.encode_head(rows.Head()) + b"\0"),
+        lambda: rows.decode_head(b"\x01" + bytes(15)),
+        lambda: rows.value_bytes(good[:-1]),
+        lambda: rows.value_bytes(b"\x01" + good[1:] + b"\0"),
         lambda: rows.decode_version(good[:-1]),
         lambda: rows.decode_version(b"\x02" + good[1:]),
         lambda: rows.key_value(b"k", good[:-1]),
@@ -147,6 +157,14 @@ def test_damaged_rows_are_named_and_never_read() -> None:
     ):
         with pytest.raises(StorageCorruptError, match="let it join again"):
             read()
+
+
+@pytest.mark.parametrize("size", [0, 1, rows.INLINE_BYTES_MAX, rows.INLINE_BYTES_MAX + 1, 70_000])
+def test_a_version_tells_how_long_its_value_is(size: int) -> None:
+    row = rows.next_version(None, bytes(size), 2, 0, 0)
+    assert rows.value_bytes(row) == size
+    if size > rows.INLINE_BYTES_MAX:
+        assert rows.value_bytes(row[:-4]) is None
 
 
 @pytest.mark.parametrize("revision", [1, 4, 5])
