@@ -9,7 +9,7 @@ never cuts an entry, so the applied index says everything.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from attrs import frozen
@@ -67,6 +67,9 @@ class Applier:
         self.commands = 0
         self.size_bytes = 0
         """What is committed and not applied."""
+        self.on_written: Callable[[], None] | None = None
+        """Called when what commands did can be read in the store."""
+        self._did_apply = False
 
     @property
     def has_work(self) -> bool:
@@ -147,15 +150,20 @@ class Applier:
             return
         if commands:
             self._hold(places, self._call(commands, batch))
+            self._did_apply = True
         self.commands -= len(commands)
         self.size_bytes -= size
         self._advance(entry, self.mark.membership, batch)
 
     def release(self) -> None:
-        """The batch is written: wake who waits for a result."""
+        """The batch is written: wake who waits for a result, then tell who reads the rows."""
         for first, results in self._results:
             self._in_flight.resolve(first, results)
         self._results.clear()
+        if self._did_apply:
+            self._did_apply = False
+            if self.on_written is not None:
+                self.on_written()
 
     def reset(self, mark: AppliedMark) -> None:
         """A snapshot replaced the machine: what was queued is contained in it.

@@ -119,6 +119,8 @@ class Images:
         self._taking: _Taking | None = None
         self._staged: Staged | None = None
         self._last_staged: bytes | None = None  # the greatest key among the staged rows
+        self.on_installed: Callable[[], None] | None = None
+        """Called when an on-disk machine has taken up an image."""
 
     @property
     def must_take(self) -> bool:
@@ -311,6 +313,8 @@ class Images:
         if durable is not None:
             _guard("open", lambda: durable.open(self._store))
             self._reclaim()
+            if self.on_installed is not None:
+                self.on_installed()
 
     def _reclaim(self) -> None:
         """Have the rows that an image replaced really removed, beside everything else."""

@@ -24,6 +24,7 @@ from raftkv.errors import (
     UnavailableError,
     WrongThreadError,
 )
+from raftkv.node.audience import Audience
 from raftkv.node.handover import heir_of
 from raftkv.node.home import NodeHome
 from raftkv.node.joining import answer_question
@@ -111,6 +112,7 @@ class Node(Generic[R_co]):
         self._watchers: list[Waiter] = []
         self._lags = [0] * _LAGS_REMEMBERED
         self._lag_max = 0
+        self._audience: Audience | None = None
         self._members = Members(NodeHome(setup, self._check, self._deadline_ns, self._until))
 
     # --- what an application calls --------------------------------------------------------------
@@ -178,6 +180,18 @@ class Node(Generic[R_co]):
         hands.reads.add(Waiter(b"", self._deadline_ns(timeout), promise), lease=lease)
         hands.waker.set()
         return cast("int", await promise)
+
+    def tell(self, audience: Audience) -> None:
+        """Tell it, from the start of the node on, when there are new rows to read.
+
+        For who brings the machine along, before the node runs; there is one audience.
+        """
+        self._audience = audience
+
+    def _tell_of_rows(self, hands: Hands) -> None:
+        if self._audience is not None:
+            hands.applier.on_written = self._audience.rows_written
+            hands.parts.images.on_installed = self._audience.rows_written
 
     async def ready(self, *, timeout: float = 30.0) -> None:
         """Wait until a leader is known and this member has caught up with it, and is whole.
@@ -371,6 +385,7 @@ class Node(Generic[R_co]):
                         hands.loop.on_change = self._wake_watchers
                         hands.recovery.on_change = self._wake_watchers
                         hands.changes.on_change = self._wake_watchers
+                        self._tell_of_rows(hands)
                         self._hands = hands
                         # From here on only `close` or a failure ends us: when our owner is
                         # cancelled we still hand over in order.
@@ -486,6 +501,8 @@ class Node(Generic[R_co]):
         for watcher in self._watchers:
             watcher.fail(never)
         self._watchers.clear()
+        if self._audience is not None:
+            self._audience.ended()
 
     async def serving(self) -> None:
         """Wait until the node serves; for :func:`running`."""

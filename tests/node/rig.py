@@ -131,6 +131,7 @@ class Cluster:
         self.open_storage: Callable[[int], Storage] = self._open_memory
         self.failures: dict[int, BaseException] = {}
         self.wrap: Callable[[int, Storage], Storage] = lambda _number, storage: storage
+        self.prepare: Callable[[int, Node[object]], None] = lambda _number, _node: None
         self._tasks = tasks
         self._stops: dict[int, anyio.Event] = {}
         self._ended: dict[int, anyio.Event] = {}
@@ -167,6 +168,7 @@ class Cluster:
         stop = self._stops[number] = anyio.Event()
         ended = self._ended[number] = anyio.Event()
         node: Node[object] = Node(self.setup(number))
+        self.prepare(number, node)
         try:
             async with running(node):
                 self.nodes[number] = node
