@@ -65,6 +65,7 @@ from raftkv.errors import (
 from raftkv.handle import Node
 from raftkv.kv import DeleteResult, KeyValue, KvResult, PutResult, RangeResult
 from raftkv.kv.client import Kv
+from raftkv.kv.settings import KvSettings
 from raftkv.machine import Command, DurableStateMachine, StateMachine
 from raftkv.node.members import Members
 from raftkv.node.roster import Member
@@ -113,6 +114,7 @@ __all__ = [
     "KeyValue",
     "Kv",
     "KvResult",
+    "KvSettings",
     "LeaderChanged",
     "LeaseExistsError",
     "LeaseNotFoundError",

@@ -8,17 +8,18 @@ leaving the context closes the node in order.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from functools import partial, wraps
 from os import PathLike
-from typing import Generic, TypeVar, overload
+from typing import Concatenate, Generic, ParamSpec, TypeVar, overload
 
 from anyio.from_thread import BlockingPortal
 
 from raftkv.handle import Node as AsyncNode
-from raftkv.kv import DeleteResult, KeyValue, KvResult, PutResult, RangeResult
+from raftkv.kv import KvResult
 from raftkv.kv.client import Kv as AsyncKv
+from raftkv.kv.settings import KvSettings
 from raftkv.machine import DurableStateMachine, Machine, StateMachine
 from raftkv.node.members import Members as AsyncMembers
 from raftkv.node.settings import Settings
@@ -29,173 +30,57 @@ from raftkv.transport.tcp_tls import Tls
 
 __all__ = ["Kv", "Members", "Node", "open_node"]
 
+Inner = TypeVar("Inner")
+P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class Kv:
+class _Twin(Generic[Inner]):
+    """Something that lives in the node's loop, for threads."""
+
+    def __init__(self, portal: BlockingPortal, inner: Inner) -> None:
+        self._portal = portal
+        self._inner = inner
+
+
+def _without_await(
+    method: Callable[Concatenate[Inner, P], Coroutine[object, object, T]],
+) -> Callable[Concatenate[_Twin[Inner], P], T]:
+    """The method of the same name, arguments and meaning that returns what is awaited there."""
+
+    @wraps(method)
+    def call(self: _Twin[Inner], *args: P.args, **kwargs: P.kwargs) -> T:
+        portal, inner = self._portal, self._inner  # pyright: ignore[reportPrivateUsage] - a method
+        return portal.call(partial(method, inner, *args, **kwargs))
+
+    return call
+
+
+class Kv(_Twin[AsyncKv]):
     """``node.kv`` without await; every method as its namesake of the async ``Kv``."""
 
-    def __init__(self, portal: BlockingPortal, inner: AsyncKv) -> None:
-        self._portal = portal
-        self._inner = inner
-
-    def put(
-        self,
-        key: str | bytes,
-        value: str | bytes,
-        *,
-        previous: bool = False,
-        timeout: float = 5.0,
-    ) -> PutResult:
-        """Set ``key`` to ``value``; on return that is durable on a majority."""
-        return self._portal.call(
-            partial(self._inner.put, key, value, previous=previous, timeout=timeout)
-        )
-
-    def delete(
-        self,
-        key: str | bytes | None = None,
-        *,
-        start: str | bytes | None = None,
-        stop: str | bytes | None = None,
-        prefix: str | bytes | None = None,
-        previous: bool = False,
-        timeout: float = 5.0,
-    ) -> DeleteResult:
-        """Delete ``key``, or all keys with ``prefix``, or all from ``start`` up to ``stop``."""
-        return self._portal.call(
-            partial(
-                self._inner.delete,
-                key,
-                start=start,
-                stop=stop,
-                prefix=prefix,
-                previous=previous,
-                timeout=timeout,
-            )
-        )
-
-    def get(
-        self,
-        key: str | bytes,
-        *,
-        revision: int = 0,
-        serializable: bool = False,
-        lease: bool = False,
-        timeout: float = 5.0,
-    ) -> KeyValue | None:
-        """The key now, or as it was right after ``revision``; None if it did not exist."""
-        return self._portal.call(
-            partial(
-                self._inner.get,
-                key,
-                revision=revision,
-                serializable=serializable,
-                lease=lease,
-                timeout=timeout,
-            )
-        )
-
-    def range(
-        self,
-        start: str | bytes | None = None,
-        stop: str | bytes | None = None,
-        *,
-        prefix: str | bytes | None = None,
-        limit: int = 0,
-        revision: int = 0,
-        keys_only: bool = False,
-        count_only: bool = False,
-        counted: bool = True,
-        serializable: bool = False,
-        lease: bool = False,
-        timeout: float = 5.0,
-    ) -> RangeResult:
-        """The keys from ``start`` up to and excluding ``stop``, or with ``prefix``, in order."""
-        return self._portal.call(
-            partial(
-                self._inner.range,
-                start,
-                stop,
-                prefix=prefix,
-                limit=limit,
-                revision=revision,
-                keys_only=keys_only,
-                count_only=count_only,
-                counted=counted,
-                serializable=serializable,
-                lease=lease,
-                timeout=timeout,
-            )
-        )
-
-    def count(
-        self,
-        start: str | bytes | None = None,
-        stop: str | bytes | None = None,
-        *,
-        prefix: str | bytes | None = None,
-        revision: int = 0,
-        serializable: bool = False,
-        lease: bool = False,
-        timeout: float = 5.0,
-    ) -> int:
-        """How many keys ``range`` would find."""
-        return self._portal.call(
-            partial(
-                self._inner.count,
-                start,
-                stop,
-                prefix=prefix,
-                revision=revision,
-                serializable=serializable,
-                lease=lease,
-                timeout=timeout,
-            )
-        )
+    put = _without_await(AsyncKv.put)
+    delete = _without_await(AsyncKv.delete)
+    get = _without_await(AsyncKv.get)
+    range = _without_await(AsyncKv.range)
+    count = _without_await(AsyncKv.count)
 
 
-class Members:
+class Members(_Twin[AsyncMembers]):
     """``node.members`` without await; every method as its namesake of the async ``Members``."""
-
-    def __init__(self, portal: BlockingPortal, inner: AsyncMembers) -> None:
-        self._portal = portal
-        self._inner = inner
 
     def list(self) -> tuple[MemberStatus, ...]:
         """All members as far as this one knows, ascending by name."""
         return self._portal.call(self._inner.list)
 
-    def add(
-        self, name: str, address: str, *, promote: bool = True, timeout: float = 5.0
-    ) -> MemberStatus:
-        """Add a member: a learner, that becomes a voter by itself once it is in sync."""
-        return self._portal.call(
-            partial(self._inner.add, name, address, promote=promote, timeout=timeout)
-        )
-
-    def promote(self, member: str | int, *, timeout: float = 5.0) -> None:
-        """Make a learner a voter now, if it is in sync with the leader."""
-        self._portal.call(partial(self._inner.promote, member, timeout=timeout))
-
-    def remove(self, member: str | int, *, timeout: float = 5.0) -> None:
-        """Remove a member, by name or id; ourselves and the leader included."""
-        self._portal.call(partial(self._inner.remove, member, timeout=timeout))
-
-    def replace(
-        self, old: str | int, name: str, address: str, *, timeout: float = 5.0
-    ) -> MemberStatus:
-        """Put a new member in the place of an old one, which may be gone for good."""
-        return self._portal.call(partial(self._inner.replace, old, name, address, timeout=timeout))
-
-    def move(self, member: str | int, address: str, *, timeout: float = 5.0) -> None:
-        """Change the address under which the others reach a member."""
-        self._portal.call(partial(self._inner.move, member, address, timeout=timeout))
-
-    def promoted(self, member: str | int, *, timeout: float = 60.0) -> MemberStatus:
-        """Wait until a member is a voter, and nobody is being exchanged."""
-        return self._portal.call(partial(self._inner.promoted, member, timeout=timeout))
+    add = _without_await(AsyncMembers.add)
+    promote = _without_await(AsyncMembers.promote)
+    remove = _without_await(AsyncMembers.remove)
+    replace = _without_await(AsyncMembers.replace)
+    move = _without_await(AsyncMembers.move)
+    promoted = _without_await(AsyncMembers.promoted)
 
 
 class Node(Generic[R_co]):
@@ -273,6 +158,7 @@ def open_node(
     tls: Tls | None = None,
     insecure: bool = False,
     settings: Settings | None = None,
+    kv: KvSettings | None = None,
 ) -> AbstractContextManager[Node[KvResult]]: ...
 @overload
 def open_node(
@@ -287,6 +173,7 @@ def open_node(
     tls: Tls | None = None,
     insecure: bool = False,
     settings: Settings | None = None,
+    kv: KvSettings | None = None,
 ) -> AbstractContextManager[Node[R]]: ...
 @contextmanager
 def open_node(
@@ -301,6 +188,7 @@ def open_node(
     tls: Tls | None = None,
     insecure: bool = False,
     settings: Settings | None = None,
+    kv: KvSettings | None = None,
 ) -> Generator[Node[KvResult | R]]:
     """Run one member of a cluster while the context is open, on a loop in a thread of its own.
 
@@ -319,6 +207,7 @@ def open_node(
         tls=tls,
         insecure=insecure,
         settings=settings,
+        kv=kv,
     )
     with HostThread(name) as thread, thread.entered(opening) as node:
         yield Node(thread.portal, node)

@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 from raftkv.errors import ConfigError, InvalidArgumentError, NoLeaderError, RemovedError
 from raftkv.handle import Node
 from raftkv.kv import KvResult
+from raftkv.kv.settings import KvSettings
 from raftkv.machine import Machine
 from raftkv.node.settings import Settings
 from raftkv.node.tasks import first_cause
@@ -47,12 +48,14 @@ class Cluster(Generic[R]):
         size: int,
         machine: Callable[[], Machine[R]] | None,
         settings: Settings | None,
+        kv: KvSettings | None,
         runtime: Runtime,
         tasks: TaskGroup,
     ) -> None:
         self._directory = directory
         self._machine = machine
         self._settings = settings or Settings()
+        self._kv = kv
         self._runtime = runtime
         self._tasks = tasks
         self._founders = {f"n{number}": f"n{number}:1" for number in range(1, size + 1)}
@@ -199,6 +202,7 @@ class Cluster(Generic[R]):
             join=self._addresses if name in self._added else None,
             machine=machine,  # pyright: ignore[reportArgumentType] - as above
             settings=self._settings,
+            kv=self._kv,
             runtime=self._runtime,
             transport=self.network.endpoint(self._addresses[name]),
             storage=storage,
@@ -213,6 +217,7 @@ def open_cluster(
     size: int = 3,
     machine: None = None,
     settings: Settings | None = None,
+    kv: KvSettings | None = None,
     runtime: Runtime | None = None,
 ) -> AbstractAsyncContextManager[Cluster[KvResult]]: ...
 @overload
@@ -222,6 +227,7 @@ def open_cluster(
     size: int = 3,
     machine: Callable[[], Machine[R]],
     settings: Settings | None = None,
+    kv: KvSettings | None = None,
     runtime: Runtime | None = None,
 ) -> AbstractAsyncContextManager[Cluster[R]]: ...
 def open_cluster(
@@ -230,6 +236,7 @@ def open_cluster(
     size: int = 3,
     machine: Callable[[], Machine[R]] | None = None,
     settings: Settings | None = None,
+    kv: KvSettings | None = None,
     runtime: Runtime | None = None,
 ) -> AbstractAsyncContextManager[Cluster[KvResult]] | AbstractAsyncContextManager[Cluster[R]]:
     """Run ``size`` members (1 to 9) in this process while the context is open.
@@ -237,14 +244,14 @@ def open_cluster(
     Each has a data directory of its own below ``directory``, on real disk, named ``n1``, ``n2`` and
     so on; None keeps everything in memory. They are connected in memory, so no port is taken. Open
     it again on the same directory and the data is there. ``machine`` makes one state machine for
-    each member; without it they run the key-value store.
+    each member; without it they run the key-value store, tuned by ``kv``.
 
     For development and tests: members in one process die together.
     """
     if not 1 <= size <= _SIZE_MAX:
         raise ConfigError(f"size must be from 1 to {_SIZE_MAX}, not {size}")
     path = None if directory is None else Path(directory)
-    return _running(path, size, machine, settings, runtime or system_runtime())
+    return _running(path, size, machine, settings, kv, runtime or system_runtime())
 
 
 @asynccontextmanager
@@ -253,12 +260,13 @@ async def _running(
     size: int,
     machine: Callable[[], Machine[R]] | None,
     settings: Settings | None,
+    kv: KvSettings | None,
     runtime: Runtime,
 ) -> AsyncGenerator[Cluster[R]]:
     raised: BaseException | None = None
     try:
         async with anyio.create_task_group() as tasks:
-            cluster = Cluster(directory, size, machine, settings, runtime, tasks)
+            cluster = Cluster(directory, size, machine, settings, kv, runtime, tasks)
             try:
                 await cluster.start_all()
                 yield cluster

@@ -8,8 +8,11 @@ from typing import Protocol, TypeVar, cast
 from raftkv.errors import UsageError
 from raftkv.kv import KvMachine, KvResult
 from raftkv.kv.client import Kv
+from raftkv.kv.settings import KvSettings
 from raftkv.node.node import Node as Member
+from raftkv.node.settings import Settings
 from raftkv.node.start import Setup
+from raftkv.runtime.base import Runtime
 
 R_co = TypeVar("R_co", covariant=True)
 
@@ -31,13 +34,15 @@ class Node(Member[R_co]):
     may or may not have.
     """
 
-    def __init__(self, setup: Setup, kv: KvMachine | None = None) -> None:
+    def __init__(
+        self, setup: Setup, kv: KvMachine | None = None, kv_settings: KvSettings | None = None
+    ) -> None:
         super().__init__(setup)
-        self._kv = None if kv is None else Kv(self._door(), kv)
+        self._kv = None if kv is None else Kv(self._door(), kv, kv_settings)
 
     def _door(self) -> _Door:
         propose = cast("Propose", super().propose)
-        return _Door(cast("Member[KvResult]", self), propose)
+        return _Door(cast("Node[KvResult]", self), propose)
 
     async def propose(self, command: bytes, *, timeout: float = 5.0) -> R_co:
         """Replicate a command to a machine of your own; see :class:`raftkv.node.node.Node`.
@@ -65,13 +70,23 @@ class Node(Member[R_co]):
             )
         return self._kv
 
+    @property
+    def runtime(self) -> Runtime:
+        """The world as this node sees it; for the store's client."""
+        return self._setup.runtime
+
+    @property
+    def settings(self) -> Settings:
+        """The node's times and bounds; for the store's client."""
+        return self._setup.settings
+
 
 class _Door:
     """How the store itself proposes: past the check that keeps foreign bytes out of its log."""
 
     __slots__ = ("_member", "_propose")
 
-    def __init__(self, member: Member[KvResult], propose: Propose) -> None:
+    def __init__(self, member: Node[KvResult], propose: Propose) -> None:
         self._member = member
         self._propose = propose
 
@@ -83,3 +98,11 @@ class _Door:
 
     def check(self) -> None:
         self._member.check()
+
+    @property
+    def runtime(self) -> Runtime:
+        return self._member.runtime
+
+    @property
+    def settings(self) -> Settings:
+        return self._member.settings

@@ -6,16 +6,16 @@ The host may stall its own loop as it likes: heartbeats go on. Each call hops ov
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
-from typing import Generic, TypeVar, cast
+from functools import partial, wraps
+from inspect import iscoroutinefunction
+from typing import Generic, Protocol, TypeVar, cast
 
 import anyio
 
 from raftkv.errors import ClosedError
 from raftkv.handle import Node
-from raftkv.kv import DeleteResult, KeyValue, PutResult, RangeResult
 from raftkv.kv.client import Kv
 from raftkv.node.members import Members
 from raftkv.node.status import Event, Events, MemberStatus, Status
@@ -24,110 +24,57 @@ from raftkv.runtime.hosting import HostThread
 from raftkv.runtime.system import make_promise, poster
 
 R = TypeVar("R")
+T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 
+class _OverThere(Protocol):
+    """What stands here for something in another thread."""
+
+    @property
+    def _thread(self) -> HostThread: ...
+    @property
+    def _inner(self) -> object: ...
+
+
+def _runs_over_there(kind: type[object]) -> Callable[[type[T]], type[T]]:
+    """Have a subclass of ``kind`` pass every coroutine method on to the inner one of its own.
+
+    Names, arguments and docstrings are inherited; so is a method that is added later.
+    """
+
+    def complete(stand_in: type[T]) -> type[T]:
+        for name in dir(kind):
+            method: object = getattr(kind, name)
+            if not name.startswith("_") and iscoroutinefunction(method):
+                setattr(stand_in, name, _passed_on(method, name))
+        return stand_in
+
+    return complete
+
+
+def _passed_on(
+    method: Callable[..., Coroutine[object, object, object]], name: str
+) -> Callable[..., Coroutine[object, object, object]]:
+    @wraps(method)
+    async def call(self: _OverThere, *args: object, **options: object) -> object:
+        thread, inner = self._thread, self._inner  # pyright: ignore[reportPrivateUsage] - a method
+        return await thread.run(partial(getattr(inner, name), *args, **options))
+
+    return call
+
+
+@_runs_over_there(Kv)
 class HostedKv(Kv):
     """The key-value store of a node in another thread."""
-
-    __slots__ = ("_inner", "_thread")
 
     def __init__(self, thread: HostThread, inner: Kv) -> None:
         # Not the base's: everything is done by the inner one, over there.
         self._thread = thread
         self._inner = inner
 
-    async def put(
-        self,
-        key: str | bytes,
-        value: str | bytes,
-        *,
-        previous: bool = False,
-        timeout: float = 5.0,
-    ) -> PutResult:
-        """As :meth:`Kv.put`."""
-        return await self._thread.run(
-            partial(self._inner.put, key, value, previous=previous, timeout=timeout)
-        )
 
-    async def delete(
-        self,
-        key: str | bytes | None = None,
-        *,
-        start: str | bytes | None = None,
-        stop: str | bytes | None = None,
-        prefix: str | bytes | None = None,
-        previous: bool = False,
-        timeout: float = 5.0,
-    ) -> DeleteResult:
-        """As :meth:`Kv.delete`."""
-        return await self._thread.run(
-            partial(
-                self._inner.delete,
-                key,
-                start=start,
-                stop=stop,
-                prefix=prefix,
-                previous=previous,
-                timeout=timeout,
-            )
-        )
-
-    async def get(
-        self,
-        key: str | bytes,
-        *,
-        revision: int = 0,
-        serializable: bool = False,
-        lease: bool = False,
-        timeout: float = 5.0,
-    ) -> KeyValue | None:
-        """As :meth:`Kv.get`."""
-        return await self._thread.run(
-            partial(
-                self._inner.get,
-                key,
-                revision=revision,
-                serializable=serializable,
-                lease=lease,
-                timeout=timeout,
-            )
-        )
-
-    async def range(
-        self,
-        start: str | bytes | None = None,
-        stop: str | bytes | None = None,
-        *,
-        prefix: str | bytes | None = None,
-        limit: int = 0,
-        revision: int = 0,
-        keys_only: bool = False,
-        count_only: bool = False,
-        counted: bool = True,
-        serializable: bool = False,
-        lease: bool = False,
-        timeout: float = 5.0,
-    ) -> RangeResult:
-        """As :meth:`Kv.range`."""
-        return await self._thread.run(
-            partial(
-                self._inner.range,
-                start,
-                stop,
-                prefix=prefix,
-                limit=limit,
-                revision=revision,
-                keys_only=keys_only,
-                count_only=count_only,
-                counted=counted,
-                serializable=serializable,
-                lease=lease,
-                timeout=timeout,
-            )
-        )
-
-
+@_runs_over_there(Members)
 class HostedMembers(Members):
     """The members as a node in another thread knows them."""
 
@@ -139,38 +86,6 @@ class HostedMembers(Members):
     def list(self) -> tuple[MemberStatus, ...]:
         """As :meth:`Members.list`; waits for one turn of the node's loop."""
         return self._thread.portal.call(self._inner.list)
-
-    async def add(
-        self, name: str, address: str, *, promote: bool = True, timeout: float = 5.0
-    ) -> MemberStatus:
-        """As :meth:`Members.add`."""
-        return await self._thread.run(
-            partial(self._inner.add, name, address, promote=promote, timeout=timeout)
-        )
-
-    async def promote(self, member: str | int, *, timeout: float = 5.0) -> None:
-        """As :meth:`Members.promote`."""
-        await self._thread.run(partial(self._inner.promote, member, timeout=timeout))
-
-    async def remove(self, member: str | int, *, timeout: float = 5.0) -> None:
-        """As :meth:`Members.remove`."""
-        await self._thread.run(partial(self._inner.remove, member, timeout=timeout))
-
-    async def replace(
-        self, old: str | int, name: str, address: str, *, timeout: float = 5.0
-    ) -> MemberStatus:
-        """As :meth:`Members.replace`."""
-        return await self._thread.run(
-            partial(self._inner.replace, old, name, address, timeout=timeout)
-        )
-
-    async def move(self, member: str | int, address: str, *, timeout: float = 5.0) -> None:
-        """As :meth:`Members.move`."""
-        await self._thread.run(partial(self._inner.move, member, address, timeout=timeout))
-
-    async def promoted(self, member: str | int, *, timeout: float = 60.0) -> MemberStatus:
-        """As :meth:`Members.promoted`."""
-        return await self._thread.run(partial(self._inner.promoted, member, timeout=timeout))
 
 
 class HostedEvents(Events):

@@ -16,6 +16,7 @@ from raftkv.errors import ConfigError, IdentityError, UnavailableError
 from raftkv.handle import Node
 from raftkv.hosted import hosted
 from raftkv.kv import KvMachine, KvResult
+from raftkv.kv.settings import KvSettings
 from raftkv.machine import DurableStateMachine, Machine, StateMachine
 from raftkv.node.changes import load_roster
 from raftkv.node.founding import are_founders, knows_founders
@@ -100,6 +101,7 @@ def open_node(
     insecure: bool = False,
     own_thread: bool = False,
     settings: Settings | None = None,
+    kv: KvSettings | None = None,
     runtime: Runtime | None = None,
     transport: Transport | None = None,
     storage: Storage | None = None,
@@ -118,6 +120,7 @@ def open_node(
     insecure: bool = False,
     own_thread: bool = False,
     settings: Settings | None = None,
+    kv: KvSettings | None = None,
     runtime: Runtime | None = None,
     transport: Transport | None = None,
     storage: Storage | None = None,
@@ -135,6 +138,7 @@ def open_node(
     insecure: bool = False,
     own_thread: bool = False,
     settings: Settings | None = None,
+    kv: KvSettings | None = None,
     runtime: Runtime | None = None,
     transport: Transport | None = None,
     storage: Storage | None = None,
@@ -158,8 +162,8 @@ def open_node(
     ``own_thread`` runs the node on a loop in a thread of its own, so that heartbeats go on while
     your loop is busy; its machine runs there, too. Loop lag is in ``node.status()`` either way.
 
-    Without ``machine`` the node runs the key-value store as ``node.kv``; with a machine of your own
-    ``await node.propose(command)`` answers what its ``apply`` does.
+    Without ``machine`` the node runs the key-value store as ``node.kv``, tuned by ``kv``; with a
+    machine of your own ``await node.propose(command)`` answers what its ``apply`` does.
 
     Any address but loopback without TLS is refused unless ``insecure``. ``runtime``, ``transport``
     and ``storage`` replace the real ones; a storage given is closed with the node.
@@ -186,8 +190,10 @@ def open_node(
         storage=storage,
     )
     if machine is None:
-        kv = KvMachine()
-        return _place(own_thread, options, kv, lambda setup: Node[KvResult](setup, kv))
+        made = KvMachine()
+        return _place(own_thread, options, made, lambda setup: Node[KvResult](setup, made, kv))
+    if kv is not None:
+        raise ConfigError("kv= is for the key-value store, but machine= is one of your own")
     _check_machine(machine)
     return _place(own_thread, options, machine, Node[R])
 

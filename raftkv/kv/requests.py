@@ -20,6 +20,9 @@ TXN_OPERATIONS_MAX: Final = 128
 TXN_DEPTH_MAX: Final = 8
 """Deepest nesting of transactions; 1 is one without another inside."""
 
+LEASE_TTL_MAX: Final = 9_000_000_000
+"""Longest time to live of a lease in seconds (etcd: ``too large lease TTL``)."""
+
 
 class SortTarget(IntEnum):
     """By what a range is sorted. Numbers are etcd's."""

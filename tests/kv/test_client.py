@@ -19,7 +19,7 @@ from raftkv.errors import (
     UsageError,
 )
 from raftkv.kv.client import Kv
-from raftkv.kv.client.kv import LOCAL_READS, STEP_KEYS
+from raftkv.kv.client.reading import LOCAL_READS, STEP_KEYS
 from raftkv.kv.commands import decode
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import (
@@ -35,6 +35,10 @@ from raftkv.kv.model import (
     Span,
 )
 from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put
+from raftkv.kv.settings import KvSettings
+from raftkv.node.settings import Settings
+from raftkv.runtime.base import Runtime
+from raftkv.runtime.system import system_runtime
 from tests.kv.rig import Rig, memory_rig
 
 
@@ -63,6 +67,14 @@ class AloneReplica:
     def check(self) -> None:
         self.asked.append("check")
 
+    @property
+    def runtime(self) -> Runtime:
+        return system_runtime()
+
+    @property
+    def settings(self) -> Settings:
+        return Settings()
+
 
 class Bench:
     """A Kv on an :class:`AloneReplica`."""
@@ -70,7 +82,7 @@ class Bench:
     def __init__(self) -> None:
         self.rig = memory_rig()
         self.node = AloneReplica(self.rig)
-        self.kv = Kv(self.node, self.rig.machine)
+        self.kv = Kv(self.node, self.rig.machine, KvSettings(sessions=False))
 
     def proposed(self) -> list[KvCommand]:
         return [

@@ -10,7 +10,7 @@ from attrs import evolve
 
 from raftkv.errors import ClosedError
 from raftkv.kv.client import Kv, Replica
-from raftkv.kv.client.kv import STEP_KEYS
+from raftkv.kv.client.reading import STEP_KEYS
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import PutResult
 from tests.node.rig import QUICK, Cluster, cluster

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Awaitable
 from typing import Protocol
 
+from raftkv.kv.client.edge import too_large
 from raftkv.kv.machine import KvMachine
-from raftkv.kv.model import KvResult
+from raftkv.kv.model import REQUEST_BYTES_MAX, KvResult
+from raftkv.kv.settings import KvSettings
+from raftkv.node.settings import Settings
+from raftkv.node.waiters import checked_timeout
+from raftkv.runtime.base import Runtime
 
 
 class Replica(Protocol):
@@ -24,12 +29,35 @@ class Replica(Protocol):
         """Raise what any call would: closed, stopped, another thread or loop, after a fork."""
         ...
 
+    @property
+    def runtime(self) -> Runtime:
+        """The node's clock, chance and promises."""
+        ...
+
+    @property
+    def settings(self) -> Settings:
+        """The node's times and bounds."""
+        ...
+
 
 class Part:
-    """A part of the client: its methods go through one node and one machine."""
+    """A part of the client: its methods go through one node and one machine.
 
-    __slots__ = ("_machine", "_node")
+    ``Kv`` inherits from all parts: each ``__init__`` passes its arguments on.
+    """
 
-    def __init__(self, node: Replica, machine: KvMachine) -> None:
+    def __init__(
+        self, node: Replica, machine: KvMachine, settings: KvSettings | None = None
+    ) -> None:
         self._node = node
         self._machine = machine
+        self._settings = settings or KvSettings()
+
+    async def _propose(self, command: bytes, timeout: float) -> KvResult:
+        """Replicate the bytes of a command: every write goes this way, whichever part makes it.
+
+        Raises InvalidArgumentError for a timeout that is none, RequestTooLargeError beyond 1.5 MiB.
+        """
+        if len(command) > REQUEST_BYTES_MAX:
+            raise too_large(len(command))
+        return await self._node.propose(command, timeout=checked_timeout(timeout))

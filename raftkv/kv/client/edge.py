@@ -6,6 +6,8 @@ nothing left this member.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 from raftkv.errors import (
     Error,
     InvalidArgumentError,
@@ -25,6 +27,27 @@ from raftkv.kv.model import (
 )
 
 
+class LeaseHolder(Protocol):
+    """What has the id of a lease: a ``Lease``, or what granting one returned."""
+
+    @property
+    def id(self) -> int:
+        """The lease's id."""
+        ...
+
+
+def lease_of(lease: int | LeaseHolder | None) -> int:
+    """The lease's id, 0 for none. Raises InvalidArgumentError for another type, or below 0."""
+    if lease is None:
+        return 0
+    found = lease if isinstance(lease, int) else getattr(lease, "id", lease)
+    if type(found) is not int or not 0 <= found < 2**63:
+        raise InvalidArgumentError(
+            f"lease must be a lease, its id (0 to 2**63 - 1) or None, not {lease!r}"
+        )
+    return found
+
+
 def key_of(key: str | bytes) -> bytes:
     """``key`` as bytes. Raises InvalidArgumentError unless a store can hold it."""
     if type(key) is not bytes:
@@ -34,7 +57,7 @@ def key_of(key: str | bytes) -> bytes:
     return key
 
 
-def value_of(value: str | bytes) -> bytes:
+def value_of(value: str | bytes | None) -> bytes:
     """``value`` as bytes. Raises InvalidArgumentError for another type."""
     return value if type(value) is bytes else to_bytes("value", value)
 

@@ -27,6 +27,7 @@ from raftkv.core import State
 from raftkv.errors import ConfigError, Error, InvalidArgumentError, NoLeaderError
 from raftkv.handle import Node
 from raftkv.kv import KvResult
+from raftkv.kv.settings import KvSettings
 from raftkv.machine import Machine
 from raftkv.node.settings import Settings
 from raftkv.open import open_node, plan
@@ -92,6 +93,7 @@ class SimCluster(Generic[R]):
         size: int = 3,
         machine: None = None,
         settings: Settings | None = None,
+        kv: KvSettings | None = None,
         open_storage: Callable[[str], Storage] | None = None,
         disk: Callable[[str], ClusterDisk] | None = None,
         conditions: Conditions | None = None,
@@ -105,6 +107,7 @@ class SimCluster(Generic[R]):
         size: int = 3,
         machine: Callable[[], Machine[R]],
         settings: Settings | None = None,
+        kv: KvSettings | None = None,
         open_storage: Callable[[str], Storage] | None = None,
         disk: Callable[[str], ClusterDisk] | None = None,
         conditions: Conditions | None = None,
@@ -117,6 +120,7 @@ class SimCluster(Generic[R]):
         size: int = 3,
         machine: Callable[[], Machine[R]] | None = None,
         settings: Settings | None = None,
+        kv: KvSettings | None = None,
         open_storage: Callable[[str], Storage] | None = None,
         disk: Callable[[str], ClusterDisk] | None = None,
         conditions: Conditions | None = None,
@@ -127,6 +131,7 @@ class SimCluster(Generic[R]):
         self.loop: VirtualLoop = virtual_loop()
         self.choices = choices or ReplayedChoices(())
         self.settings = settings or Settings()
+        self.kv = kv
         self.story = story
         self.open_storage = open_storage or self.open_disk
         self._machine = machine
@@ -505,6 +510,7 @@ class SimCluster(Generic[R]):
             join=join,
             machine=None if self._machine is None else self._machine(),  # pyright: ignore[reportArgumentType] - as above
             settings=self.settings,
+            kv=self.kv,
             runtime=process.runtime,
             transport=self.network.endpoint(self._addresses[name]),
             storage=self.open_storage(name),

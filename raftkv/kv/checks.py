@@ -1,0 +1,132 @@
+"""What no request may ask, in etcd's words: checked before a command is proposed.
+
+A request is refused whole, in whichever branch its bad part stands and whether or not that branch
+would be taken.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from raftkv.errors import InvalidArgumentError
+from raftkv.kv.model import Span, check_key
+from raftkv.kv.requests import (
+    TXN_DEPTH_MAX,
+    TXN_OPERATIONS_MAX,
+    Compare,
+    DeleteOne,
+    DeleteSpan,
+    Operation,
+    Put,
+    Txn,
+)
+
+
+def check_put(put: Put) -> None:
+    """Raise InvalidArgumentError for a put that contradicts itself, or whose key cannot be."""
+    check_key("key", put.key)
+    if put.ignore_value and put.value:
+        raise InvalidArgumentError(
+            "value is provided: with ignore_value the key keeps what it has; leave one of them out"
+        )
+    if put.ignore_lease and put.lease:
+        raise InvalidArgumentError(
+            "lease is provided: with ignore_lease the key keeps what it has; leave one of them out"
+        )
+
+
+def check_txn(txn: Txn) -> None:
+    """Raise InvalidArgumentError for a transaction that no store would take, as etcd does.
+
+    At most 128 comparisons and as many operations in a branch, what is nested counted down from
+    what contains it; 8 levels; no key put twice, nor put and deleted, in what may happen together.
+    Deletes may overlap.
+    """
+    _check_size(txn, TXN_OPERATIONS_MAX, 1)
+    _check_branch(txn.then)
+    _check_branch(txn.otherwise)
+
+
+def _check_size(txn: Txn, allowed: int, depth: int) -> None:
+    if depth > TXN_DEPTH_MAX:
+        raise InvalidArgumentError(
+            f"too many levels in txn request: at most {TXN_DEPTH_MAX} transactions in one another"
+        )
+    found = max(len(txn.when), len(txn.then), len(txn.otherwise))
+    if found > allowed:
+        raise InvalidArgumentError(
+            f"too many operations in txn request: {found} conditions, or operations of one branch,"
+            f" where {allowed} are allowed; {TXN_OPERATIONS_MAX} in all, less what a transaction"
+            " around it has"
+        )
+    for condition in txn.when:
+        _check_condition(condition)
+    for operation in (*txn.then, *txn.otherwise):
+        match operation:
+            case Put():
+                check_put(operation)
+            case DeleteOne(key):
+                check_key("key", key)
+            case Txn():
+                _check_size(operation, allowed - found, depth + 1)
+            case _:
+                pass
+
+
+def _check_condition(condition: Compare) -> None:
+    if isinstance(condition.keys, bytes):
+        check_key("key", condition.keys)
+
+
+def _check_branch(branch: Iterable[Operation]) -> tuple[set[bytes], _Deleted]:
+    """The keys put and deleted in a branch. Raises if they collide."""
+    operations = tuple(branch)
+    deleted = _Deleted()
+    for operation in operations:
+        if isinstance(operation, DeleteOne):
+            deleted.add(operation.key, operation.key + b"\0")
+        elif isinstance(operation, DeleteSpan):
+            deleted.add_span(operation.span)
+    puts: set[bytes] = set()
+
+    def put(key: bytes) -> None:
+        if key in puts or key in deleted:
+            raise InvalidArgumentError(
+                f"duplicate key given in txn request: {key!r} would change twice in one revision;"
+                " put it once, or delete it in another transaction"
+            )
+        puts.add(key)
+
+    for operation in operations:
+        if isinstance(operation, Txn):
+            # Of its two branches one is taken: they may put the same key.
+            then, deleted_then = _check_branch(operation.then)
+            otherwise, deleted_otherwise = _check_branch(operation.otherwise)
+            for key in sorted(then | otherwise):
+                put(key)
+            deleted.add_all(deleted_then)
+            deleted.add_all(deleted_otherwise)
+    for operation in operations:
+        if isinstance(operation, Put):
+            put(operation.key)
+    return puts, deleted
+
+
+class _Deleted:
+    """Spans of deleted keys, which may overlap, and whether a key is in one of them."""
+
+    def __init__(self) -> None:
+        self._spans: list[tuple[bytes, bytes | None]] = []
+
+    def add(self, start: bytes, stop: bytes | None) -> None:
+        self._spans.append((start, stop))
+
+    def add_span(self, span: Span) -> None:
+        if not span.is_empty:
+            self.add(span.start, span.stop)
+
+    def add_all(self, other: _Deleted) -> None:
+        self._spans += other._spans
+
+    def __contains__(self, key: bytes) -> bool:
+        return any(start <= key and (stop is None or key < stop) for start, stop in self._spans)

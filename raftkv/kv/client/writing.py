@@ -1,0 +1,93 @@
+"""The writing half of :class:`~raftkv.kv.client.kv.Kv`."""
+
+from __future__ import annotations
+
+from raftkv.errors import InvalidArgumentError
+from raftkv.kv.checks import check_put
+from raftkv.kv.client.base import Part
+from raftkv.kv.client.edge import (
+    LeaseHolder,
+    flag_of,
+    key_of,
+    lease_of,
+    refusal_of,
+    span_to_delete,
+    value_of,
+)
+from raftkv.kv.commands import encode, encode_delete, encode_delete_span, encode_put
+from raftkv.kv.model import DeleteResult, PutResult
+from raftkv.kv.requests import Put
+
+
+class Writing(Part):
+    """Puts, deletes and transactions."""
+
+    async def put(
+        self,
+        key: str | bytes,
+        value: str | bytes | None = None,
+        *,
+        lease: int | LeaseHolder | None = None,
+        previous: bool = False,
+        ignore_value: bool = False,
+        ignore_lease: bool = False,
+        timeout: float = 5.0,
+    ) -> PutResult:
+        """Set ``key`` to ``value``; on return that is durable on a majority.
+
+        ``lease`` attaches the key to a KV lease, with which it goes; without one, a lease that it
+        had is detached. ``ignore_value`` keeps the value it has (give none then), ``ignore_lease``
+        its lease. With ``previous`` the result holds what the key was before.
+
+        Raises InvalidArgumentError for an empty or oversized key or a wrong type, KeyNotFoundError
+        where something shall be kept of a key that does not exist, LeaseNotFoundError for a lease
+        that is not there, NoSpaceError at the quota, RequestTooLargeError beyond 1.5 MiB.
+        """
+        key = key_of(key)
+        wanted = flag_of("previous", previous)
+        if ignore_value is False and ignore_lease is False:
+            data = encode_put(key, value_of(value), lease_of(lease), wanted)
+        else:
+            keeps = flag_of("ignore_value", ignore_value)
+            given = b"" if keeps and value is None else value_of(value)
+            put = Put(
+                key, given, lease_of(lease), wanted, keeps, flag_of("ignore_lease", ignore_lease)
+            )
+            check_put(put)
+            data = encode(put)
+        result = await self._propose(data, timeout)
+        if type(result) is PutResult:
+            return result
+        raise refusal_of(result)
+
+    async def delete(
+        self,
+        key: str | bytes | None = None,
+        *,
+        start: str | bytes | None = None,
+        stop: str | bytes | None = None,
+        prefix: str | bytes | None = None,
+        previous: bool = False,
+        timeout: float = 5.0,
+    ) -> DeleteResult:
+        """Delete ``key``, or all keys with ``prefix``, or all from ``start`` up to ``stop``.
+
+        ``stop`` itself stays. All of them in one revision; deleting what does not exist is no error
+        and makes none. With ``previous`` the result holds what they were. ``prefix=""`` deletes
+        everything. Each member deletes about 200 keys a millisecond, in one go: split a delete of
+        far more than 10,000 into several.
+        Raises InvalidArgumentError unless exactly one of the three ways is used.
+        """
+        wanted = flag_of("previous", previous)
+        if key is None:
+            data = encode_delete_span(span_to_delete(start, stop, prefix), wanted)
+        elif start is None and stop is None and prefix is None:
+            data = encode_delete(key_of(key), wanted)
+        else:
+            raise InvalidArgumentError(
+                "delete takes a key, or prefix=, or start= and stop=, and not several of them"
+            )
+        result = await self._propose(data, timeout)
+        if type(result) is DeleteResult:
+            return result
+        raise refusal_of(result)
