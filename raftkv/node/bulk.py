@@ -15,6 +15,7 @@ SNAPSHOTS: Final = range(1, 10)
 REPAIR: Final = range(20, 30)
 STATE_HASHES: Final = range(30, 40)
 MEMBERSHIP: Final = range(40, 50)
+QUESTIONS: Final = range(50, 60)
 
 BulkHandler = Callable[[int, bytes], Coroutine[object, object, None] | None]
 """Takes (peer, frame) in the loop's turn, a few milliseconds at most. It must not raise for what

@@ -50,7 +50,14 @@ from raftkv.core import (
 from raftkv.errors import InvariantError, StorageCorruptError, WireError
 from raftkv.node.applier import Applier
 from raftkv.node.applying import Applying
-from raftkv.node.bulk import MEMBERSHIP, REPAIR, SNAPSHOTS, STATE_HASHES, BulkFrames
+from raftkv.node.bulk import (
+    MEMBERSHIP,
+    QUESTIONS,
+    REPAIR,
+    SNAPSHOTS,
+    STATE_HASHES,
+    BulkFrames,
+)
 from raftkv.node.changes import Changes, removed_error
 from raftkv.node.commands import check_forwarded, encode_commands
 from raftkv.node.disk import Disk
@@ -58,6 +65,7 @@ from raftkv.node.handover import heir_of, holds_others_up
 from raftkv.node.images import Images
 from raftkv.node.outgoing import Outgoing
 from raftkv.node.peers import Peers
+from raftkv.node.questions import Questions
 from raftkv.node.receiving import Receiver
 from raftkv.node.recovery import Recovery
 from raftkv.node.refusals import error_of, is_passing
@@ -104,6 +112,7 @@ class Parts:
     repair: Repair
     corruption: Callable[[], StorageCorruptError | None]
     changes: Changes
+    questions: Questions
     observer: Observer | None
 
 
@@ -150,10 +159,9 @@ class Loop:
         self._changes = parts.changes
         self.bulk = BulkFrames()
         """Frames of the bulk lane; others than snapshots' register here before the first turn."""
-        self.bulk.register(SNAPSHOTS, self._on_snapshot_frame)
-        self.bulk.register(REPAIR, self._on_repair_frame)
-        self.bulk.register(MEMBERSHIP, self._on_members_frame)
-        self.bulk.register(STATE_HASHES, self._on_state_hash)
+        self.questions = parts.questions
+        self.questions.leader = lambda: self.state.leader
+        self._register()
         self._tick_ns = parts.settings.tick_ns
         self._bulk_ns = round(parts.settings.apply_seconds_max * 1e9)
         self._ticked_ns = parts.clock.boottime_ns()
@@ -171,6 +179,13 @@ class Loop:
         self._told_term: int = state.term
         self.on_change: Callable[[], None] | None = None
         """Called when leader, role or term changed."""
+
+    def _register(self) -> None:
+        self.bulk.register(SNAPSHOTS, self._on_snapshot_frame)
+        self.bulk.register(REPAIR, self._on_repair_frame)
+        self.bulk.register(MEMBERSHIP, self._on_members_frame)
+        self.bulk.register(STATE_HASHES, self._on_state_hash)
+        self.bulk.register(QUESTIONS, self.questions.on_frame)
 
     # --- from outside, between turns --------------------------------------------------------------
 
@@ -280,6 +295,7 @@ class Loop:
         self._in_flight.sweep(now)
         patience = self._settings.election_ticks * self._tick_ns
         self._reads.sweep(now, now - patience, reason)
+        self.questions.tick(now, reason)
         self._sender.sweep(now)
         self._receiver.sweep(now, self._applier.mark.index)
         self.note_acknowledged()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Generic, TypeVar, cast
 
@@ -22,13 +22,14 @@ from raftkv.errors import (
     StorageFailedError,
     TooManyRequestsError,
     UnavailableError,
+    UsageError,
     WrongThreadError,
 )
-from raftkv.node.audience import Audience
+from raftkv.node.gate import Gate
 from raftkv.node.handover import heir_of
 from raftkv.node.home import NodeHome
-from raftkv.node.joining import answer_question
 from raftkv.node.members import Members, members_of
+from raftkv.node.questions import QUESTION_BYTES_MAX, Answerer
 from raftkv.node.start import Hands, Setup, assemble, recover
 from raftkv.node.status import (
     EventHub,
@@ -42,46 +43,15 @@ from raftkv.node.tasks import TaskSpawner, first_cause
 from raftkv.node.waiters import Waiter, checked_timeout, stopped
 from raftkv.runtime.base import Worker
 from raftkv.storage.base import Damage, Loss
-from raftkv.transport.base import Code, Hello, Lane, Refusal
 
 _log = logging.getLogger("raftkv.node")
 
 R_co = TypeVar("R_co", covariant=True)
 
+Companion = Callable[[], Coroutine[object, object, None]]
+"""What runs beside a node's driver."""
+
 _LAGS_REMEMBERED = 20
-
-
-class _Gate:
-    """The transport's view of the node."""
-
-    def __init__(self, hands: Hands) -> None:
-        self._hands = hands
-
-    def on_frame(self, peer: int, lane: Lane, frame: bytes) -> None:
-        self._hands.loop.on_frame(peer, lane, frame)
-
-    def on_up(self, peer: int, hello: Hello) -> None:
-        self._hands.upkeep.on_up(peer, hello)
-        self._hands.waker.set()
-
-    def on_down(self, peer: int) -> None:
-        self._hands.peers.down(peer)
-        self._hands.loop.on_down(peer)
-
-    def accepts(self, hello: Hello) -> Refusal | None:
-        self._hands.loop.note_acknowledged()
-        return self._hands.peers.refusal(hello)
-
-    def on_question(self, question: bytes) -> bytes:
-        peers = self._hands.peers
-        return answer_question(
-            question, peers.cluster_id, self._hands.changes.roster, peers.disks.knows
-        )
-
-    def on_refused(self, peer: int, refusal: Refusal) -> None:
-        self._hands.recovery.on_refused(peer, refusal)
-        if refusal.code == Code.REMOVED:
-            self._hands.changes.removed(self._hands.disk.batch)
 
 
 class Node(Generic[R_co]):
@@ -112,7 +82,8 @@ class Node(Generic[R_co]):
         self._watchers: list[Waiter] = []
         self._lags = [0] * _LAGS_REMEMBERED
         self._lag_max = 0
-        self._audience: Audience | None = None
+        self._answerer: Answerer | None = None
+        self._companions: list[tuple[str, Companion]] = []
         self._members = Members(NodeHome(setup, self._check, self._deadline_ns, self._until))
 
     # --- what an application calls --------------------------------------------------------------
@@ -181,17 +152,58 @@ class Node(Generic[R_co]):
         hands.waker.set()
         return cast("int", await promise)
 
-    def tell(self, audience: Audience) -> None:
-        """Tell it, from the start of the node on, when there are new rows to read.
+    async def ask(self, question: bytes, *, timeout: float = 5.0) -> bytes:
+        """What the leader answers, by what its ``answer_with`` was given; here, if we lead.
 
-        For who brings the machine along, before the node runs; there is one audience.
+        Asked again of whoever leads until the deadline, so that it may be answered several times
+        though one answer is heard: ask only what is harmless to do twice. Raises DeadlineError
+        without a leader or an answer in time, TooManyRequestsError at the bound of 10,000 waiting,
+        RequestTooLargeError above 64 KiB, UsageError if nobody was given to answer.
         """
-        self._audience = audience
+        hands = self._check()
+        if type(question) is not bytes:
+            raise InvalidArgumentError(f"a question is bytes, not {type(question).__name__}")
+        if len(question) > QUESTION_BYTES_MAX:
+            raise RequestTooLargeError(
+                f"the question has {len(question)} bytes, at most {QUESTION_BYTES_MAX} are allowed"
+            )
+        if self._answerer is None:
+            raise UsageError("nobody here answers questions: give answer_with() who does, first")
+        promise = self._promise()
+        waiter = Waiter(question, self._deadline_ns(timeout), promise)
+        hands.questions.ask(waiter, self._clock.monotonic_ns())
+        return cast("bytes", await promise)
 
-    def _tell_of_rows(self, hands: Hands) -> None:
-        if self._audience is not None:
-            hands.applier.on_written = self._audience.rows_written
-            hands.parts.images.on_installed = self._audience.rows_written
+    def answer_with(self, answerer: Answerer) -> None:
+        """Have ``answerer`` answer what is asked of the leader, while we lead or believe to."""
+        self._answerer = answerer
+        if self._hands is not None:
+            self._hands.questions.answerer = answerer
+
+    def accompany(self, name: str, body: Companion) -> None:
+        """Run ``body`` beside the driver, from when the node serves until it begins to close.
+
+        It is cancelled then. What it raises before stops the node; that it returns does not. To be
+        called before the node runs; else raises UsageError.
+        """
+        if self._hands is not None or self._closing:
+            raise UsageError(f"the node runs already: give it {name} before")
+        self._companions.append((name, body))
+
+    @property
+    def leading(self) -> int:
+        """The term in which this member leads, or believes to; 0 if it does not."""
+        hands = self._hands
+        if hands is None or hands.loop.state.role is not Role.LEADER:
+            return 0
+        return hands.loop.state.term
+
+    def _connect(self, hands: Hands) -> None:
+        hands.changes.connect()
+        hands.loop.on_change = self._wake_watchers
+        hands.recovery.on_change = self._wake_watchers
+        hands.changes.on_change = self._wake_watchers
+        hands.questions.answerer = self._answerer
 
     async def ready(self, *, timeout: float = 30.0) -> None:
         """Wait until a leader is known and this member has caught up with it, and is whole.
@@ -380,12 +392,8 @@ class Node(Generic[R_co]):
                 async with anyio.create_task_group() as tasks:
                     spawner = TaskSpawner(tasks)
                     hands = assemble(self._setup, recovered, self._events, spawner, wal, snapshot)
-                    async with self._setup.transport.serve(hands.recovery.hello, _Gate(hands)):
-                        hands.changes.connect()
-                        hands.loop.on_change = self._wake_watchers
-                        hands.recovery.on_change = self._wake_watchers
-                        hands.changes.on_change = self._wake_watchers
-                        self._tell_of_rows(hands)
+                    async with self._setup.transport.serve(hands.recovery.hello, Gate(hands)):
+                        self._connect(hands)
                         self._hands = hands
                         # From here on only `close` or a failure ends us: when our owner is
                         # cancelled we still hand over in order.
@@ -395,7 +403,7 @@ class Node(Generic[R_co]):
                         spawner.spawn("ticker", self._tick)
                         spawner.spawn("scrubber", hands.scrubber.run)
                         hands.waker.set()
-                        await self._stop.wait()
+                        await self._company()
                         await self._hand_over(hands)
                     tasks.cancel_scope.cancel()
         except BaseException as error:
@@ -421,6 +429,22 @@ class Node(Generic[R_co]):
                 self._done.set()
                 if self._failure is not None:
                     self._on_failure()
+
+    async def _company(self) -> None:
+        """The companions' lives, until somebody wants the node to end."""
+
+        async def live(body: Companion) -> None:
+            try:
+                await body()
+            except Error:
+                if not self._closing:  # else that is what it was told
+                    raise
+
+        async with anyio.create_task_group() as tasks:
+            for name, body in self._companions:
+                tasks.start_soon(live, body, name=f"raftkv {name}")
+            await self._stop.wait()
+            tasks.cancel_scope.cancel()
 
     async def _let_go(self, wal: Worker, snapshot: Worker) -> None:
         """Close the storage, in its worker: after a failed write RocksDB takes a second for it."""
@@ -495,14 +519,13 @@ class Node(Generic[R_co]):
             never = self._stopped_error()
         hands.queue.fail_all(never)
         hands.reads.fail_all(never)
+        hands.questions.fail_all(never)
         what = "the node was closed" if cause is None else f"the node stopped ({cause})"
         hands.in_flight.fail_all(what, cause)
         hands.changes.fail_all(never, what)
         for watcher in self._watchers:
             watcher.fail(never)
         self._watchers.clear()
-        if self._audience is not None:
-            self._audience.ended()
 
     async def serving(self) -> None:
         """Wait until the node serves; for :func:`running`."""

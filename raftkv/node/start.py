@@ -29,6 +29,7 @@ from raftkv.node.hashes import StateHashes
 from raftkv.node.images import Images, snapshot_of
 from raftkv.node.loop import Loop, Parts
 from raftkv.node.peers import Member, Peers
+from raftkv.node.questions import Questions
 from raftkv.node.receiving import Receiver
 from raftkv.node.recovery import Recovery
 from raftkv.node.repair import Repair
@@ -201,6 +202,11 @@ class Hands:
     def upkeep(self) -> Upkeep:
         """What members do for each other."""
         return self.parts.upkeep
+
+    @property
+    def questions(self) -> Questions:
+        """What members ask the leader."""
+        return self.parts.questions
 
     @property
     def recovery(self) -> Recovery:
@@ -377,6 +383,9 @@ def assemble(
         repair=care.repair,
         corruption=lambda: storage.corruption,
         changes=changes,
+        questions=Questions(
+            me, boot, setup.transport, spawner, settings.election_ticks * settings.tick_ns
+        ),
         observer=runtime.observer,
     )
     state = _first_state(setup, recovered, images, care.recovery)

@@ -45,7 +45,7 @@ def addresses() -> dict[str, str]:
 
 
 @asynccontextmanager
-async def _opened(
+async def opened(
     directory: Path, addresses: dict[str, str]
 ) -> AsyncGenerator[list[raftkv.Node[object]]]:
     """Every member over sockets and RocksDB, in one process."""
@@ -70,7 +70,7 @@ async def _opened(
 async def test_three_members_over_sockets_and_disks_keep_what_they_acknowledged(
     tmp_path: Path, addresses: dict[str, str]
 ) -> None:
-    async with _opened(tmp_path, addresses) as nodes:
+    async with opened(tmp_path, addresses) as nodes:
         for number, node in enumerate(nodes):
             put = await node.kv.put(f"key{number}", b"value%d" % number, timeout=30)
             assert put.revision == 2 + number
@@ -80,7 +80,7 @@ async def test_three_members_over_sockets_and_disks_keep_what_they_acknowledged(
         status = nodes[0].status()
         assert status.disk.syncs > 0
         assert {peer.name for peer in status.peers} == {"n2", "n3"}
-    async with _opened(tmp_path, addresses) as nodes:
+    async with opened(tmp_path, addresses) as nodes:
         await nodes[0].ready()
         found = await nodes[2].kv.get("key1")
         assert found is not None
