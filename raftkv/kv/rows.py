@@ -3,10 +3,15 @@
 =====  ===========================  ==========================================================
 tag    key behind the tag           row
 =====  ===========================  ==========================================================
+``A``  kind, member                 an alarm that is raised (:mod:`raftkv.kv.alarms`)
+``C``  nothing                      how far the sweep has come (:mod:`raftkv.kv.compaction`)
 ``H``  key escaped, newest first    a version that a write replaced or ended, and when it ended
 ``K``  the key itself               the version in force now: a current read is one get
-``M``  nothing                      head: format, revision, floor below which history is gone
+``L``  lease                        a lease (:mod:`raftkv.kv.leases`)
+``M``  nothing                      head: where the store stands (:class:`Head`)
 ``R``  revision, sub-revision       events: which keys this revision changed, in order
+``S``  session and what it keeps    a client session (:mod:`raftkv.kv.sessions`)
+``T``  lease, the key itself        nothing: the key is attached to the lease
 ``V``  revision, sub-revision       a long value, written once; versions point to it
 =====  ===========================  ==========================================================
 
@@ -42,7 +47,13 @@ CURRENT_STOP: Final = b"L"
 HISTORY: Final = b"H"
 HISTORY_STOP: Final = b"I"
 EVENTS: Final = b"R"
+EVENTS_STOP: Final = b"S"
 VALUES: Final = b"V"
+ALARMS: Final = b"A"
+SWEEP_KEY: Final = b"C"
+LEASES: Final = b"L"
+SESSIONS: Final = b"S"
+ATTACHED: Final = b"T"
 
 INLINE_BYTES_MAX: Final = 1024
 """Longer values stand in a ``V`` row of their own: replacing or deleting them moves no bulk."""
@@ -70,6 +81,10 @@ _TOP_SUB: Final = 2**32 - 1
 _ESCAPED_END: Final = b"\0\0"
 _PLACE_BYTES: Final = _PLACE.size
 _VERSION_BYTES: Final = _VERSION.size
+_ID: Final = struct.Struct(">q")  # a lease; ids are positive, so they sort as they count
+_LEASE: Final = struct.Struct("<q")  # the lease inside a version's row, at its header's end
+_LEASE_AT: Final = _VERSION_BYTES - _LEASE.size
+_NO_LEASE: Final = bytes(_LEASE.size)
 _MADE: Final = struct.Struct("<QI")  # the place inside a version's row, behind its first byte
 _NEVER: Final = bytes(_MADE.size)
 
@@ -198,6 +213,30 @@ def value_bytes(row: bytes) -> int | None:
     if len(row) != _VERSION_BYTES + _LENGTH.size:
         raise _corrupt("a KV version row", row)
     return int(_LENGTH.unpack_from(row, _VERSION_BYTES)[0])
+
+
+def lease_of(row: bytes) -> int:
+    """The lease that the version in ``row`` is attached to, or 0."""
+    if row.startswith(_NO_LEASE, _LEASE_AT):
+        return 0
+    if len(row) < _VERSION_BYTES:
+        raise _corrupt("a KV version row", row)
+    return _LEASE.unpack_from(row, _LEASE_AT)[0]
+
+
+def attached_key(lease: int, key: bytes) -> bytes:
+    """Where it stands that ``key`` is attached to ``lease``; in key order for each lease."""
+    return ATTACHED + _ID.pack(lease) + key
+
+
+def attached_bounds(lease: int) -> tuple[bytes, bytes]:
+    """Between which row keys the keys attached to ``lease`` stand."""
+    return ATTACHED + _ID.pack(lease), ATTACHED + _ID.pack(lease + 1)
+
+
+def key_attached(row_key: bytes) -> bytes:
+    """The key in an :func:`attached_key`."""
+    return row_key[len(ATTACHED) + _ID.size :]
 
 
 def current_key(key: bytes) -> bytes:
