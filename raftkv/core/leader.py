@@ -105,6 +105,8 @@ def _on_unproven(draft: Draft, peer: Peer, index: int) -> None:
         if index < peer.pending_snapshot:
             return
         peer.become_probe()
+    elif index < peer.next:
+        return  # it answers no more than what was sent before: that had its answer, or was lost
     peer.next = index + 1
     peer.flow_paused = False
     if peer.next <= draft.log.last_index:

@@ -21,6 +21,13 @@ from raftkv.testing.member import MachineKind
 TICK: Final = 10
 """Units of simulated time in one tick of an unskewed clock."""
 
+_ROUND_TRIP_UNITS: Final = 3
+"""Without faults: an append, its write, and the answer."""
+_PAYLOADS: Final = 2
+"""Of a proposal, on average."""
+_HEAD_BYTES: Final = 32
+"""Of an entry, at most."""
+
 T = TypeVar("T")
 
 Settings = dict[str, bool | int]
@@ -144,6 +151,17 @@ class Options:
     def number(self, name: str) -> int:
         """A setting that is a number or a switch; 0 if it is not set."""
         return int(self.settings.get(name, 0))
+
+    def catching_up_units(self, lag: int) -> int:
+        """How long it takes, without faults, to send ``lag`` entries and what comes meanwhile.
+
+        Some worlds let an append carry no more than an entry, and have one under way at a time;
+        while a leader is cut off, its log may grow by hundreds.
+        """
+        append_max = self.settings.get("append_bytes_max", NO_LIMIT)
+        entries = max(1, append_max // (self.payload_bytes + _HEAD_BYTES))
+        units = _ROUND_TRIP_UNITS * lag // entries
+        return units + units * _ROUND_TRIP_UNITS * _PAYLOADS // (self.propose_units * entries)
 
     @property
     def election_ticks(self) -> int:

@@ -427,6 +427,7 @@ class Simulation(World):
         deadline = self.now + RECOVERY_ELECTIONS * election
         # A peer whose snapshot's fate nobody reported is only tried again after its time.
         deadline += 2 * TICK * self.options.number("snapshot_timeout_ticks")
+        deadline += self.options.catching_up_units(self._lag())
         goal = 0
         while True:
             until = self.now + election
@@ -504,6 +505,12 @@ class Simulation(World):
                 for node in newest.members()
             )
         )
+
+    def _lag(self) -> int:
+        newest = self.checker.newest_membership
+        known = [] if newest is None else newest.members()
+        ends = [one.disk.last_index for one in self.living() if one.id in known]
+        return max(ends) - min(ends) if ends else 0
 
     def _all_whole(self, newest: Membership) -> bool:
         members = [self.members[node] for node in newest.members()]

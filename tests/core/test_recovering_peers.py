@@ -52,6 +52,13 @@ def leading(config: Config = ONE, voters: tuple[int, ...] = (1, 2, 3), *peers: i
     return followed(elected(member(config, voters=voters)), *(peers or (2,)))
 
 
+def probed(state: State, peer: int, hint: int, term: int = 1) -> AppendResponse:
+    """It has no more than ``hint`` of what the leader's first probe begins after."""
+    known = state.peer(peer)
+    assert known is not None
+    return AppendResponse(peer, 1, state.term, known.next - 1, True, hint, term, recovering=True)
+
+
 def proposed(state: State) -> State:
     return settled(run(state, Propose((normal(b"x"),))))[0]
 
@@ -71,12 +78,24 @@ def test_the_flag_takes_back_all_that_was_believed() -> None:
 
 def test_a_flagged_acknowledgement_counts_for_nothing_but_brings_the_next_entries() -> None:
     leader = proposed(leading())
-    leader, sent = settled(run(leader, flagged(leader, 2, 1)))
+    leader, _ = settled(run(leader, flagged(leader, 2, 1)))
+    leader, sent = settled(run(leader, probed(leader, 2, 1)))
     bringing = [one for one in sent if isinstance(one, AppendEntries) and one.to == 2]
     assert [entry.index for entry in bringing[-1].entries] == [2, 3]
     leader, _ = settled(run(leader, flagged(leader, 2)))
     assert leader.commit == 1
     assert run(leader, acked(leader, 3)).commit == leader.log.last_index
+
+
+def test_an_answer_that_comes_twice_brings_the_next_entries_once() -> None:
+    """Each would bring an append, and that another answer: two chains from then on, and more."""
+    leader, _ = settled(run(leading(), flagged(leading(), 2, 0)))
+    leader = proposed(proposed(leader))
+    answer = flagged(leader, 2, leader.log.last_index - 2)
+    leader, sent = settled(run(leader, answer))
+    assert [one.to for one in sent] == [2]
+    for late in (answer, flagged(leader, 2, 0)):
+        assert settled(run(leader, late)) == (leader, [])
 
 
 def test_the_leader_puts_an_entry_behind_what_may_have_been_acknowledged_before() -> None:
@@ -210,7 +229,8 @@ def test_an_idle_leader_learns_by_an_empty_append_that_a_peer_is_whole() -> None
 def test_a_recovering_peer_is_sent_a_snapshot_where_the_log_is_gone() -> None:
     leader = start(ONE, hard_state=HardState(1, 0, 5), snapshot=snapshot_at(5, 1))
     leader = followed(elected(leader), 2, 3)
-    leader, sent = settled(run(leader, flagged(leader, 2, 0)))
+    leader, _ = settled(run(leader, flagged(leader, 2, 0)))
+    leader, sent = settled(run(leader, probed(leader, 2, 0, 0)))
     assert [one.to for one in sent if isinstance(one, InstallSnapshot)] == [2]
     leader, sent = settled(run(leader, flagged(leader, 2, 3)))
     assert sent == [], "not there yet"
