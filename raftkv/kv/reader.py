@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Final
 
+from attrs import evolve
+
 from raftkv.errors import CompactedError, FutureRevisionError
 from raftkv.kv import rows
 from raftkv.kv.engine import load
 from raftkv.kv.model import KeyValue, RangeResult, Span
+from raftkv.kv.requests import Range, SortOrder, SortTarget
+from raftkv.kv.sorting import Sorter
 from raftkv.storage.base import Reader, Space
 
 _MACHINE: Final = Space.MACHINE
@@ -60,12 +64,16 @@ def check_revision(head: rows.Head, revision: int) -> None:
 
 
 class RangeRead:
-    """One range read, done in steps so that a large one does not hold the event loop.
+    """One :class:`~raftkv.kv.requests.Range`, read in steps so that a large one holds nobody up.
 
     The first step fixes the revision; later ones read at that revision, whatever was written in
-    between, so that nothing needs to be kept open. ``limit`` bounds the items (0: no bound).
-    ``count_only`` gives no items and ignores the limit; ``counted=False`` stops at the limit
-    instead of counting on; ``keys_only`` leaves values empty.
+    between, so that nothing needs to be kept open.
+
+    In etcd's order of things: ``count`` is that of the span, before everything else; then the
+    bounds on revisions; then order and limit; ``keys_only`` last. A target without an order has
+    etcd's oddity: the limit takes the first in key order, and only those are then sorted (unless
+    there are bounds, which are applied before the limit). ``count_only`` gives no items and
+    ignores the limit. With ``counted=False`` it stops as soon as it knows the items.
     """
 
     __slots__ = (
@@ -73,30 +81,45 @@ class RangeRead:
         "_count",
         "_counted",
         "_head",
+        "_is_bounded",
+        "_is_scanned",
         "_items",
         "_items_max",
-        "_keys_only",
+        "_matched",
         "_rest",
+        "_sorter",
+        "_wanted",
     )
 
-    def __init__(
-        self,
-        span: Span,
-        *,
-        revision: int = 0,
-        limit: int = 0,
-        keys_only: bool = False,
-        count_only: bool = False,
-        counted: bool = True,
-    ) -> None:
-        self._rest = span
-        self._at = revision
+    def __init__(self, wanted: Range, *, counted: bool = True) -> None:
+        self._wanted = wanted
+        self._rest = wanted.span
+        self._at = wanted.revision
         self._head: rows.Head | None = None
+        self._counted = counted or wanted.count_only
+        self._is_bounded = any(
+            (
+                wanted.mod_revision_min,
+                wanted.mod_revision_max,
+                wanted.create_revision_min,
+                wanted.create_revision_max,
+            )
+        )
         self._items: list[KeyValue] = []
-        self._items_max = 0 if count_only else (limit or None)
-        self._counted = counted or count_only
-        self._keys_only = keys_only
-        self._count = 0
+        self._count = 0  # keys in the span
+        self._matched = 0  # of them within the bounds
+        self._is_scanned = False
+        self._sorter: Sorter | None = None
+        self._items_max = wanted.limit  # to take in key order; 0: all
+        if wanted.count_only:
+            return
+        by_key = wanted.target is SortTarget.KEY
+        if wanted.order is SortOrder.DESCEND or not by_key:
+            descending = wanted.order is SortOrder.DESCEND
+            self._sorter = Sorter(wanted.target, descending=descending, limit=wanted.limit)
+            is_odd = wanted.order is SortOrder.NONE and not self._is_bounded
+            # One more than the limit, as etcd does: the greatest of them is then cut off.
+            self._items_max = wanted.limit + 1 if is_odd and wanted.limit else 0
 
     def advance(self, reader: Reader, keys_max: int) -> bool:
         """Look at ``keys_max`` keys, fewer if their values are large; True once it is done.
@@ -104,21 +127,47 @@ class RangeRead:
         Raises FutureRevisionError or CompactedError for a revision that cannot be read, or can no
         longer be read.
         """
+        sorter = self._sorter
+        if self._is_scanned:
+            return sorter is None or sorter.finish(keys_max)
+        if sorter is not None and not sorter.settle(keys_max):
+            return False
         head = read_head(reader)
         if self._head is None:
             self._head = head
             self._at = self._at or head.revision
         check_revision(head, self._at)
-        is_now = self._at == head.revision
+        if not self._scan(reader, self._at == head.revision, keys_max):
+            return False
+        self._is_scanned = True
+        return sorter is None or sorter.finish(keys_max)
+
+    @property
+    def result(self) -> RangeResult:
+        """The answer, once :meth:`advance` returned True."""
+        wanted = self._wanted
+        items = self._items if self._sorter is None else self._sorter.items
+        if wanted.keys_only and wanted.target is SortTarget.VALUE:
+            items = [evolve(item, value=b"") for item in items]  # they were needed to sort by
+        more = bool(wanted.limit) and not wanted.count_only and self._matched > wanted.limit
+        count = self._count if self._counted else len(items)
+        head = self._head
+        revision = self._at if head is None else head.revision
+        return RangeResult(tuple(items), count, more, revision)
+
+    @property
+    def _is_full(self) -> bool:
+        return 0 < self._items_max <= self._matched
+
+    def _scan(self, reader: Reader, is_now: bool, keys_max: int) -> bool:
         scan = _now(reader, self._rest) if is_now else _past(reader, self._rest, self._at)
         size = 0
         try:
             for looked, (key, row) in enumerate(scan, 1):
                 if row is not None:
-                    if self._is_full and not self._counted:
-                        self._count += 1  # the one that shows that there are more
+                    size += self._look(reader, key, row)
+                    if not self._counted and self._knows_all:
                         return True
-                    size += self._take(reader, key, row)
                 if looked >= keys_max or size >= _BYTES_MAX:
                     self._rest = Span(key + b"\0", self._rest.stop)
                     return False
@@ -127,51 +176,60 @@ class RangeRead:
             scan.close()
 
     @property
-    def result(self) -> RangeResult:
-        """The answer, once :meth:`advance` returned True."""
-        items = tuple(self._items)
-        more = bool(self._items_max) and self._count > len(items)
-        count = self._count if self._counted else len(items)
-        head = self._head
-        return RangeResult(items, count, more, self._at if head is None else head.revision)
+    def _knows_all(self) -> bool:
+        """Whether no further key can change the items, nor whether there are more of them."""
+        limit = self._wanted.limit
+        return 0 < limit < self._matched and (self._sorter is None or self._items_max > 0)
 
-    @property
-    def _is_full(self) -> bool:
-        return self._items_max is not None and len(self._items) >= self._items_max
-
-    def _take(self, reader: Reader, key: bytes, row: bytes) -> int:
+    def _look(self, reader: Reader, key: bytes, row: bytes) -> int:
+        """A key of the span. Returns how many bytes of value were read."""
         self._count += 1
-        if self._is_full:
+        wanted = self._wanted
+        if wanted.count_only or (self._is_bounded and not _is_within(wanted, row)):
             return 0
-        item = rows.key_value(key, row, with_value=not self._keys_only)
-        if item is None:
-            item = load(reader, key, row)
-        self._items.append(item)
+        was_full = self._is_full
+        self._matched += 1
+        if was_full:
+            return 0
+        by_value = wanted.target is SortTarget.VALUE
+        with_value = by_value or not wanted.keys_only
+        sorter = self._sorter
+        if sorter is None:
+            item = _item(reader, key, row, with_value)
+            self._items.append(item)
+            return len(item.value)
+        item = _item(reader, key, row, by_value)
+        if not sorter.wants(item):
+            return len(item.value)
+        if with_value and not by_value:
+            item = _item(reader, key, row, with_value)
+        sorter.add(item)
         return len(item.value)
 
 
-def read_range(
-    reader: Reader,
-    span: Span,
-    *,
-    revision: int = 0,
-    limit: int = 0,
-    keys_only: bool = False,
-    count_only: bool = False,
-    counted: bool = True,
-) -> RangeResult:
+def read_range(reader: Reader, wanted: Range, *, counted: bool = True) -> RangeResult:
     """A whole :class:`RangeRead` in one go."""
-    read = RangeRead(
-        span,
-        revision=revision,
-        limit=limit,
-        keys_only=keys_only,
-        count_only=count_only,
-        counted=counted,
-    )
+    read = RangeRead(wanted, counted=counted)
     while not read.advance(reader, _STEP_KEYS):
         pass
     return read.result
+
+
+def _is_within(wanted: Range, row: bytes) -> bool:
+    """Whether the version in ``row`` is within the bounds, all inclusive, 0 for none."""
+    found = rows.decode_version(row)
+    made, changed = found.create_revision, found.mod_revision
+    return (
+        wanted.mod_revision_min <= changed
+        and changed <= (wanted.mod_revision_max or changed)
+        and wanted.create_revision_min <= made
+        and made <= (wanted.create_revision_max or made)
+    )
+
+
+def _item(reader: Reader, key: bytes, row: bytes, with_value: bool) -> KeyValue:
+    found = rows.key_value(key, row, with_value=with_value)
+    return load(reader, key, row) if found is None else found
 
 
 # --- scans: each key of the span once, in order; no row if it did not exist then ---------------

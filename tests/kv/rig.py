@@ -9,7 +9,7 @@ from raftkv.kv.commands import encode
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import KvResult, RangeResult, Span
 from raftkv.kv.reader import read_range
-from raftkv.kv.requests import KvCommand
+from raftkv.kv.requests import KvCommand, Range
 from raftkv.machine import Command
 from raftkv.storage.base import Space, Store
 from raftkv.storage.memory import MemoryDisk, MemoryStore
@@ -57,11 +57,13 @@ class Rig:
     def range(self, span: Span, **how: int) -> RangeResult:
         return read_range(
             self.store,
-            span,
-            revision=how.get("revision", 0),
-            limit=how.get("limit", 0),
-            keys_only=bool(how.get("keys_only", False)),
-            count_only=bool(how.get("count_only", False)),
+            Range(
+                span,
+                limit=how.get("limit", 0),
+                revision=how.get("revision", 0),
+                keys_only=bool(how.get("keys_only", False)),
+                count_only=bool(how.get("count_only", False)),
+            ),
             counted=bool(how.get("counted", True)),
         )
 

@@ -12,7 +12,7 @@ from raftkv.errors import CompactedError, FutureRevisionError
 from raftkv.kv import rows
 from raftkv.kv.model import EVERYTHING, Span, prefix_span
 from raftkv.kv.reader import SEEK_AFTER, RangeRead, read_key, read_range
-from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put
+from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put, Range
 from raftkv.storage.base import Reader, Space
 from tests.kv.oracle import Oracle, apply_all, commands, spans
 from tests.kv.rig import Rig, memory_rig
@@ -59,7 +59,7 @@ def test_more_says_whether_the_limit_cut_and_count_ignores_it(limit: int) -> Non
 
 def test_not_counting_looks_at_no_more_than_one_row_behind_the_limit() -> None:
     reader = Counting(filled(100).store)
-    found = read_range(reader, EVERYTHING, limit=5, counted=False)
+    found = read_range(reader, Range(EVERYTHING, limit=5), counted=False)
     assert (len(found.items), found.more, found.count) == (5, True, 5)
     assert reader.rows == 1 + 5 + 1
 
@@ -73,7 +73,7 @@ def test_keys_only_fetches_no_long_values() -> None:
     rig = memory_rig()
     rig.apply([Put(b"k%d" % number, b"v" * 2000) for number in range(5)])
     reader = Counting(rig.store)
-    found = read_range(reader, EVERYTHING, keys_only=True)
+    found = read_range(reader, Range(EVERYTHING, keys_only=True))
     assert [item.value for item in found.items] == [b""] * 5
     assert found.items[0].mod_revision == 2
     assert reader.rows == 1 + 5
@@ -119,7 +119,7 @@ def test_a_long_history_is_jumped_over_in_both_directions() -> None:
     rig.apply([Put(b"b", b"")])
     for revision, value in ((2, b"0"), (500, b"498"), (1001, b"999")):
         reader = Counting(rig.store)
-        found = read_range(reader, EVERYTHING, revision=revision)
+        found = read_range(reader, Range(EVERYTHING, revision=revision))
         assert [item.value for item in found.items] == [value]
         assert reader.rows < 4 * SEEK_AFTER
         reader = Counting(rig.store)
@@ -139,7 +139,7 @@ def test_a_large_read_is_done_in_steps_and_gives_the_same() -> None:
     rig.apply([DeleteSpan(prefix_span(b"k01")), *(Put(b"k%03d" % n, b"w") for n in range(50))])
     for revision in (0, 50, 101):
         wanted = rig.range(EVERYTHING, revision=revision)
-        read = RangeRead(EVERYTHING, revision=revision)
+        read = RangeRead(Range(EVERYTHING, revision=revision))
         steps = 1
         while not read.advance(rig.store, 7):
             steps += 1
@@ -150,7 +150,7 @@ def test_a_large_read_is_done_in_steps_and_gives_the_same() -> None:
 def test_a_step_is_cut_short_by_large_values() -> None:
     rig = memory_rig()
     rig.apply([Put(b"k%d" % number, b"v" * 100_000) for number in range(9)])
-    read = RangeRead(EVERYTHING)
+    read = RangeRead(Range(EVERYTHING))
     steps = 1
     while not read.advance(rig.store, 1000):
         steps += 1
@@ -161,7 +161,7 @@ def test_a_step_is_cut_short_by_large_values() -> None:
 def test_a_step_over_unwanted_rows_comes_to_an_end_too() -> None:
     rig = filled(100)
     rig.apply([DeleteSpan(prefix_span(b"k00")), *(Put(b"k00%d" % n, b"new") for n in range(5))])
-    read = RangeRead(EVERYTHING, revision=2)
+    read = RangeRead(Range(EVERYTHING, revision=2))
     steps = 1
     while not read.advance(rig.store, 10):
         steps += 1
@@ -184,7 +184,7 @@ def test_writes_between_its_steps_do_not_change_a_read(
     apply_all(oracle, before)
     revision = round(at * oracle.revision)
     wanted = oracle.range(span, revision=revision)
-    read = RangeRead(span, revision=revision)
+    read = RangeRead(Range(span, revision=revision))
     writes = iter(between)
     while not read.advance(rig.store, step):
         rig.apply([command for _, command in zip(range(3), writes, strict=False)])
@@ -193,7 +193,7 @@ def test_writes_between_its_steps_do_not_change_a_read(
 
 def test_a_read_that_compaction_overtakes_says_so() -> None:
     rig = filled(10)
-    read = RangeRead(EVERYTHING)
+    read = RangeRead(Range(EVERYTHING))
     assert not read.advance(rig.store, 5)
     batch = rig.store.batch()
     batch.put(Space.MACHINE, rows.HEAD_KEY, rows.encode_head(rows.Head(20, 15)))

@@ -17,6 +17,7 @@ from raftkv.kv.client.edge import check_count, flag_of, key_of, span_of
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import KeyValue, RangeResult
 from raftkv.kv.reader import RangeRead, read_key
+from raftkv.kv.requests import Range
 from raftkv.kv.settings import KvSettings
 from raftkv.node.waiters import checked_timeout
 
@@ -84,11 +85,13 @@ class Reading(Part):
         number; FutureRevisionError and CompactedError as ``get`` does.
         """
         read = RangeRead(
-            span_of(start, stop, prefix),
-            revision=check_count("revision", revision),
-            limit=check_count("limit", limit),
-            keys_only=flag_of("keys_only", keys_only),
-            count_only=flag_of("count_only", count_only),
+            Range(
+                span_of(start, stop, prefix),
+                limit=check_count("limit", limit),
+                revision=check_count("revision", revision),
+                keys_only=flag_of("keys_only", keys_only),
+                count_only=flag_of("count_only", count_only),
+            ),
             counted=flag_of("counted", counted),
         )
         await self._begin_read(serializable, lease, timeout)
