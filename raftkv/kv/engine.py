@@ -1,26 +1,34 @@
 """What a slice of commands changes, and sees of its own changes before they are in the store.
 
 The batch of a slice is written after its last command, yet each command must see the ones before
-it. :class:`Slice` therefore keeps the current rows it wrote in an overlay: a read asks the overlay,
-then the store; a range merges the two. It lives for one slice and holds no more than that slice
-changed, so memory does not grow with the number of keys.
+it. :class:`Slice` therefore keeps every row it wrote in an overlay and is a ``Reader`` itself: a
+read asks the overlay, then the store; a scan merges the two. So whatever reads a store (a range at
+a past revision, a walk over events, over the keys of a lease) reads a slice just as well, and what
+a command does cannot depend on where a slice ended. It lives for one slice and holds no more than
+that slice changed, so memory does not grow with the number of keys.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from raftkv.errors import StorageCorruptError
 from raftkv.kv import rows
 from raftkv.kv.model import KeyValue, Span
+from raftkv.kv.sizes import EVENT_BYTES, PUT_BYTES
 from raftkv.storage.base import Batch, Reader, Space
 
 _MACHINE: Final = Space.MACHINE
+_DELETE: Final = rows.DELETE_EVENT
+_PUT: Final = rows.PUT_EVENT
 
 DELETE_RANGE_MIN: Final = 64
 """From this many keys on, a span is deleted by one range deletion instead of one deletion a key."""
+
+_INSERT_MAX: Final = 16  # so many new rows are put in their place one by one; more are sorted
 
 
 def load(reader: Reader, key: bytes, row: bytes) -> KeyValue:
@@ -35,134 +43,237 @@ def load(reader: Reader, key: bytes, row: bytes) -> KeyValue:
             f"the KV value written at revision {version.mod_revision}.{version.sub} is missing; "
             "remove this member's data directory and let it join again, or restore a backup"
         )
-    return with_value(key, version, value)
-
-
-def with_value(key: bytes, version: rows.Version, value: bytes) -> KeyValue:
-    """The public record of a version whose value was found elsewhere."""
     return KeyValue(
         key, value, version.create_revision, version.mod_revision, version.version, version.lease
     )
 
 
-class Slice:
-    """The writes of one slice of commands. Not thread-safe; drop it once the batch is written."""
+class Slice(Reader):
+    """The writes of one slice of commands. Not thread-safe; drop it once the batch is written.
 
-    __slots__ = ("_batch", "_order", "_reader", "_rows", "_values")
+    ``revision``, ``floor``, ``size`` and ``alarms`` are the head's, as the commands so far left
+    them. ``ended`` are the leases that ended since it was emptied last.
+    """
 
-    def __init__(self, reader: Reader, batch: Batch) -> None:
+    __slots__ = (
+        "_before",
+        "_covered",
+        "_order",
+        "_ranges",
+        "_reader",
+        "_rows",
+        "alarms",
+        "ended",
+        "floor",
+        "revision",
+        "size",
+    )
+
+    def __init__(self, reader: Reader, head: rows.Head) -> None:
         self._reader = reader
-        self._batch = batch
-        self._rows: dict[bytes, bytes | None] = {}  # key -> its current row, None once deleted
-        self._order: list[bytes] | None = None  # the overlay's keys, sorted once a range asked
-        self._values: dict[bytes, bytes] = {}  # long values of this slice by their row's key
+        self._before = head
+        self.revision = head.revision
+        self.floor = head.floor
+        self.size = head.size
+        self.alarms = head.alarms
+        self.ended: list[int] = []
+        self._rows: dict[bytes, bytes | None] = {}  # row key -> row, None once deleted
+        self._order: list[bytes] = []  # the keys of _rows, sorted, as far as a scan needed them
+        self._ranges: list[tuple[bytes, bytes]] = []  # what was deleted by range in the store
+        self._covered: set[bytes] = set()  # the keys of _rows that lie in one of them
+
+    @property
+    def head(self) -> rows.Head:
+        """Where the store stands after the commands so far."""
+        return rows.Head(self.revision, self.floor, self.size, self.alarms)
 
     # --- reading ---
 
-    def current(self, key: bytes) -> bytes | None:
-        """The row of the version of ``key`` in force, or None."""
-        overlay = self._rows
-        if key in overlay:
-            return overlay[key]
-        return self._reader.get(_MACHINE, b"K" + key)
+    def get(self, space: Space, key: bytes) -> bytes | None:
+        """The row as the commands so far left it, or None; the head is that of the moment."""
+        if space is not _MACHINE:
+            return self._reader.get(space, key)
+        if key in self._rows:
+            return self._rows[key]
+        if key == rows.HEAD_KEY:
+            return rows.encode_head(self.head)
+        return self._reader.get(_MACHINE, key)
 
-    def scan(self, span: Span) -> Iterator[tuple[bytes, bytes]]:
-        """Keys of ``span`` in order, each with the row in force when the scan began.
+    def scan(
+        self, space: Space, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows between the bounds as they were when the scan began, without the head.
 
-        Changing keys that were yielded already, while the scan goes on, is allowed.
+        Changing rows that were yielded already, while the scan goes on, is allowed.
         """
-        if span.is_empty:
+        stored = self._reader.scan(space, start, stop, reverse=reverse)
+        changed = self._changed(start, stop) if space is _MACHINE else []
+        if not changed:
+            yield from stored
             return
-        overlay = self._overlay_keys(span)
-        position, count = 0, len(overlay)
-        for row_key, row in self._reader.scan(_MACHINE, *rows.current_bounds(span)):
-            key = row_key[1:]
-            while position < count and overlay[position][0] < key:
-                before, changed = overlay[position]
-                position += 1
-                if changed is not None:
-                    yield before, changed
-            if position == count or overlay[position][0] != key:
+        if not reverse:
+            changed.reverse()  # the next one is the last
+        for key, row in stored:
+            while changed and (
+                changed[-1][0] > key if reverse else changed[-1][0] < key
+            ):  # what the store does not have
+                before, own = changed.pop()
+                if own is not None:
+                    yield before, own
+            if not changed or changed[-1][0] != key:
                 yield key, row
                 continue
-            _, changed = overlay[position]
-            position += 1
-            if changed is not None:
-                yield key, changed
-        for key, changed in overlay[position:]:
-            if changed is not None:
-                yield key, changed
+            own = changed.pop()[1]
+            if own is not None:
+                yield key, own
+        for key, own in reversed(changed):
+            if own is not None:
+                yield key, own
 
-    def _overlay_keys(self, span: Span) -> list[tuple[bytes, bytes | None]]:
-        order = self._order
-        if order is None:
-            order = self._order = sorted(self._rows)
-        first = bisect_left(order, span.start)
-        last = len(order) if span.stop is None else bisect_left(order, span.stop)
-        return [(key, self._rows[key]) for key in order[first:last]]
+    def current(self, key: bytes) -> bytes | None:
+        """The row of the version of ``key`` in force, or None."""
+        place = b"K" + key
+        if place in self._rows:
+            return self._rows[place]
+        return self._reader.get(_MACHINE, place)
+
+    def scan_current(self, span: Span) -> Iterator[tuple[bytes, bytes]]:
+        """Keys of ``span`` in order, each with the row in force when the scan began."""
+        if not span.is_empty:
+            for row_key, row in self.scan(_MACHINE, *rows.current_bounds(span)):
+                yield row_key[1:], row
 
     def key_value(self, key: bytes, row: bytes) -> KeyValue:
-        """The version in ``row`` with its value, which may have been written in this slice."""
-        if self._values:
-            version = rows.decode_version(row)
-            value = self._values.get(rows.value_key(version.mod_revision, version.sub))
-            if value is not None:
-                return with_value(key, version, value)
-        return load(self._reader, key, row)
+        """The version in ``row`` with its value."""
+        return load(self, key, row)
+
+    def _changed(self, start: bytes, stop: bytes | None) -> list[tuple[bytes, bytes | None]]:
+        own, order = self._rows, self._order
+        missing = len(own) - len(order)  # rows are never taken out of the overlay
+        if missing > _INSERT_MAX:
+            order += islice(own, len(order), None)
+            order.sort()
+        elif missing:
+            for key in list(islice(own, len(order), None)):
+                insort(order, key)
+        first = bisect_left(order, start)
+        last = len(order) if stop is None else bisect_left(order, stop)
+        return [(key, own[key]) for key in order[first:last]]
 
     # --- writing ---
+
+    def put_row(self, key: bytes, row: bytes) -> None:
+        """Set any row."""
+        self._rows[key] = row
+
+    def delete_row(self, key: bytes) -> None:
+        """Remove any row; no error if there is none."""
+        self._rows[key] = None
 
     def put(self, key: bytes, value: bytes, lease: int, revision: int, sub: int) -> bytes | None:
         """Make ``value`` the version of ``key`` at that place; return the row it replaces, if any.
 
-        The events of a revision are written by the caller, who knows all of them (:meth:`events`).
+        ``lease`` must exist, or be 0. The caller writes the events of the revision, of which it
+        knows all (:meth:`events`), but their size is counted here.
         """
-        old = self.current(key)
-        batch = self._batch
+        place = b"K" + key
+        own = self._rows
+        old = own[place] if place in own else self._reader.get(_MACHINE, place)
         row = rows.next_version(old, value, revision, sub, lease)
         if old is not None:
-            batch.put(_MACHINE, rows.ended_key(key, old), rows.encode_ended(revision, old))
+            own[rows.ended_key(key, old)] = rows.encode_ended(revision, old)
+            before = rows.lease_of(old)
+            if before and before != lease:
+                own[rows.attached_key(before, key)] = None
         if rows.is_long(value):
-            place = rows.value_key(revision, sub)
-            batch.put(_MACHINE, place, value)
-            self._values[place] = value
-        batch.put(_MACHINE, b"K" + key, row)
-        self._remember(key, row)
+            own[rows.value_key(revision, sub)] = value
+        own[place] = row
+        if lease:
+            own[rows.attached_key(lease, key)] = b""
+        self.size += PUT_BYTES + 2 * len(key) + len(value)
         return old
 
     def delete(self, key: bytes, row: bytes, revision: int) -> None:
-        """End the version in ``row``, which is the one in force."""
-        self._end(key, row, revision)
-        self._batch.delete(_MACHINE, b"K" + key)
+        """End the version in ``row``, which is the one in force. As for events, see :meth:`put`."""
+        own = self._rows
+        own[rows.ended_key(key, row)] = rows.encode_ended(revision, row)
+        own[b"K" + key] = None
+        lease = rows.lease_of(row)
+        if lease:
+            own[rows.attached_key(lease, key)] = None
+        self.size += EVENT_BYTES + len(key)
 
     def delete_span(self, span: Span, found: list[tuple[bytes, bytes]], revision: int) -> None:
-        """End all of ``found``, which is everything that :meth:`scan` gives for ``span``."""
+        """End all of ``found``, which is everything that :meth:`scan_current` gives for it."""
         for key, row in found:
-            self._end(key, row, revision)
-        batch = self._batch
+            self.delete(key, row, revision)
         if len(found) >= DELETE_RANGE_MIN:
-            batch.delete_range(_MACHINE, *rows.current_bounds(span))
-            return
-        for key, _ in found:
-            batch.delete(_MACHINE, b"K" + key)
+            self._ranges.append(rows.current_bounds(span))
+            self._covered.update(b"K" + key for key, _ in found)
 
     def events(self, revision: int, events: list[bytes]) -> None:
         """Write the encoded events of ``revision``, in order of their sub-revisions."""
         if len(events) == 1:
-            self._batch.put(_MACHINE, rows.events_key(revision, 0), events[0])
+            self._rows[rows.events_key(revision, 0)] = events[0]
             return
         for row_key, row in rows.pack_events(events, revision):
-            self._batch.put(_MACHINE, row_key, row)
+            self._rows[row_key] = row
 
-    def head(self, head: rows.Head) -> None:
-        """Write where the store stands."""
-        self._batch.put(_MACHINE, rows.HEAD_KEY, rows.encode_head(head))
+    def flush(self, batch: Batch) -> rows.Head:
+        """Write everything into ``batch``; return the head as it is then."""
+        for start, stop in self._ranges:
+            batch.delete_range(_MACHINE, start, stop)
+        own = self._rows
+        kept = [(key, row) for key, row in own.items() if row is not None]
+        batch.put_rows(_MACHINE, kept)
+        if len(kept) != len(own):
+            for key, row in own.items():
+                if row is None and key not in self._covered:
+                    batch.delete(_MACHINE, key)
+        head = self.head
+        if head != self._before:
+            batch.put(_MACHINE, rows.HEAD_KEY, rows.encode_head(head))
+        return head
 
-    def _end(self, key: bytes, row: bytes, revision: int) -> None:
-        self._batch.put(_MACHINE, rows.ended_key(key, row), rows.encode_ended(revision, row))
-        self._remember(key, None)
 
-    def _remember(self, key: bytes, row: bytes | None) -> None:
-        if self._order is not None and key not in self._rows:
-            insort(self._order, key)
-        self._rows[key] = row
+class Revision:
+    """One revision in the making: operations write into it, in order of their sub-revisions.
+
+    Its number is the slice's from its first change on. Without a change there is no revision.
+    """
+
+    __slots__ = ("_events", "_number", "_writes")
+
+    def __init__(self, writes: Slice) -> None:
+        self._writes = writes
+        self._number = writes.revision + 1
+        self._events: list[bytes] = []
+
+    def put(self, key: bytes, value: bytes, lease: int) -> bytes | None:
+        """Make ``value`` the version of ``key``; return the row it replaces, if any."""
+        old = self._writes.put(key, value, lease, self._number, len(self._events))
+        self._changed(rows.encode_event(_PUT, old, key))
+        return old
+
+    def delete(self, key: bytes, row: bytes) -> None:
+        """End the version in ``row``, which is the one in force."""
+        self._writes.delete(key, row, self._number)
+        self._changed(rows.encode_event(_DELETE, row, key))
+
+    def delete_span(self, span: Span) -> list[tuple[bytes, bytes]]:
+        """End every version in ``span``; return the keys with their rows, in key order."""
+        found = list(self._writes.scan_current(span))
+        self._writes.delete_span(span, found, self._number)
+        for key, row in found:
+            self._changed(rows.encode_event(_DELETE, row, key))
+        return found
+
+    def _changed(self, event: bytes) -> None:
+        self._writes.revision = self._number
+        self._events.append(event)
+
+    def close(self) -> int:
+        """Write what happened; return the store's revision now."""
+        if self._events:
+            self._writes.events(self._number, self._events)
+        return self._writes.revision

@@ -17,17 +17,35 @@ from collections.abc import Iterator, Sequence
 from typing import Final, assert_never, cast, overload
 
 from raftkv.errors import InvalidArgumentError, InvariantError, UsageError
-from raftkv.kv import image, rows
-from raftkv.kv.commands import decode, is_put, parse_put
+from raftkv.kv import alarms, compaction, image, leases, rows, txn
+from raftkv.kv.checks import check_put, check_txn
+from raftkv.kv.commands import decode, is_once, is_put, parse_once, parse_put
 from raftkv.kv.engine import Slice
-from raftkv.kv.model import DeleteResult, KvResult, PutResult, Refused
+from raftkv.kv.model import KvResult, PutResult, Refused
 from raftkv.kv.reader import read_head
-from raftkv.kv.requests import DeleteOne, DeleteSpan, Put
+from raftkv.kv.requests import (
+    Checkpoint,
+    Compact,
+    DeleteOne,
+    DeleteSpan,
+    Expire,
+    Grant,
+    KvCommand,
+    Once,
+    OpenSession,
+    Put,
+    Revoke,
+    SetAlarm,
+    Sweep,
+    TakeOver,
+    Txn,
+)
+from raftkv.kv.sessions import Sessions
+from raftkv.kv.sizes import measure
 from raftkv.machine import Command, Row
 from raftkv.storage.base import Batch, Reader, Store
 
 _PUT: Final = rows.PUT_EVENT
-_DELETE: Final = rows.DELETE_EVENT
 
 
 class KvMachine:
@@ -36,18 +54,23 @@ class KvMachine:
     Loop thread only, except ``snapshot_durable``.
     """
 
-    __slots__ = ("_head", "_store")
+    __slots__ = ("_head", "_sessions", "_store")
 
     def __init__(self) -> None:
         self._store: Store | None = None
         self._head = rows.Head()
+        self._sessions = Sessions()
 
     def open(self, store: Store) -> None:
         """Take ``store`` and read where it stands.
 
         Raises StorageFormatError if its rows are of another format, StorageCorruptError if damaged.
         """
-        self._head = read_head(store)
+        head = read_head(store)
+        if head.size == rows.UNMEASURED:
+            head = rows.Head(head.revision, head.floor, measure(store), head.alarms)
+        self._head = head
+        self._sessions.open(store)
         self._store = store
 
     @property
@@ -63,26 +86,66 @@ class KvMachine:
 
         Raises StorageFormatError for a command of a newer version of raftkv.
         """
-        before = self._head
-        writes = Slice(self.store, batch)
-        revision = before.revision
+        writes = Slice(self.store, self._head)
+        apply = self._apply
         results: list[KvResult | int] = []
         for command in commands:
-            result = _apply(writes, command.data, revision)
-            if isinstance(result, int):
-                revision = result
-            elif not isinstance(result, Refused):
-                revision = result.revision
-            results.append(result)
-        if not before.revision <= revision <= before.revision + len(commands):
-            # I26, I27: one revision for each command that changed something, and none taken back.
-            raise InvariantError(
-                f"I26: {len(commands)} commands led from revision {before.revision} to {revision}"
-            )
-        if revision != before.revision:
-            self._head = rows.Head(revision, before.floor)
-            writes.head(self._head)
+            before = writes.revision
+            results.append(apply(writes, command.data))
+            if not before <= writes.revision <= before + 1:
+                _check_revisions(command.data, before, writes.revision)
+        self._sessions.flush(writes)
+        self._head = writes.flush(batch)
         return _Results(results)
+
+    def _apply(self, writes: Slice, data: bytes) -> KvResult | int:
+        """One command; a plain put answers its revision alone."""
+        try:
+            if is_put(data):  # by far the commonest: without an object in between
+                return _put(writes, *parse_put(data))
+            if is_once(data):
+                session, sequence, answered, inner = parse_once(data)
+                return self._sessions.once(
+                    writes, session, sequence, answered, lambda: self._apply(writes, inner)
+                )
+            command = decode(data)
+            result = self._dispatch(writes, command)
+        except InvalidArgumentError as error:
+            return Refused(str(error))
+        for lease in writes.ended:
+            self._sessions.end(writes, lease)
+        writes.ended.clear()
+        return result
+
+    def _dispatch(self, writes: Slice, command: KvCommand) -> KvResult:
+        """Any command but one in a session. Raises InvalidArgumentError, before any effect."""
+        if writes.alarms:
+            refusal = alarms.refuse(writes, command)
+            if refusal is not None:
+                return refusal
+        match command:
+            case Put():
+                check_put(command)
+                return txn.apply_put(writes, command)
+            case DeleteOne() | DeleteSpan():
+                return txn.apply_delete(writes, command)
+            case Txn():
+                check_txn(command)
+                return txn.apply_txn(writes, command)
+            case Compact():
+                return compaction.compact(writes, command)
+            case Sweep():
+                return compaction.sweep(writes, command)
+            case Grant() | Revoke() | TakeOver() | Expire() | Checkpoint():
+                return _lease(writes, command)
+            case SetAlarm():
+                return alarms.set_alarm(writes, command)
+            case OpenSession():
+                return self._sessions.begin(writes, command)
+            case Once():
+                raise InvariantError("a command in a session is taken out of it first")
+            case _:
+                assert_never(command)
 
     def snapshot_durable(self, reader: Reader) -> Iterator[bytes]:
         """All rows in ``reader`` as chunks of at most 1 MiB; see :mod:`raftkv.kv.image`."""
@@ -135,58 +198,43 @@ class _Results(Sequence[KvResult]):
         return list(self)[index]
 
 
-def _apply(writes: Slice, data: bytes, revision: int) -> KvResult | int:
-    """One command on a store at ``revision``; a plain put answers its revision alone."""
-    try:
-        if is_put(data):  # by far the commonest: without an object in between
-            return _put(writes, *parse_put(data), revision)
-        command = decode(data)
-    except InvalidArgumentError as error:
-        return Refused(str(error))
-    match command:
-        case Put():
-            return _put(
-                writes, command.key, command.value, command.lease, command.previous, revision
-            )
-        case DeleteOne():
-            return _delete_one(writes, command, revision)
-        case DeleteSpan():
-            return _delete_span(writes, command, revision)
-        case _:
-            assert_never(command)
-
-
-def _put(
-    writes: Slice, key: bytes, value: bytes, lease: int, previous: bool, revision: int
-) -> KvResult | int:
-    if lease:
-        return Refused(f"requested lease not found: {lease:x}; grant it first")
-    revision += 1
-    old = writes.put(key, value, 0, revision, 0)
+def _put(writes: Slice, key: bytes, value: bytes, lease: int, previous: bool) -> KvResult | int:
+    if writes.alarms:
+        refusal = alarms.refuse(writes, Put(key, value, lease, previous))
+        if refusal is not None:
+            return refusal
+    if lease and not leases.is_granted(writes, lease):
+        return leases.not_granted(lease)
+    revision = writes.revision + 1
+    old = writes.put(key, value, lease, revision, 0)
     writes.events(revision, [rows.encode_event(_PUT, old, key)])
+    writes.revision = revision
     if old is None or not previous:
         return revision
     return PutResult(revision, writes.key_value(key, old))
 
 
-def _delete_one(writes: Slice, command: DeleteOne, revision: int) -> KvResult:
-    key = command.key
-    row = writes.current(key)
-    if row is None:
-        return DeleteResult(revision, 0)
-    previous = (writes.key_value(key, row),) if command.previous else ()
-    revision += 1
-    writes.delete(key, row, revision)
-    writes.events(revision, [rows.encode_event(_DELETE, row, key)])
-    return DeleteResult(revision, 1, previous)
+def _lease(writes: Slice, command: Grant | Revoke | TakeOver | Expire | Checkpoint) -> KvResult:
+    match command:
+        case Grant():
+            return leases.grant(writes, command)
+        case Revoke():
+            return leases.revoke(writes, command)
+        case TakeOver():
+            return leases.take_over(writes, command)
+        case Expire():
+            return leases.expire(writes, command)
+        case Checkpoint():
+            return leases.checkpoint(writes, command)
+        case _:
+            assert_never(command)
 
 
-def _delete_span(writes: Slice, command: DeleteSpan, revision: int) -> KvResult:
-    found = list(writes.scan(command.span))
-    if not found:
-        return DeleteResult(revision, 0)
-    previous = tuple(writes.key_value(*pair) for pair in found) if command.previous else ()
-    revision += 1
-    writes.delete_span(command.span, found, revision)
-    writes.events(revision, [rows.encode_event(_DELETE, row, key) for key, row in found])
-    return DeleteResult(revision, len(found), previous)
+def _check_revisions(data: bytes, before: int, after: int) -> None:
+    """I26, I27: one revision for each command that changed something, and none taken back."""
+    command = decode(data)
+    most = len(command.leases) if isinstance(command, Expire) else 1
+    if not before <= after <= before + most:
+        raise InvariantError(
+            f"I26: a {type(command).__name__} led from revision {before} to {after}"
+        )

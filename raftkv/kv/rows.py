@@ -224,6 +224,11 @@ def lease_of(row: bytes) -> int:
     return _LEASE.unpack_from(row, _LEASE_AT)[0]
 
 
+def lease_key(lease: int) -> bytes:
+    """Where a lease stands."""
+    return LEASES + _ID.pack(lease)
+
+
 def attached_key(lease: int, key: bytes) -> bytes:
     """Where it stands that ``key`` is attached to ``lease``; in key order for each lease."""
     return ATTACHED + _ID.pack(lease) + key

@@ -12,6 +12,7 @@ from raftkv.kv.model import (
     KvResult,
     PutResult,
     RangeResult,
+    Refusal,
     Refused,
     Span,
     prefix_span,
@@ -68,7 +69,10 @@ class Oracle:
 
     def _put(self, put: Put) -> KvResult:
         if put.lease:
-            return Refused(f"requested lease not found: {put.lease:x}; grant it first")
+            return Refused(
+                f"requested lease not found: {put.lease:x}; grant it first",
+                Refusal.LEASE_NOT_FOUND,
+            )
         old, revision = self.now().get(put.key), self.revision + 1
         if old is None:
             made = KeyValue(put.key, put.value, revision, revision, 1)

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from raftkv.errors import InvariantError, StorageCorruptError, StorageFormatError, UsageError
 from raftkv.kv import rows
 from raftkv.kv.commands import encode
-from raftkv.kv.engine import DELETE_RANGE_MIN
+from raftkv.kv.engine import DELETE_RANGE_MIN, Slice
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import (
     EVERYTHING,
     DeleteResult,
     KeyValue,
     PutResult,
+    Refusal,
     Refused,
     Span,
     prefix_span,
@@ -53,11 +54,12 @@ def test_a_machine_whose_revisions_do_not_count_its_commands_stops(
     rig = memory_rig()
     rig.apply([Put(b"k", b"1")])
 
-    def apply_wrongly(*_arguments: object) -> int:
+    def apply_wrongly(writes: Slice, *_arguments: object) -> int:
+        writes.revision = wrong
         return wrong
 
-    monkeypatch.setattr("raftkv.kv.machine._apply", apply_wrongly)
-    with pytest.raises(InvariantError, match="I26: 1 commands led from revision 2 to "):
+    monkeypatch.setattr("raftkv.kv.machine._put", apply_wrongly)
+    with pytest.raises(InvariantError, match="I26: a Put led from revision 2 to "):
         rig.apply([Put(b"k", b"2")])
     assert read_head(rig.store).revision == 2
 
@@ -188,7 +190,8 @@ def test_a_key_born_and_gone_within_a_slice_is_not_deleted_again() -> None:
 def test_a_lease_that_nobody_granted_is_refused_without_effect() -> None:
     rig = memory_rig()
     results = rig.apply([Put(b"k", b"v", lease=10), Put(b"k", b"v")])
-    assert results == [Refused("requested lease not found: a; grant it first"), PutResult(2)]
+    why = Refused("requested lease not found: a; grant it first", Refusal.LEASE_NOT_FOUND)
+    assert results == [why, PutResult(2)]
 
 
 def test_a_malformed_command_is_refused_and_its_neighbours_are_not() -> None:

@@ -1,0 +1,252 @@
+"""Operations and transactions: conditions first, then everything that can be refused, then effects.
+
+All conditions, also those of transactions inside, are decided on the store as it was before: which
+branches are taken is settled before anything is written, as in etcd. Then every operation on that
+way is checked, and only if all of them can be done the first is. Nothing is left to fail after
+that: a key is put at most once in what may happen together (:mod:`raftkv.kv.checks`), so what an
+operation asks of its key holds until its turn comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import assert_never
+
+from attrs import frozen
+
+from raftkv.errors import CompactedError, FutureRevisionError
+from raftkv.kv import rows
+from raftkv.kv.engine import Revision, Slice
+from raftkv.kv.leases import is_granted, not_granted
+from raftkv.kv.model import (
+    DeleteResult,
+    KeyValue,
+    OperationResult,
+    PutResult,
+    RangeResult,
+    Refusal,
+    Refused,
+    TxnResult,
+)
+from raftkv.kv.reader import check_revision, read_range
+from raftkv.kv.requests import (
+    Compare,
+    CompareResult,
+    CompareTarget,
+    DeleteOne,
+    DeleteSpan,
+    Operation,
+    Put,
+    Range,
+    Txn,
+)
+
+
+def apply_put(writes: Slice, put: Put) -> PutResult | Refused:
+    """A put with all its options, as a command of its own."""
+    refusal = _refuse_lease(writes, put) or _refuse_missing(writes, put)
+    if refusal is not None:
+        return refusal
+    revision = Revision(writes)
+    result = _put(writes, revision, put)
+    revision.close()
+    return result
+
+
+def apply_delete(writes: Slice, delete: DeleteOne | DeleteSpan) -> DeleteResult:
+    """A delete as a command of its own."""
+    revision = Revision(writes)
+    result = _delete(writes, revision, delete)
+    revision.close()
+    return result
+
+
+def apply_txn(writes: Slice, txn: Txn) -> TxnResult | Refused:
+    """A transaction, of which nothing happens if a part of it cannot."""
+    way = _way(writes, txn)
+    for refuse in (_refuse_put, _refuse_range):
+        for operation in _operations(way):
+            refusal = refuse(writes, operation)
+            if refusal is not None:
+                return refusal
+    revision = Revision(writes)
+    result = _follow(writes, revision, way)
+    revision.close()
+    return result
+
+
+# --- which way ------------------------------------------------------------------------------------
+
+
+@frozen(slots=True)
+class _Way:
+    """A branch taken, and in it the ways through the transactions inside, in order."""
+
+    succeeded: bool
+    operations: tuple[Operation, ...]
+    inside: tuple[_Way, ...]
+
+
+def _way(writes: Slice, txn: Txn) -> _Way:
+    succeeded = all(_holds(writes, compare) for compare in txn.when)
+    branch = txn.then if succeeded else txn.otherwise
+    inside = tuple(_way(writes, one) for one in branch if isinstance(one, Txn))
+    return _Way(succeeded, branch, inside)
+
+
+def _operations(way: _Way) -> Iterator[Operation]:
+    inside = iter(way.inside)
+    for operation in way.operations:
+        if isinstance(operation, Txn):
+            yield from _operations(next(inside))
+        else:
+            yield operation
+
+
+def _holds(writes: Slice, compare: Compare) -> bool:
+    keys = compare.keys
+    if isinstance(keys, bytes):
+        row = writes.current(keys)
+        return _holds_missing(compare) if row is None else _holds_for(writes, compare, keys, row)
+    found = False
+    for key, row in writes.scan_current(keys):
+        found = True
+        if not _holds_for(writes, compare, key, row):
+            return False
+    return found or _holds_missing(compare)
+
+
+def _holds_missing(compare: Compare) -> bool:
+    given = compare.given
+    # No value is not an empty value: nothing can be said about it.
+    return isinstance(given, int) and _stands(0, given, compare.result)
+
+
+def _holds_for(writes: Slice, compare: Compare, key: bytes, row: bytes) -> bool:
+    given = compare.given
+    if isinstance(given, bytes):
+        value = writes.key_value(key, row).value
+        order = (value > given) - (value < given)
+        return _stands(order, 0, compare.result)
+    version = rows.decode_version(row)
+    match compare.target:
+        case CompareTarget.VERSION:
+            has = version.version
+        case CompareTarget.CREATE:
+            has = version.create_revision
+        case CompareTarget.MOD:
+            has = version.mod_revision
+        case CompareTarget.LEASE:
+            has = version.lease
+        case CompareTarget.VALUE:
+            return False  # a number is no value
+        case _:
+            assert_never(compare.target)
+    return _stands(has, given, compare.result)
+
+
+def _stands(has: int, given: int, result: CompareResult) -> bool:
+    match result:
+        case CompareResult.EQUAL:
+            return has == given
+        case CompareResult.GREATER:
+            return has > given
+        case CompareResult.LESS:
+            return has < given
+        case CompareResult.NOT_EQUAL:
+            return has != given
+        case _:
+            assert_never(result)
+
+
+# --- what cannot be done --------------------------------------------------------------------------
+
+
+def _refuse_put(writes: Slice, operation: Operation) -> Refused | None:
+    if not isinstance(operation, Put):
+        return None
+    # In this order inside a transaction, in the other outside: as etcd has it.
+    return _refuse_missing(writes, operation) or _refuse_lease(writes, operation)
+
+
+def _refuse_missing(writes: Slice, put: Put) -> Refused | None:
+    if (put.ignore_value or put.ignore_lease) and writes.current(put.key) is None:
+        return Refused(
+            f"key not found: {put.key!r} has nothing to keep; put it without ignore_value and "
+            "ignore_lease",
+            Refusal.KEY_NOT_FOUND,
+        )
+    return None
+
+
+def _refuse_lease(writes: Slice, put: Put) -> Refused | None:
+    if put.lease and not is_granted(writes, put.lease):
+        return not_granted(put.lease)
+    return None
+
+
+def _refuse_range(writes: Slice, operation: Operation) -> Refused | None:
+    if not isinstance(operation, Range) or not operation.revision:
+        return None
+    try:
+        check_revision(writes.head, operation.revision)
+    except FutureRevisionError as error:
+        return Refused(str(error), Refusal.FUTURE_REVISION, error.revision)
+    except CompactedError as error:
+        return Refused(str(error), Refusal.COMPACTED, error.revision)
+    return None
+
+
+# --- effects --------------------------------------------------------------------------------------
+
+
+def _follow(writes: Slice, revision: Revision, way: _Way) -> TxnResult:
+    inside = iter(way.inside)
+    results: list[OperationResult] = []
+    for operation in way.operations:
+        match operation:
+            case Put():
+                results.append(_put(writes, revision, operation))
+            case DeleteOne() | DeleteSpan():
+                results.append(_delete(writes, revision, operation))
+            case Range():
+                results.append(_range(writes, operation))
+            case Txn():
+                results.append(_follow(writes, revision, next(inside)))
+            case _:
+                assert_never(operation)
+    return TxnResult(writes.revision, way.succeeded, tuple(results))
+
+
+def _put(writes: Slice, revision: Revision, put: Put) -> PutResult:
+    value, lease = put.value, put.lease
+    if put.ignore_value or put.ignore_lease:
+        row = writes.current(put.key)
+        if row is not None:  # it was refused otherwise
+            if put.ignore_value:
+                value = writes.key_value(put.key, row).value
+            if put.ignore_lease:
+                lease = rows.lease_of(row)
+    old = revision.put(put.key, value, lease)
+    previous: KeyValue | None = None
+    if put.previous and old is not None:
+        previous = writes.key_value(put.key, old)
+    return PutResult(writes.revision, previous)
+
+
+def _delete(writes: Slice, revision: Revision, delete: DeleteOne | DeleteSpan) -> DeleteResult:
+    if isinstance(delete, DeleteSpan):
+        found = revision.delete_span(delete.span)
+    else:
+        row = writes.current(delete.key)
+        found = [] if row is None else [(delete.key, row)]
+        for key, old in found:
+            revision.delete(key, old)
+    previous: tuple[KeyValue, ...] = ()
+    if delete.previous:
+        previous = tuple(writes.key_value(*pair) for pair in found)
+    return DeleteResult(writes.revision, len(found), previous)
+
+
+def _range(writes: Slice, wanted: Range) -> RangeResult:
+    return read_range(writes, wanted)
