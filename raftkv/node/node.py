@@ -25,6 +25,7 @@ from raftkv.errors import (
     UsageError,
     WrongThreadError,
 )
+from raftkv.node.audience import Audience
 from raftkv.node.gate import Gate
 from raftkv.node.handover import heir_of
 from raftkv.node.home import NodeHome
@@ -82,6 +83,7 @@ class Node(Generic[R_co]):
         self._watchers: list[Waiter] = []
         self._lags = [0] * _LAGS_REMEMBERED
         self._lag_max = 0
+        self._audience: Audience | None = None
         self._answerer: Answerer | None = None
         self._companions: list[tuple[str, Companion]] = []
         self._members = Members(NodeHome(setup, self._check, self._deadline_ns, self._until))
@@ -198,12 +200,22 @@ class Node(Generic[R_co]):
             return 0
         return hands.loop.state.term
 
+    def tell(self, audience: Audience) -> None:
+        """Tell it, from the start of the node on, when there are new rows to read.
+
+        For who brings the machine along, before the node runs; there is one audience.
+        """
+        self._audience = audience
+
     def _connect(self, hands: Hands) -> None:
         hands.changes.connect()
         hands.loop.on_change = self._wake_watchers
         hands.recovery.on_change = self._wake_watchers
         hands.changes.on_change = self._wake_watchers
         hands.questions.answerer = self._answerer
+        if self._audience is not None:
+            hands.applier.on_written = self._audience.rows_written
+            hands.parts.images.on_installed = self._audience.rows_written
 
     async def ready(self, *, timeout: float = 30.0) -> None:
         """Wait until a leader is known and this member has caught up with it, and is whole.
@@ -526,6 +538,8 @@ class Node(Generic[R_co]):
         for watcher in self._watchers:
             watcher.fail(never)
         self._watchers.clear()
+        if self._audience is not None:
+            self._audience.ended()
 
     async def serving(self) -> None:
         """Wait until the node serves; for :func:`running`."""
