@@ -70,7 +70,7 @@ class KvMachine:
         if head.size == rows.UNMEASURED:
             head = rows.Head(head.revision, head.floor, measure(store), head.alarms)
         self._head = head
-        self._sessions.open(store)
+        self._sessions.open()
         self._store = store
 
     @property
@@ -119,18 +119,20 @@ class KvMachine:
 
     def _dispatch(self, writes: Slice, command: KvCommand) -> KvResult:
         """Any command but one in a session. Raises InvalidArgumentError, before any effect."""
+        if isinstance(command, Put):
+            check_put(command)
+        elif isinstance(command, Txn):
+            check_txn(command)
         if writes.alarms:
             refusal = alarms.refuse(writes, command)
             if refusal is not None:
                 return refusal
         match command:
             case Put():
-                check_put(command)
                 return txn.apply_put(writes, command)
             case DeleteOne() | DeleteSpan():
                 return txn.apply_delete(writes, command)
             case Txn():
-                check_txn(command)
                 return txn.apply_txn(writes, command)
             case Compact():
                 return compaction.compact(writes, command)

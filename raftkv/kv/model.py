@@ -21,6 +21,7 @@ from raftkv.errors import (
     LeaseExistsError,
     LeaseNotFoundError,
     NoSpaceError,
+    OutcomeUnknownError,
     SessionNotFoundError,
     TooManyRequestsError,
 )
@@ -88,7 +89,10 @@ class RangeResult:
 
 
 class Refusal(IntEnum):
-    """Why a command was refused. Each is an error class; etcd's words stand in the message."""
+    """Why a command was refused. Each is an error class; etcd's words stand in the message.
+
+    ``RESULT_NOT_KEPT`` alone is of one that was done, when it was asked for again.
+    """
 
     INVALID = 0
     KEY_NOT_FOUND = 1
@@ -101,6 +105,7 @@ class Refusal(IntEnum):
     SESSION_NOT_FOUND = 8
     TOO_MANY_UNANSWERED = 9
     NOT_KEEPER = 10
+    RESULT_NOT_KEPT = 11
 
 
 @frozen(slots=True)
@@ -131,6 +136,18 @@ class TxnResult:
 class CompactResult:
     """A compaction; ``revision`` is the store's current one, ``floor`` the oldest readable now."""
 
+    revision: int
+    floor: int
+
+
+@frozen(slots=True)
+class KvHash:
+    """What the store held from ``floor`` to ``revision``, as one number in hexadecimal.
+
+    Members that hold the same have the same hash at the same revision and floor.
+    """
+
+    hash: str
     revision: int
     floor: int
 
@@ -288,5 +305,7 @@ def refused(result: Refused) -> Error:
             return SessionNotFoundError(result.message)
         case Refusal.TOO_MANY_LEASES | Refusal.TOO_MANY_UNANSWERED:
             return TooManyRequestsError(result.message)
+        case Refusal.RESULT_NOT_KEPT:
+            return OutcomeUnknownError(result.message)
         case _:
             assert_never(result.why)

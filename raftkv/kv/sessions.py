@@ -25,15 +25,17 @@ everything else is found in the rows again.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from raftkv.errors import StorageCorruptError
-from raftkv.kv.model import Done, KvResult, PutResult, Refusal, Refused
+from raftkv.kv.engine import Slice
+from raftkv.kv.leases import is_granted, not_granted
+from raftkv.kv.model import Done, KvResult, Refusal, Refused
+from raftkv.kv.requests import OpenSession
 from raftkv.kv.results import decode_result, encode_result
-from raftkv.storage.base import Batch, Reader, Space
-
-SESSIONS: Final = b"S"
-"""Tag of the rows, in the space ``machine``."""
+from raftkv.kv.rows import SESSIONS
+from raftkv.storage.base import Space
 
 UNANSWERED_MAX: Final = 65_536
 """So far may a session's sequences be ahead of the first that is not answered."""
@@ -74,137 +76,124 @@ class _Session:
 class Sessions:
     """The sessions of one store. Loop thread only."""
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
-        self._cached: dict[int, _Session | None] = {}  # the longest unused first; None: ended
+    def __init__(self) -> None:
+        self._cached: dict[int, _Session | None] = {}  # the longest loaded first; None: ended
         self._touched: dict[int, _Session] = {}
         self._chunks = 0
-        # Rows of this slice, which the store does not have yet; None: deleted.
-        self._rows: dict[bytes, bytes | None] = {}
 
-    # --- in apply ---------------------------------------------------------------------------------
+    def open(self) -> None:
+        """The store is another one now: whatever was known is forgotten."""
+        self._cached.clear()
+        self._touched.clear()
+        self._chunks = 0
 
-    def begin(self, session: int, sequence: int, answered: int) -> KvResult | None:
-        """What is to be answered without applying the command; None: apply it, and then `end`."""
-        found = self._cached.get(session) or self._find(session)
+    def begin(self, writes: Slice, command: OpenSession) -> KvResult:
+        """Begin the session of a lease; one that is open goes on."""
+        lease = command.lease
+        if lease <= 0 or not is_granted(writes, lease):
+            return not_granted(lease)
+        if self._find(writes, lease) is None:
+            self._cached[lease] = found = _Session(0)
+            found.moved = True
+            self._touched[lease] = found
+        return Done(writes.revision)
+
+    def once(
+        self,
+        writes: Slice,
+        session: int,
+        sequence: int,
+        answered: int,
+        apply: Callable[[], KvResult | int],
+    ) -> KvResult | int:
+        """What ``apply`` gives if this sequence comes for the first time, else what it gave then.
+
+        A plain put gives its revision as a mere number.
+        """
+        found = self._cached.get(session) or self._find(writes, session)
         if found is None:
             return Refused(
                 f"session {session:x} not found: it was never opened, or its lease has ended",
                 Refusal.SESSION_NOT_FOUND,
             )
-        if sequence < found.answered or sequence < answered:
-            return Refused(
-                f"sequence {sequence} of session {session:x} is answered already:"
-                f" it asked for nothing below {max(answered, found.answered)} any more"
-            )
-        chunk = found.chunks.get(sequence >> _CHUNK_BITS)
-        if chunk is not None and chunk[sequence & _MASK]:
-            return self._again(session, sequence, chunk[sequence & _MASK])
-        if answered > found.answered:
-            self._advance(session, found, answered)
-        if sequence - found.answered >= UNANSWERED_MAX:
-            return Refused(
-                f"too many requests: sequence {sequence} of session {session:x} is"
-                f" {sequence - found.answered} ahead of the first that is not answered, at most"
-                f" {UNANSWERED_MAX - 1} are allowed; wait for answers",
-                Refusal.TOO_MANY_UNANSWERED,
-            )
-        return None
-
-    def end(self, session: int, sequence: int, result: KvResult | int) -> None:
-        """Keep what applying it gave; a plain put's revision as a mere number."""
-        found = self._cached.get(session)
-        if found is None:
-            return  # the command ended its own session
-        number = sequence >> _CHUNK_BITS
+        number, place = sequence >> _CHUNK_BITS, sequence & _MASK
         chunk = found.chunks.get(number)
+        if sequence < found.answered or sequence < answered:
+            return _too_late(session, sequence)
+        if chunk is not None and chunk[place]:
+            return chunk[place] if chunk[place] != _OWN_ROW else _first(writes, session, sequence)
+        if answered > found.answered:
+            self._advance(writes, session, found, answered)
+        if sequence - found.answered >= UNANSWERED_MAX:
+            return _too_many(session, sequence - found.answered)
+        result = apply()
+        if self._cached.get(session) is not found:
+            return result  # the command ended its own session
         if chunk is None:
             chunk = found.chunks[number] = _EMPTY.copy()
             self._chunks += 1
-        if type(result) is int:
-            chunk[sequence & _MASK] = result
+        if isinstance(result, int):
+            chunk[place] = result
         else:
-            chunk[sequence & _MASK] = _OWN_ROW
-            self._rows[_PART.pack(SESSIONS, session, _RESULT_PART, sequence)] = _kept(result)
+            chunk[place] = _OWN_ROW
+            writes.put_row(_PART.pack(SESSIONS, session, _RESULT_PART, sequence), _kept(result))
         found.dirty.add(number)
         self._touched[session] = found
+        return result
 
-    def open(self, lease: int, revision: int) -> Done:
-        """Begin the session of a lease that is there; one that exists goes on."""
-        if self._find(lease) is None:
-            session = self._cached[lease] = self._touched[lease] = _Session(0)
-            session.moved = True
-        return Done(revision)
-
-    def close(self, lease: int) -> None:
-        """The lease ends: its session, if it has one, and all that was kept for it go."""
-        found = self._find(lease)
+    def end(self, writes: Slice, lease: int) -> None:
+        """The lease ended: its session, if it has one, and all that was kept for it go."""
+        found = None if lease <= 0 else self._find(writes, lease)
         if found is None:
             return
         self._chunks -= len(found.chunks)
         self._touched.pop(lease, None)
-        first, behind = _bounds(lease)
-        for key in [key for key in self._rows if first <= key < behind]:
-            del self._rows[key]
-        for key, _ in self._reader.scan(_MACHINE, first, behind):
-            self._rows[key] = None
+        for key, _ in list(writes.scan(_MACHINE, *_bounds(lease))):
+            writes.delete_row(key)
         self._cached[lease] = None
 
-    def flush(self, batch: Batch) -> None:
-        """The slice ends: write what it changed."""
-        if not self._touched and not self._rows:
+    def flush(self, writes: Slice) -> None:
+        """The slice ends: write down what it changed."""
+        touched = self._touched
+        if not touched:
             return
-        for session, found in self._touched.items():
+        for session, found in touched.items():
             if found.moved:
-                key = _KEY.pack(SESSIONS, session) + _HEAD_PART
-                batch.put(_MACHINE, key, _ANSWERED.pack(found.answered))
+                writes.put_row(_KEY.pack(SESSIONS, session) + _HEAD_PART, _head(found.answered))
                 found.moved = False
-            for number in sorted(found.dirty):
+            for number in found.dirty:
                 key = _PART.pack(SESSIONS, session, _CHUNK_PART, number)
-                batch.put(_MACHINE, key, _pack(found.chunks[number]))
+                writes.put_row(key, _pack(found.chunks[number]))
             found.dirty.clear()
-        for key, row in self._rows.items():
-            if row is None:
-                batch.delete(_MACHINE, key)
-            else:
-                batch.put(_MACHINE, key, row)
-        self._touched.clear()
-        self._rows.clear()
-        self._forget()
+        touched.clear()
+        if self._chunks > CACHED_CHUNKS_MAX or len(self._cached) > CACHED_CHUNKS_MAX:
+            self._forget()
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _advance(self, session: int, found: _Session, answered: int) -> None:
+    def _advance(self, writes: Slice, session: int, found: _Session, answered: int) -> None:
         first = answered >> _CHUNK_BITS
         if first > found.answered >> _CHUNK_BITS:
             for number in [number for number in found.chunks if number < first]:
                 chunk = found.chunks.pop(number)
                 self._chunks -= 1
                 found.dirty.discard(number)
-                self._rows[_PART.pack(SESSIONS, session, _CHUNK_PART, number)] = None
+                writes.delete_row(_PART.pack(SESSIONS, session, _CHUNK_PART, number))
                 for place, result in enumerate(chunk):
                     if result == _OWN_ROW:
                         sequence = number << _CHUNK_BITS | place
-                        self._rows[_PART.pack(SESSIONS, session, _RESULT_PART, sequence)] = None
+                        writes.delete_row(_PART.pack(SESSIONS, session, _RESULT_PART, sequence))
         found.answered = answered
         found.moved = True
         self._touched[session] = found
 
-    def _again(self, session: int, sequence: int, kept: int) -> KvResult:
-        """The first result."""
-        if kept != _OWN_ROW:
-            return PutResult(kept)
-        key = _PART.pack(SESSIONS, session, _RESULT_PART, sequence)
-        row = self._rows[key] if key in self._rows else self._reader.get(_MACHINE, key)
-        if row is None:
-            raise _corrupt(f"the result of sequence {sequence} of session {session:x} is missing")
-        return decode_result(row)
-
-    def _find(self, session: int) -> _Session | None:
+    def _find(self, writes: Slice, session: int) -> _Session | None:
         """The session, from memory or the rows; None if there is none."""
         if session in self._cached:
             return self._cached[session]
-        row = self._reader.get(_MACHINE, _KEY.pack(SESSIONS, session) + _HEAD_PART)
+        if session <= 0:
+            return None
+        row = writes.get(_MACHINE, _KEY.pack(SESSIONS, session) + _HEAD_PART)
         if row is None:
             return None
         if len(row) != _ANSWERED.size:
@@ -212,17 +201,15 @@ class Sessions:
         found = _Session(_ANSWERED.unpack(row)[0])
         first = _PART.pack(SESSIONS, session, _CHUNK_PART, 0)
         behind = _PART.pack(SESSIONS, session, _RESULT_PART, 0)
-        for key, packed in self._reader.scan(_MACHINE, first, behind):
+        for key, packed in writes.scan(_MACHINE, first, behind):
             found.chunks[_PART.unpack(key)[3]] = _unpack(session, packed)
         self._chunks += len(found.chunks)
         self._cached[session] = found
         return found
 
     def _forget(self) -> None:
-        """Keep memory bounded: of ended sessions nothing, of others the least recently loaded go."""
+        """Keep memory bounded: what ended goes, and then what was loaded the longest ago."""
         cached = self._cached
-        if self._chunks <= CACHED_CHUNKS_MAX and len(cached) <= CACHED_CHUNKS_MAX:
-            return
         for session in [one for one, found in cached.items() if found is None]:
             del cached[session]
         while len(cached) > 1 and (
@@ -230,6 +217,32 @@ class Sessions:
         ):
             found = cached.pop(next(iter(cached)))
             self._chunks -= 0 if found is None else len(found.chunks)
+
+
+def _first(writes: Slice, session: int, sequence: int) -> KvResult:
+    """The result in a row of its own."""
+    row = writes.get(_MACHINE, _PART.pack(SESSIONS, session, _RESULT_PART, sequence))
+    if row is None:
+        raise _corrupt(f"the result of sequence {sequence} of session {session:x} is missing")
+    return decode_result(row)
+
+
+def _too_late(session: int, sequence: int) -> Refused:
+    return Refused(
+        f"sequence {sequence} of session {session:x} is below what the session said is answered"
+    )
+
+
+def _too_many(session: int, ahead: int) -> Refused:
+    return Refused(
+        f"too many requests: session {session:x} is {ahead} ahead of the first that is not"
+        f" answered, at most {UNANSWERED_MAX - 1} are allowed; wait for answers",
+        Refusal.TOO_MANY_UNANSWERED,
+    )
+
+
+def _head(answered: int) -> bytes:
+    return _ANSWERED.pack(answered)
 
 
 def _kept(result: KvResult) -> bytes:
