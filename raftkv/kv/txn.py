@@ -23,7 +23,6 @@ from raftkv.kv.model import (
     KeyValue,
     OperationResult,
     PutResult,
-    RangeResult,
     Refusal,
     Refused,
     TxnResult,
@@ -210,7 +209,7 @@ def _follow(writes: Slice, revision: Revision, way: _Way) -> TxnResult:
             case DeleteOne() | DeleteSpan():
                 results.append(_delete(writes, revision, operation))
             case Range():
-                results.append(_range(writes, operation))
+                results.append(read_range(writes, operation))
             case Txn():
                 results.append(_follow(writes, revision, next(inside)))
             case _:
@@ -246,7 +245,3 @@ def _delete(writes: Slice, revision: Revision, delete: DeleteOne | DeleteSpan) -
     if delete.previous:
         previous = tuple(writes.key_value(*pair) for pair in found)
     return DeleteResult(writes.revision, len(found), previous)
-
-
-def _range(writes: Slice, wanted: Range) -> RangeResult:
-    return read_range(writes, wanted)

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
+from raftkv.kv.leases import not_granted
 from raftkv.kv.model import (
     DeleteResult,
     KeyValue,
     KvResult,
     PutResult,
     RangeResult,
-    Refusal,
-    Refused,
     Span,
     prefix_span,
 )
@@ -69,10 +68,7 @@ class Oracle:
 
     def _put(self, put: Put) -> KvResult:
         if put.lease:
-            return Refused(
-                f"requested lease not found: {put.lease:x}; grant it first",
-                Refusal.LEASE_NOT_FOUND,
-            )
+            return not_granted(put.lease)
         old, revision = self.now().get(put.key), self.revision + 1
         if old is None:
             made = KeyValue(put.key, put.value, revision, revision, 1)

@@ -14,13 +14,13 @@ from raftkv.errors import InvariantError, StorageCorruptError, StorageFormatErro
 from raftkv.kv import rows
 from raftkv.kv.commands import encode
 from raftkv.kv.engine import DELETE_RANGE_MIN, Slice
+from raftkv.kv.leases import not_granted
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import (
     EVERYTHING,
     DeleteResult,
     KeyValue,
     PutResult,
-    Refusal,
     Refused,
     Span,
     prefix_span,
@@ -190,8 +190,7 @@ def test_a_key_born_and_gone_within_a_slice_is_not_deleted_again() -> None:
 def test_a_lease_that_nobody_granted_is_refused_without_effect() -> None:
     rig = memory_rig()
     results = rig.apply([Put(b"k", b"v", lease=10), Put(b"k", b"v")])
-    why = Refused("requested lease not found: a; grant it first", Refusal.LEASE_NOT_FOUND)
-    assert results == [why, PutResult(2)]
+    assert results == [not_granted(10), PutResult(2)]
 
 
 def test_a_malformed_command_is_refused_and_its_neighbours_are_not() -> None:
