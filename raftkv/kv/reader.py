@@ -137,7 +137,7 @@ class RangeRead:
             self._head = head
             self._at = self._at or head.revision
         check_revision(head, self._at)
-        if not self._scan(reader, self._at == head.revision, keys_max):
+        if not self._scan(reader, head, keys_max):
             return False
         self._is_scanned = True
         return sorter is None or sorter.finish(keys_max)
@@ -159,8 +159,8 @@ class RangeRead:
     def _is_full(self) -> bool:
         return 0 < self._items_max <= self._matched
 
-    def _scan(self, reader: Reader, is_now: bool, keys_max: int) -> bool:
-        scan = _now(reader, self._rest) if is_now else _past(reader, self._rest, self._at)
+    def _scan(self, reader: Reader, head: rows.Head, keys_max: int) -> bool:
+        scan = versions_at(reader, self._rest, self._at, head)
         size = 0
         try:
             for looked, (key, row) in enumerate(scan, 1):
@@ -233,6 +233,15 @@ def _item(reader: Reader, key: bytes, row: bytes, with_value: bool) -> KeyValue:
 
 
 # --- scans: each key of the span once, in order; no row if it did not exist then ---------------
+
+
+def versions_at(reader: Reader, span: Span, revision: int, head: rows.Head) -> _Scan:
+    """The keys of ``span`` in order, each with the row of its version in force at ``revision``.
+
+    No row for a key that did not exist then; each counts all the same as a key looked at. ``head``
+    is the reader's, ``revision`` one that can be read.
+    """
+    return _now(reader, span) if revision == head.revision else _past(reader, span, revision)
 
 
 def _now(reader: Reader, span: Span) -> _Scan:
