@@ -1,17 +1,18 @@
 """What can be asked of the store, as values: the same for applications, the log and a server.
 
-:mod:`raftkv.kv.op` and :mod:`raftkv.kv.when` make them for applications, :mod:`raftkv.kv.commands`
-gives them their bytes, :mod:`raftkv.kv.machine` their meaning. Names, zeros and defaults are
-etcd's: what is 0, empty or False is as if it had not been said.
+:mod:`raftkv.kv.client.op` and :mod:`raftkv.kv.client.when` make them for applications,
+:mod:`raftkv.kv.commands` gives them their bytes, :mod:`raftkv.kv.machine` their meaning. Names,
+zeros and defaults are etcd's: what is 0, empty or False is as if it had not been said.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Final, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 from attrs import frozen
 
+from raftkv.errors import InvalidArgumentError
 from raftkv.kv.model import Span
 
 TXN_OPERATIONS_MAX: Final = 128
@@ -95,6 +96,11 @@ class Range:
     create_revision_max: int = 0
 
 
+@frozen(slots=True)
+class Get(Range):
+    """A :class:`Range` of one key whose caller wants the key itself, or None, as a result."""
+
+
 class CompareTarget(IntEnum):
     """What of a key is compared. Numbers are etcd's."""
 
@@ -126,6 +132,13 @@ class Compare:
     target: CompareTarget
     result: CompareResult
     given: int | bytes
+
+    def __bool__(self) -> NoReturn:
+        """Refused, so that nobody joins conditions by ``and``, or chains them, and loses one."""
+        raise InvalidArgumentError(
+            "a condition has no truth before the store decides it: give each one by itself to"
+            " txn(when=[...])"
+        )
 
 
 @frozen(slots=True)
