@@ -52,7 +52,8 @@ class Slice(Reader):
     """The writes of one slice of commands. Not thread-safe; drop it once the batch is written.
 
     ``revision``, ``floor``, ``size`` and ``alarms`` are the head's, as the commands so far left
-    them. ``ended`` are the leases that ended since it was emptied last.
+    them. ``granted`` are the leases made so far, with their seconds, and ``ended`` those that ended
+    since it was emptied last.
     """
 
     __slots__ = (
@@ -65,6 +66,7 @@ class Slice(Reader):
         "alarms",
         "ended",
         "floor",
+        "granted",
         "revision",
         "size",
     )
@@ -76,6 +78,7 @@ class Slice(Reader):
         self.floor = head.floor
         self.size = head.size
         self.alarms = head.alarms
+        self.granted: list[tuple[int, int]] = []
         self.ended: list[int] = []
         self._rows: dict[bytes, bytes | None] = {}  # row key -> row, None once deleted
         self._order: list[bytes] = []  # the keys of _rows, sorted, as far as a scan needed them

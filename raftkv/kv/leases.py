@@ -1,72 +1,249 @@
-"""Leases: what is replicated of them. When one is up, its keeper decides, and proposes it.
+"""Leases: what is replicated of them. When one is up its keeper decides, and proposes it.
 
-Which keys a lease has is kept by :class:`~raftkv.kv.engine.Slice` with every put and delete
-(:func:`raftkv.kv.rows.attached_key`).
+=====================  ==================================================================
+row of the tag ``L``   what it holds
+=====================  ==================================================================
+behind it nothing      who keeps the leases, how many there are, how many ids were chosen
+behind it the id       seconds to live, and what was left of them when the keeper looked
+=====================  ==================================================================
+
+Which keys a lease has is kept by :class:`~raftkv.kv.engine.Slice` with every put and delete, one
+row a key (:func:`raftkv.kv.rows.attached_key`). No clock is read here: time passes at the keeper,
+the leader's task in :mod:`raftkv.kv.client.keeper`. What a keeper decided is void from the next
+one's :class:`~raftkv.kv.requests.TakeOver` on, as that one may have renewed what this one ends.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
+from attrs import frozen
+
+from raftkv.errors import InvariantError, StorageCorruptError
 from raftkv.kv import rows
 from raftkv.kv.engine import Revision, Slice
 from raftkv.kv.model import Done, KvResult, LeaseResult, Refusal, Refused
-from raftkv.kv.requests import Checkpoint, Expire, Grant, Revoke, TakeOver
-from raftkv.storage.base import Space
+from raftkv.kv.requests import LEASE_TTL_MAX, Checkpoint, Expire, Grant, Revoke, TakeOver
+from raftkv.storage.base import Reader, Space
+
+LEASES_MAX: Final = 200_000
+"""Leases that live at once; more are refused."""
 
 _MACHINE: Final = Space.MACHINE
-_TTL: Final = struct.Struct("<q")
+_TABLE_KEY: Final = rows.LEASES
+_TABLE: Final = struct.Struct("<QIQ")  # keeper, how many there are, how many ids were chosen
+_LEASE: Final = struct.Struct("<qq")  # seconds to live, and left; 0 left: all of them
+_FIRST: Final = rows.LEASES + b"\0"  # behind the table, before every lease: ids are positive
+_STOP: Final = rows.LEASES + b"\x80"
+_ID_BITS: Final = 63
+_WORD: Final = 2**64 - 1
 
 
-def is_granted(writes: Slice, lease: int) -> bool:
+@frozen(slots=True)
+class Granted:
+    """A lease as it is replicated.
+
+    ``remaining`` are the seconds that were left when its keeper looked last; 0: all of ``ttl``.
+    """
+
+    id: int
+    ttl: int
+    remaining: int = 0
+
+    @property
+    def left(self) -> int:
+        """Seconds that a new keeper must give it."""
+        return self.remaining or self.ttl
+
+
+@frozen(slots=True)
+class Table:
+    """All leases together: the keeper's term, their number, and how many ids were chosen here."""
+
+    keeper: int = 0
+    count: int = 0
+    chosen: int = 0
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def read_table(reader: Reader) -> Table:
+    """Who keeps the leases, and how many there are. Raises StorageCorruptError."""
+    row = reader.get(_MACHINE, _TABLE_KEY)
+    if row is None:
+        return Table()
+    if len(row) != _TABLE.size:
+        raise _corrupt("the KV's table of leases")
+    return Table(*_TABLE.unpack(row))
+
+
+def read_lease(reader: Reader, lease: int) -> Granted | None:
+    """The lease of that id, or None. Raises StorageCorruptError."""
+    row = reader.get(_MACHINE, rows.lease_key(lease)) if 0 < lease < 1 << _ID_BITS else None
+    return None if row is None else _decode(lease, row)
+
+
+def read_leases(reader: Reader, after: int, limit: int) -> list[Granted]:
+    """The next leases behind the id ``after`` (0: from the first on), ascending; at most so many.
+
+    Raises StorageCorruptError.
+    """
+    start = rows.lease_key(after) + b"\0" if after else _FIRST
+    found = islice(reader.scan(_MACHINE, start, _STOP), limit)
+    return [_decode(rows.lease_of_key(key), row) for key, row in found]
+
+
+def read_attached(reader: Reader, lease: int) -> Iterator[bytes]:
+    """The keys of a lease, in order; none if there is no such lease."""
+    if 0 < lease < 1 << _ID_BITS:
+        for row_key, _ in reader.scan(_MACHINE, *rows.attached_bounds(lease)):
+            yield rows.key_attached(row_key)
+
+
+def is_granted(writes: Reader, lease: int) -> bool:
     """Whether there is such a lease."""
-    return writes.get(_MACHINE, rows.lease_key(lease)) is not None
+    return read_lease(writes, lease) is not None
 
 
 def not_granted(lease: int) -> Refused:
     """What asks for a lease that there is not is refused with this."""
-    return Refused(f"requested lease not found: {lease:x}; grant it first", Refusal.LEASE_NOT_FOUND)
+    return Refused(
+        f"requested lease not found: {lease:x}; it was never granted, was revoked or has expired",
+        Refusal.LEASE_NOT_FOUND,
+    )
+
+
+# --- commands -------------------------------------------------------------------------------------
 
 
 def grant(writes: Slice, command: Grant) -> KvResult:
-    """Make a lease."""
-    if is_granted(writes, command.lease):
-        return Refused(f"lease already exists: {command.lease:x}", Refusal.LEASE_EXISTS)
-    writes.put_row(rows.lease_key(command.lease), _TTL.pack(command.ttl))
-    return LeaseResult(command.lease, command.ttl, writes.revision)
+    """Make a lease; makes no revision."""
+    lease, ttl = command.lease, command.ttl
+    if lease < 0:
+        return Refused(f"a lease id must be positive, not {lease}; 0 has one chosen")
+    if not 0 < ttl <= LEASE_TTL_MAX:
+        return Refused(f"too large lease TTL: {ttl} s, from 1 to {LEASE_TTL_MAX} are allowed")
+    table = read_table(writes)
+    if lease and is_granted(writes, lease):
+        return Refused(f"lease already exists: {lease:x}", Refusal.LEASE_EXISTS)
+    if table.count >= LEASES_MAX:
+        return Refused(
+            f"too many leases: there are {table.count} already; revoke some, or attach several "
+            "keys to one",
+            Refusal.TOO_MANY_LEASES,
+        )
+    chosen = table.chosen
+    while not lease:
+        chosen += 1
+        lease = _id_of(chosen)
+        if is_granted(writes, lease):
+            lease = 0
+    _write_table(writes, Table(table.keeper, table.count + 1, chosen))
+    writes.put_row(rows.lease_key(lease), _LEASE.pack(ttl, 0))
+    writes.granted.append((lease, ttl))
+    return LeaseResult(lease, ttl, writes.revision)
 
 
 def revoke(writes: Slice, command: Revoke) -> KvResult:
-    """End a lease and delete its keys, in one revision, in key order."""
+    """End a lease and delete its keys, in one revision, in key order; none if it has no keys."""
     if not is_granted(writes, command.lease):
         return not_granted(command.lease)
-    _end(writes, command.lease)
+    _end(writes, (command.lease,))
     return Done(writes.revision)
 
 
-def _end(writes: Slice, lease: int) -> None:
-    revision = Revision(writes)
-    for row_key, _ in list(writes.scan(_MACHINE, *rows.attached_bounds(lease))):
-        key = rows.key_attached(row_key)
-        row = writes.current(key)
-        if row is not None:
-            revision.delete(key, row)
-    revision.close()
-    writes.delete_row(rows.lease_key(lease))
-    writes.ended.append(lease)
-
-
 def take_over(writes: Slice, command: TakeOver) -> KvResult:
-    """Let another keep the leases from here on."""
-    return Refused(f"no leases to keep for {command.keeper}", Refusal.NOT_KEEPER)
+    """Let another keep the leases from here on; again is no error."""
+    table = read_table(writes)
+    if command.keeper < table.keeper:
+        return _not_keeper(command.keeper, table)
+    _write_table(writes, Table(command.keeper, table.count, table.chosen))
+    return Done(writes.revision)
 
 
 def expire(writes: Slice, command: Expire) -> KvResult:
-    """Revoke leases whose time is up."""
-    return Refused(f"{command.keeper} does not keep the leases", Refusal.NOT_KEEPER)
+    """Revoke leases whose time is up, in the order given, each in a revision of its own.
+
+    One that there is not any more is passed over.
+    """
+    table = read_table(writes)
+    if command.keeper != table.keeper:
+        return _not_keeper(command.keeper, table)
+    _end(writes, command.leases)
+    return Done(writes.revision)
 
 
 def checkpoint(writes: Slice, command: Checkpoint) -> KvResult:
-    """Remember what remains of leases."""
-    return Refused(f"{command.keeper} does not keep the leases", Refusal.NOT_KEEPER)
+    """Remember what remains of leases. One that there is not any more is passed over."""
+    table = read_table(writes)
+    if command.keeper != table.keeper:
+        return _not_keeper(command.keeper, table)
+    for lease, remaining in command.remaining:
+        known = read_lease(writes, lease)
+        if known is not None:
+            left = remaining if 0 < remaining < known.ttl else 0
+            writes.put_row(rows.lease_key(lease), _LEASE.pack(known.ttl, left))
+    return Done(writes.revision)
+
+
+def _end(writes: Slice, leases: tuple[int, ...]) -> None:
+    ended = 0
+    for lease in leases:
+        if not is_granted(writes, lease):
+            continue
+        ended += 1
+        revision = Revision(writes)
+        for key in list(read_attached(writes, lease)):
+            row = writes.current(key)
+            if row is None or rows.lease_of(row) != lease:
+                # I43: nothing else may be deleted with it, and nothing of it be left.
+                raise InvariantError(f"I43: a key of lease {lease:x} does not know of it")
+            revision.delete(key, row)
+        revision.close()
+        writes.delete_row(rows.lease_key(lease))
+        writes.ended.append(lease)
+    if ended:
+        table = read_table(writes)
+        _write_table(writes, Table(table.keeper, table.count - ended, table.chosen))
+
+
+# --- rows -----------------------------------------------------------------------------------------
+
+
+def _write_table(writes: Slice, table: Table) -> None:
+    writes.put_row(_TABLE_KEY, _TABLE.pack(table.keeper, table.count, table.chosen))
+
+
+def _decode(lease: int, row: bytes) -> Granted:
+    if len(row) != _LEASE.size:
+        raise _corrupt(f"the row of lease {lease:x}")
+    return Granted(lease, *_LEASE.unpack(row))
+
+
+def _id_of(number: int) -> int:
+    """The id that is chosen as the so-many-th, or 0: scattered, so that none is guessed or typed.
+
+    The mixing step of splitmix64; ids that users choose are small, as a rule.
+    """
+    mixed = number * 0x9E3779B97F4A7C15 & _WORD
+    mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _WORD
+    mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _WORD
+    return (mixed ^ mixed >> 31) >> (64 - _ID_BITS)
+
+
+def _not_keeper(keeper: int, table: Table) -> Refused:
+    return Refused(
+        f"the leases are kept by the leader of term {table.keeper}, not of term {keeper}",
+        Refusal.NOT_KEEPER,
+    )
+
+
+def _corrupt(what: str) -> StorageCorruptError:
+    return StorageCorruptError(
+        f"{what} is not what raftkv wrote; remove this member's data directory and let it join "
+        "again, or restore a backup"
+    )

@@ -13,7 +13,7 @@ heartbeats by that time, and does better with several smaller spans.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, assert_never, cast, overload
 
 from raftkv.errors import InvalidArgumentError, InvariantError, UsageError
@@ -54,12 +54,14 @@ class KvMachine:
     Loop thread only, except ``snapshot_durable``.
     """
 
-    __slots__ = ("_head", "_sessions", "_store")
+    __slots__ = ("_head", "_sessions", "_store", "on_granted")
 
     def __init__(self) -> None:
         self._store: Store | None = None
         self._head = rows.Head()
         self._sessions = Sessions()
+        self.on_granted: Callable[[Sequence[tuple[int, int]]], None] = _nobody
+        """Told which leases a slice made, with their seconds; its rows are not in the store yet."""
 
     def open(self, store: Store) -> None:
         """Take ``store`` and read where it stands.
@@ -96,6 +98,8 @@ class KvMachine:
                 _check_revisions(command.data, before, writes.revision)
         self._sessions.flush(writes)
         self._head = writes.flush(batch)
+        if writes.granted:
+            self.on_granted(writes.granted)
         return _Results(results)
 
     def _apply(self, writes: Slice, data: bytes) -> KvResult | int:
@@ -240,3 +244,7 @@ def _check_revisions(data: bytes, before: int, after: int) -> None:
         raise InvariantError(
             f"I26: a {type(command).__name__} led from revision {before} to {after}"
         )
+
+
+def _nobody(_leases: Sequence[tuple[int, int]]) -> None:
+    pass

@@ -37,7 +37,7 @@ from typing import Final
 from attrs import frozen
 
 from raftkv.errors import InvariantError, StorageCorruptError, StorageFormatError
-from raftkv.kv.model import FIRST_REVISION, KeyValue, Span
+from raftkv.kv.model import FIRST_REVISION, KeyValue, Span, prefix_stop
 
 FORMAT: Final = 2
 _FIRST_FORMAT: Final = 1  # its head knew no size and no alarms, its long versions no length
@@ -229,14 +229,22 @@ def lease_key(lease: int) -> bytes:
     return LEASES + _ID.pack(lease)
 
 
+def lease_of_key(row_key: bytes) -> int:
+    """The id of the lease that stands there. Raises StorageCorruptError."""
+    if len(row_key) != len(LEASES) + _ID.size:
+        raise _corrupt("the key of a KV lease row", row_key)
+    return _ID.unpack_from(row_key, len(LEASES))[0]
+
+
 def attached_key(lease: int, key: bytes) -> bytes:
     """Where it stands that ``key`` is attached to ``lease``; in key order for each lease."""
     return ATTACHED + _ID.pack(lease) + key
 
 
-def attached_bounds(lease: int) -> tuple[bytes, bytes]:
+def attached_bounds(lease: int) -> tuple[bytes, bytes | None]:
     """Between which row keys the keys attached to ``lease`` stand."""
-    return ATTACHED + _ID.pack(lease), ATTACHED + _ID.pack(lease + 1)
+    start = ATTACHED + _ID.pack(lease)
+    return start, prefix_stop(start)
 
 
 def key_attached(row_key: bytes) -> bytes:
