@@ -66,6 +66,7 @@ class Kv(_Twin[AsyncKv]):
     get = _without_await(AsyncKv.get)
     range = _without_await(AsyncKv.range)
     count = _without_await(AsyncKv.count)
+    txn = _without_await(AsyncKv.txn)
 
 
 class Members(_Twin[AsyncMembers]):

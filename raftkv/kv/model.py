@@ -172,8 +172,8 @@ class Done:
     left: int = 0
 
 
-OperationResult: TypeAlias = "PutResult | DeleteResult | RangeResult | TxnResult"
-"""What an operation in a transaction gives."""
+OperationResult: TypeAlias = "PutResult | DeleteResult | RangeResult | TxnResult | KeyValue | None"
+"""What an operation in a transaction gives; the last two for who asked for one key."""
 
 KvResult: TypeAlias = (
     PutResult | DeleteResult | TxnResult | CompactResult | LeaseResult | Done | Refused

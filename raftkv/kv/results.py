@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import Final, assert_never
 
-from raftkv.errors import StorageCorruptError
+from raftkv.errors import InvariantError, StorageCorruptError
 from raftkv.kv.model import (
     CompactResult,
     DeleteResult,
@@ -54,7 +54,7 @@ def encode_result(result: KvResult | RangeResult) -> bytes:
             told = _NUMBER.pack(count) + _TOLD.pack(more, 0)
             return _HEAD.pack(_RANGE, revision) + told + _items(items)
         case TxnResult(revision, succeeded, results):
-            inner = b"".join(map(encode_result, results))
+            inner = b"".join(map(_encode_inner, results))
             return _HEAD.pack(_TXN, revision) + _TOLD.pack(succeeded, len(results)) + inner
         case CompactResult(revision, floor):
             return _HEAD.pack(_COMPACT, revision) + _NUMBER.pack(floor)
@@ -81,6 +81,12 @@ def decode_result(data: bytes) -> KvResult:
             "remove this member's data directory and let it join again, or restore a backup"
         ) from error
     return result
+
+
+def _encode_inner(result: OperationResult) -> bytes:
+    if result is None or isinstance(result, KeyValue):
+        raise InvariantError("in the log, the result of a get is that of a range")
+    return encode_result(result)
 
 
 def _items(items: tuple[KeyValue, ...]) -> bytes:

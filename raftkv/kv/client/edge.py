@@ -6,7 +6,8 @@ nothing left this member.
 
 from __future__ import annotations
 
-from typing import Protocol
+from enum import Enum
+from typing import Protocol, TypeVar
 
 from raftkv.errors import (
     Error,
@@ -25,6 +26,8 @@ from raftkv.kv.model import (
     refused,
     to_bytes,
 )
+
+Option = TypeVar("Option", bound=Enum)
 
 
 class LeaseHolder(Protocol):
@@ -102,6 +105,8 @@ def check_count(what: str, given: int) -> int:
         raise InvalidArgumentError(f"{what} must be an int, not {type(given).__name__}")
     if given < 0:
         raise InvalidArgumentError(f"{what} must not be negative, but is {given}; 0 means none")
+    if given >= 2**63:
+        raise InvalidArgumentError(f"{what} must be below 2**63, but is {given}")
     return given
 
 
@@ -109,6 +114,14 @@ def flag_of(what: str, given: bool) -> bool:
     """``given`` if it is a bool. Raises InvalidArgumentError."""
     if given is not True and given is not False:
         raise InvalidArgumentError(f"{what} must be True or False, not {given!r}")
+    return given
+
+
+def option_of(what: str, given: Option, kind: type[Option]) -> Option:
+    """``given`` if it is one of ``kind``. Raises InvalidArgumentError (etcd: sort option)."""
+    if type(given) is not kind:
+        names = ", ".join(f"{kind.__name__}.{one.name}" for one in kind)
+        raise InvalidArgumentError(f"invalid sort option: {what} must be {names}, not {given!r}")
     return given
 
 

@@ -13,11 +13,11 @@ from anyio.lowlevel import checkpoint
 
 from raftkv.errors import DeadlineError, InvalidArgumentError
 from raftkv.kv.client.base import Part, Replica
-from raftkv.kv.client.edge import check_count, flag_of, key_of, span_of
+from raftkv.kv.client.edge import check_count, flag_of, key_of, option_of, span_of
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import KeyValue, RangeResult
 from raftkv.kv.reader import RangeRead, read_key
-from raftkv.kv.requests import Range
+from raftkv.kv.requests import Range, SortOrder, SortTarget
 from raftkv.kv.settings import KvSettings
 from raftkv.node.waiters import checked_timeout
 
@@ -67,6 +67,12 @@ class Reading(Part):
         prefix: str | bytes | None = None,
         limit: int = 0,
         revision: int = 0,
+        order: SortOrder = SortOrder.NONE,
+        sort_by: SortTarget = SortTarget.KEY,
+        min_mod_revision: int = 0,
+        max_mod_revision: int = 0,
+        min_create_revision: int = 0,
+        max_create_revision: int = 0,
         keys_only: bool = False,
         count_only: bool = False,
         counted: bool = True,
@@ -81,14 +87,26 @@ class Reading(Part):
         it cut them; ``count`` is the number of keys all the same, which means a walk over all of
         them: ``counted=False`` spares it. ``keys_only`` leaves values empty, ``count_only`` gives
         no items.
-        Raises InvalidArgumentError for ``prefix`` beside ``start`` or ``stop``, or a negative
-        number; FutureRevisionError and CompactedError as ``get`` does.
+
+        ``order`` and ``sort_by`` give another order than that of the keys, before the limit is
+        applied; as in etcd a ``sort_by`` without ``order`` sorts, upwards, only the first
+        ``limit + 1`` keys. The four bounds, inclusive, pass over keys outside of them, which
+        ``count`` still counts; 0 is none.
+
+        Raises InvalidArgumentError for ``prefix`` beside ``start`` or ``stop``, a negative number
+        or an order that is none; FutureRevisionError and CompactedError as ``get`` does.
         """
         read = RangeRead(
             Range(
                 span_of(start, stop, prefix),
                 limit=check_count("limit", limit),
                 revision=check_count("revision", revision),
+                order=option_of("order", order, SortOrder),
+                target=option_of("sort_by", sort_by, SortTarget),
+                mod_revision_min=check_count("min_mod_revision", min_mod_revision),
+                mod_revision_max=check_count("max_mod_revision", max_mod_revision),
+                create_revision_min=check_count("min_create_revision", min_create_revision),
+                create_revision_max=check_count("max_create_revision", max_create_revision),
                 keys_only=flag_of("keys_only", keys_only),
                 count_only=flag_of("count_only", count_only),
             ),

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from types import UnionType
+from typing import TypeVar
+
 from raftkv.errors import InvalidArgumentError
-from raftkv.kv.checks import check_put
+from raftkv.kv.checks import check_put, check_txn
 from raftkv.kv.client.base import Part
 from raftkv.kv.client.edge import (
     LeaseHolder,
@@ -15,8 +19,10 @@ from raftkv.kv.client.edge import (
     value_of,
 )
 from raftkv.kv.commands import encode, encode_delete, encode_delete_span, encode_put
-from raftkv.kv.model import DeleteResult, PutResult
-from raftkv.kv.requests import Put
+from raftkv.kv.model import DeleteResult, OperationResult, PutResult, RangeResult, TxnResult
+from raftkv.kv.requests import Compare, DeleteOne, DeleteSpan, Get, Operation, Put, Range, Txn
+
+T = TypeVar("T")
 
 
 class Writing(Part):
@@ -91,3 +97,65 @@ class Writing(Part):
         if type(result) is DeleteResult:
             return result
         raise refusal_of(result)
+
+    async def txn(
+        self,
+        *,
+        when: Iterable[Compare] = (),
+        then: Iterable[Operation] = (),
+        otherwise: Iterable[Operation] = (),
+        timeout: float = 5.0,
+    ) -> TxnResult:
+        """If all of ``when`` hold, do ``then``, else ``otherwise``: all of it in one revision.
+
+        Conditions are made by :mod:`raftkv.kv.when`, operations by :mod:`raftkv.kv.op`; without a
+        condition ``then`` is done. Operations see what earlier ones wrote; conditions see the store
+        as it was. One that cannot be done, for want of a lease, a key or a revision, leaves all
+        undone, and raises what it would alone. ``results`` of the answer are those of the branch
+        taken, in order: of ``op.get`` a KeyValue or None, of others what the method of that name
+        returns. ``revision`` is the new one, or the unchanged one if nothing was written.
+
+        Raises InvalidArgumentError beyond 128 conditions or operations of a branch, those around a
+        transaction inside included, or for a key that both of two operations would change, in
+        whichever branch; RequestTooLargeError beyond 1.5 MiB.
+        """
+        asked = Txn(
+            _all("when", when, Compare),
+            _all("then", then, Put | DeleteOne | DeleteSpan | Range | Txn),
+            _all("otherwise", otherwise, Put | DeleteOne | DeleteSpan | Range | Txn),
+        )
+        check_txn(asked)
+        result = await self._propose(encode(asked), timeout)
+        if type(result) is TxnResult:
+            return _as_asked(asked, result)
+        raise refusal_of(result)
+
+
+def _all(what: str, given: Iterable[T], kinds: type[T] | UnionType) -> tuple[T, ...]:
+    """``given`` as a tuple of the right things. Raises InvalidArgumentError."""
+    try:
+        found = tuple(given)
+    except TypeError as error:
+        raise InvalidArgumentError(
+            f"{what} must be a list of what raftkv.op and raftkv.when make, not {given!r}"
+        ) from error
+    for one in found:
+        if not isinstance(one, kinds):
+            raise InvalidArgumentError(
+                f"{what} must hold what raftkv.op and raftkv.when make, not {one!r}"
+            )
+    return found
+
+
+def _as_asked(txn: Txn, result: TxnResult) -> TxnResult:
+    """The result with that of each get as its caller wants it."""
+    branch = txn.then if result.succeeded else txn.otherwise
+    results: list[OperationResult] = []
+    for operation, given in zip(branch, result.results, strict=True):
+        if isinstance(operation, Get) and isinstance(given, RangeResult):
+            results.append(given.items[0] if given.items else None)
+        elif isinstance(operation, Txn) and isinstance(given, TxnResult):
+            results.append(_as_asked(operation, given))
+        else:
+            results.append(given)
+    return TxnResult(result.revision, result.succeeded, tuple(results))
