@@ -2,7 +2,7 @@
 
 Items arrive in key order. They are sorted in runs, which a merge puts together piece by piece, so
 that a range of a million keys holds the event loop no longer than one of a thousand. With a limit
-the runs are merged down to the first so many whenever they have grown to more than twice that.
+the runs are merged down to the first so many, between two steps, once they hold twice that.
 
 What ranks equal stays in key order, whichever way is sorted. (etcd promises no order there.)
 """
@@ -37,6 +37,7 @@ class Sorter:
         "_descending",
         "_fresh",
         "_held",
+        "_held_max",
         "_last",
         "_limit",
         "_merge",
@@ -52,6 +53,7 @@ class Sorter:
         self._fresh: list[KeyValue] = []
         self._runs: list[list[KeyValue]] = []
         self._held = 0
+        self._held_max = 2 * limit + min(limit, RUN_ITEMS)
         self._merge: Iterator[KeyValue] | None = None
         self._merged: list[KeyValue] = []
         self._last: _Rank | None = None
@@ -73,7 +75,7 @@ class Sorter:
 
     def settle(self, items_max: int) -> bool:
         """Before more is added: merge ``items_max`` if that is due; False while it goes on."""
-        if self._merge is None and (not self._limit or self._held <= 2 * self._limit + RUN_ITEMS):
+        if self._merge is None and (not self._limit or self._held <= self._held_max):
             return True
         return self.finish(items_max)
 
@@ -92,6 +94,11 @@ class Sorter:
         if self._limit and self._held == self._limit:
             self._last = self._rank(self._merged[-1])
         return True
+
+    @property
+    def held(self) -> int:
+        """How many items it holds: at most four times the limit, and what one step added."""
+        return self._held + (0 if self._merge is None else len(self._merged))
 
     @property
     def items(self) -> list[KeyValue]:
