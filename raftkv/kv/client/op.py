@@ -12,8 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import cast
 
-from attrs import frozen
-
 from raftkv.errors import InvalidArgumentError
 from raftkv.kv.checks import check_put
 from raftkv.kv.client.edge import (
@@ -31,6 +29,7 @@ from raftkv.kv.requests import (
     Compare,
     DeleteOne,
     DeleteSpan,
+    Get,
     Operation,
     Put,
     Range,
@@ -39,12 +38,7 @@ from raftkv.kv.requests import (
     Txn,
 )
 
-__all__ = ["Get", "delete", "get", "put", "range", "txn"]
-
-
-@frozen(slots=True)
-class Get(Range):
-    """A range of one key, whose result is the key itself, or None."""
+__all__ = ["delete", "get", "put", "range", "txn"]
 
 
 def put(
