@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import cast
 
+from attrs import frozen
+
 from raftkv.errors import InvalidArgumentError
 from raftkv.kv.checks import check_put
 from raftkv.kv.client.edge import (
@@ -29,7 +31,6 @@ from raftkv.kv.requests import (
     Compare,
     DeleteOne,
     DeleteSpan,
-    Get,
     Operation,
     Put,
     Range,
@@ -38,7 +39,12 @@ from raftkv.kv.requests import (
     Txn,
 )
 
-__all__ = ["delete", "get", "put", "range", "txn"]
+__all__ = ["Get", "delete", "get", "put", "range", "txn"]
+
+
+@frozen(slots=True)
+class Get(Range):
+    """A range of one key, whose result is the key itself, or None."""
 
 
 def put(
