@@ -96,11 +96,6 @@ class Range:
     create_revision_max: int = 0
 
 
-@frozen(slots=True)
-class Get(Range):
-    """A :class:`Range` of one key whose caller wants the key itself, or None, as a result."""
-
-
 class CompareTarget(IntEnum):
     """What of a key is compared. Numbers are etcd's."""
 

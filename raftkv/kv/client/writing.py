@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from types import UnionType
-from typing import TypeVar
 
 from raftkv.errors import InvalidArgumentError
 from raftkv.kv.checks import check_put, check_txn
+from raftkv.kv.client import op
 from raftkv.kv.client.base import Part
 from raftkv.kv.client.edge import (
     LeaseHolder,
@@ -20,9 +19,7 @@ from raftkv.kv.client.edge import (
 )
 from raftkv.kv.commands import encode, encode_delete, encode_delete_span, encode_put
 from raftkv.kv.model import DeleteResult, OperationResult, PutResult, RangeResult, TxnResult
-from raftkv.kv.requests import Compare, DeleteOne, DeleteSpan, Get, Operation, Put, Range, Txn
-
-T = TypeVar("T")
+from raftkv.kv.requests import Compare, Operation, Put, Txn
 
 
 class Writing(Part):
@@ -119,11 +116,7 @@ class Writing(Part):
         transaction inside included, or for a key that both of two operations would change, in
         whichever branch; RequestTooLargeError beyond 1.5 MiB.
         """
-        asked = Txn(
-            _all("when", when, Compare),
-            _all("then", then, Put | DeleteOne | DeleteSpan | Range | Txn),
-            _all("otherwise", otherwise, Put | DeleteOne | DeleteSpan | Range | Txn),
-        )
+        asked = op.txn(when=when, then=then, otherwise=otherwise)
         check_txn(asked)
         result = await self._propose(encode(asked), timeout)
         if type(result) is TxnResult:
@@ -131,28 +124,12 @@ class Writing(Part):
         raise refusal_of(result)
 
 
-def _all(what: str, given: Iterable[T], kinds: type[T] | UnionType) -> tuple[T, ...]:
-    """``given`` as a tuple of the right things. Raises InvalidArgumentError."""
-    try:
-        found = tuple(given)
-    except TypeError as error:
-        raise InvalidArgumentError(
-            f"{what} must be a list of what raftkv.op and raftkv.when make, not {given!r}"
-        ) from error
-    for one in found:
-        if not isinstance(one, kinds):
-            raise InvalidArgumentError(
-                f"{what} must hold what raftkv.op and raftkv.when make, not {one!r}"
-            )
-    return found
-
-
 def _as_asked(txn: Txn, result: TxnResult) -> TxnResult:
     """The result with that of each get as its caller wants it."""
     branch = txn.then if result.succeeded else txn.otherwise
     results: list[OperationResult] = []
     for operation, given in zip(branch, result.results, strict=True):
-        if isinstance(operation, Get) and isinstance(given, RangeResult):
+        if isinstance(operation, op.Get) and isinstance(given, RangeResult):
             results.append(given.items[0] if given.items else None)
         elif isinstance(operation, Txn) and isinstance(given, TxnResult):
             results.append(_as_asked(operation, given))
