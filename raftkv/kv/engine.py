@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from itertools import islice
-from typing import Final
+from typing import Final, cast
 
 from raftkv.errors import StorageCorruptError
 from raftkv.kv import rows
@@ -226,13 +226,12 @@ class Slice(Reader):
         """Write everything into ``batch``; return the head as it is then."""
         for start, stop in self._ranges:
             batch.delete_range(_MACHINE, start, stop)
-        own = self._rows
-        kept = [(key, row) for key, row in own.items() if row is not None]
-        batch.put_rows(_MACHINE, kept)
-        if len(kept) != len(own):
-            for key, row in own.items():
-                if row is None and key not in self._covered:
-                    batch.delete(_MACHINE, key)
+        gone = [key for key, row in self._rows.items() if row is None]
+        for key in gone:
+            del self._rows[key]
+            if key not in self._covered:
+                batch.delete(_MACHINE, key)
+        batch.put_rows(_MACHINE, cast("dict[bytes, bytes]", self._rows).items())
         head = self.head
         if head != self._before:
             batch.put(_MACHINE, rows.HEAD_KEY, rows.encode_head(head))
