@@ -8,7 +8,7 @@ they happen; compaction is a number below which it refuses to look.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from attrs import evolve, frozen
 
@@ -54,6 +54,8 @@ from raftkv.kv.requests import (
     Txn,
 )
 
+UNANSWERED_MAX: Final = 65_536
+
 State: TypeAlias = dict[bytes, KeyValue]
 
 
@@ -66,6 +68,14 @@ class No:
 
 
 Answer: TypeAlias = "OperationResult | CompactResult | LeaseResult | Done | No"
+
+
+class Session:
+    """What was answered, by sequence, and below which sequence nobody asks any more."""
+
+    def __init__(self) -> None:
+        self.results: dict[int, Answer] = {}
+        self.answered = 0
 
 
 class NoError(Exception):
@@ -87,7 +97,7 @@ class Model:
         self.remaining: dict[int, int] = {}
         self.keeper = 0
         self.alarms: set[tuple[int, AlarmKind]] = set()
-        self.sessions: dict[int, dict[int, Answer]] = {}
+        self.sessions: dict[int, Session] = {}
 
     @property
     def revision(self) -> int:
@@ -140,9 +150,30 @@ class Model:
                     self.alarms.add((member, kind))
                 else:
                     self.alarms.discard((member, kind))
-            case OpenSession() | Once() | Sweep():
-                raise NotImplementedError(command)
+            case OpenSession(lease):
+                if lease not in self.leases:
+                    raise NoError(Refusal.LEASE_NOT_FOUND)
+                self.sessions.setdefault(lease, Session())
+            case Sweep():
+                pass
+            case Once():
+                raise TypeError("say what it does: Model.once")
         return Done(self.revision)
+
+    def once(self, session: int, sequence: int, answered: int, command: KvCommand) -> Answer:
+        """The command in a session: what it gave first, or what it gives."""
+        found = self.sessions.get(session)
+        if found is None:
+            return No(Refusal.SESSION_NOT_FOUND)
+        if sequence < max(answered, found.answered):
+            return No(Refusal.INVALID)
+        if sequence in found.results:
+            return found.results[sequence]
+        found.answered = max(answered, found.answered)
+        if sequence - found.answered >= UNANSWERED_MAX:
+            return No(Refusal.TOO_MANY_UNANSWERED)
+        found.results[sequence] = self.apply(command)
+        return found.results[sequence]
 
     def _take_over(self, keeper: int) -> None:
         if keeper < self.keeper:
