@@ -9,6 +9,7 @@ from raftkv.errors import UsageError
 from raftkv.kv import KvMachine, KvResult
 from raftkv.kv.client import Kv
 from raftkv.kv.settings import KvSettings
+from raftkv.node.audience import Audience
 from raftkv.node.node import Node as Member
 from raftkv.node.settings import Settings
 from raftkv.node.start import Setup
@@ -98,6 +99,9 @@ class _Door:
 
     def check(self) -> None:
         self._member.check()
+
+    def tell(self, audience: Audience) -> None:
+        self._member.tell(audience)
 
     @property
     def runtime(self) -> Runtime:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Audience(Protocol):
-    """One listener of a node, given to ``Node.tell`` before the node runs.
+    """One listener of a node, given to ``Node.tell``.
 
     An exception of ``rows_written`` stops the node, as one of the machine does.
     """

@@ -83,7 +83,7 @@ class Node(Generic[R_co]):
         self._watchers: list[Waiter] = []
         self._lags = [0] * _LAGS_REMEMBERED
         self._lag_max = 0
-        self._audience: Audience | None = None
+        self._audiences: list[Audience] = []
         self._answerer: Answerer | None = None
         self._companions: list[tuple[str, Companion]] = []
         self._members = Members(NodeHome(setup, self._check, self._deadline_ns, self._until))
@@ -201,11 +201,12 @@ class Node(Generic[R_co]):
         return hands.loop.state.term
 
     def tell(self, audience: Audience) -> None:
-        """Tell it, from the start of the node on, when there are new rows to read.
+        """Tell it, from now on, when there are new rows of an on-disk machine to read."""
+        self._audiences.append(audience)
 
-        For who brings the machine along, before the node runs; there is one audience.
-        """
-        self._audience = audience
+    def _rows_written(self) -> None:
+        for audience in self._audiences:
+            audience.rows_written()
 
     def _connect(self, hands: Hands) -> None:
         hands.changes.connect()
@@ -213,9 +214,8 @@ class Node(Generic[R_co]):
         hands.recovery.on_change = self._wake_watchers
         hands.changes.on_change = self._wake_watchers
         hands.questions.answerer = self._answerer
-        if self._audience is not None:
-            hands.applier.on_written = self._audience.rows_written
-            hands.parts.images.on_installed = self._audience.rows_written
+        hands.applier.on_written = self._rows_written
+        hands.parts.images.on_installed = self._rows_written
 
     async def ready(self, *, timeout: float = 30.0) -> None:
         """Wait until a leader is known and this member has caught up with it, and is whole.
@@ -538,8 +538,8 @@ class Node(Generic[R_co]):
         for watcher in self._watchers:
             watcher.fail(never)
         self._watchers.clear()
-        if self._audience is not None:
-            self._audience.ended()
+        for audience in self._audiences:
+            audience.ended()
 
     async def serving(self) -> None:
         """Wait until the node serves; for :func:`running`."""

@@ -36,6 +36,7 @@ from raftkv.kv.model import (
 )
 from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put
 from raftkv.kv.settings import KvSettings
+from raftkv.node.audience import Audience
 from raftkv.node.settings import Settings
 from raftkv.runtime.base import Runtime
 from raftkv.runtime.system import system_runtime
@@ -50,6 +51,7 @@ class AloneReplica:
         self.asked: list[object] = []
         self.answer: KvResult | None = None
         self.on_read: Callable[[], Awaitable[None]] | None = None
+        self.audience: Audience | None = None
 
     async def propose(self, command: bytes, *, timeout: float = 5.0) -> KvResult:
         self.asked.append((decode(command), timeout))
@@ -66,6 +68,9 @@ class AloneReplica:
 
     def check(self) -> None:
         self.asked.append("check")
+
+    def tell(self, audience: Audience) -> None:
+        self.audience = audience
 
     @property
     def runtime(self) -> Runtime:

@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from raftkv.kv.client.base import Replica
 from raftkv.kv.client.kv import Kv
+from raftkv.kv.client.watching import Watch
 
-__all__ = ["Kv", "Replica"]
+__all__ = ["Kv", "Replica", "Watch"]

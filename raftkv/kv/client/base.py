@@ -6,9 +6,11 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from raftkv.kv.client.edge import too_large
+from raftkv.kv.client.sessions import Session
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import REQUEST_BYTES_MAX, KvResult
 from raftkv.kv.settings import KvSettings
+from raftkv.node.audience import Audience
 from raftkv.node.settings import Settings
 from raftkv.node.waiters import checked_timeout
 from raftkv.runtime.base import Runtime
@@ -27,6 +29,10 @@ class Replica(Protocol):
 
     def check(self) -> None:
         """Raise what any call would: closed, stopped, another thread or loop, after a fork."""
+        ...
+
+    def tell(self, audience: Audience) -> None:
+        """Tell it, from now on, when there are new rows to read."""
         ...
 
     @property
@@ -52,12 +58,18 @@ class Part:
         self._node = node
         self._machine = machine
         self._settings = settings or KvSettings()
+        self._session = Session(node, self._settings) if self._settings.sessions else None
 
     async def _propose(self, command: bytes, timeout: float) -> KvResult:
         """Replicate the bytes of a command: every write goes this way, whichever part makes it.
 
-        Raises InvalidArgumentError for a timeout that is none, RequestTooLargeError beyond 1.5 MiB.
+        Once, in the session, unless those are switched off. Raises InvalidArgumentError for a
+        timeout that is none, RequestTooLargeError beyond 1.5 MiB.
         """
         if len(command) > REQUEST_BYTES_MAX:
             raise too_large(len(command))
-        return await self._node.propose(command, timeout=checked_timeout(timeout))
+        timeout = checked_timeout(timeout)
+        session = self._session
+        if session is None:
+            return await self._node.propose(command, timeout=timeout)
+        return await session.propose(command, timeout)

@@ -1,0 +1,450 @@
+"""Where watchers meet what happens: one hub on each node, fed once for each slice written.
+
+A watcher is *synced* or *behind*. What a slice changed is read from its rows, once, and handed to
+the synced watchers of each key through an index of the spans watched, so that a write costs what it
+touches, however many watchers there are. Watchers of the same keys share the Changes themselves.
+
+Each watcher has a bounded queue. One that does not keep up falls behind: its queue is dropped, and
+its owner reads on from history where it is, page by page, as does a watcher that begins in the
+past. Pages are shared by all who read there. Who has read everything that was handed out is synced
+again. So a watcher that nobody asks for changes keeps nothing and costs nothing.
+
+Nothing here waits, and everything runs between two turns of the node: whoever looks sees all of a
+slice or nothing of it. Only rows that are written are looked at, never the machine, which is ahead
+of them while a slice is applied.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from attrs import frozen
+
+from raftkv.errors import Error, InvariantError, StorageCorruptError, TooManyRequestsError
+from raftkv.kv.history import (
+    Gathering,
+    Page,
+    Place,
+    Walk,
+    Wanted,
+    change_bytes,
+    check_readable,
+    event_bytes,
+    read_page,
+)
+from raftkv.kv.machine import KvMachine
+from raftkv.kv.model import Change
+from raftkv.kv.reader import read_head
+from raftkv.kv.rows import Head
+from raftkv.kv.settings import KvSettings
+from raftkv.kv.spans import SpanIndex
+from raftkv.storage.base import Store
+
+BUFFERS_BYTES_MAX: Final = 64 * 1024 * 1024
+"""What waits for all watchers of a node together; beyond, they read from history instead."""
+
+LIVE_EVENTS_MAX: Final = 1024
+LIVE_BYTES_MAX: Final = 4 * 1024 * 1024
+"""A slice that changed more is handed to nobody: everybody reads it from history, in steps."""
+
+STEP_EVENTS: Final = 256
+STEP_BYTES: Final = 256 * 1024
+"""A step through history ends once it has made so many events, or so many bytes of them."""
+
+_PAGES_MAX: Final = 8
+_PAGE_REVISIONS: Final = 128  # pages begin at multiples of it, so that readers near each other meet
+_PAGE_MADE_BYTES_MAX: Final = 1024 * 1024
+
+
+class Watcher:
+    """One watch's place in the hub. Made by :meth:`Hub.watch`; loop thread only."""
+
+    __slots__ = (
+        "_hub",
+        "_known",
+        "_queue",
+        "_size",
+        "_walk",
+        "failure",
+        "is_closed",
+        "is_synced",
+        "mark_wanted",
+        "ring",
+        "wanted",
+    )
+
+    def __init__(self, hub: Hub, wanted: Wanted, start: int) -> None:
+        self._hub = hub
+        self._walk = Walk(wanted, (start, 0))
+        self._queue: deque[tuple[Change, int]] = deque()
+        self._size = 0
+        self._known = 0  # events taken of a revision whose other pieces are still to come
+        self.wanted = wanted
+        self.is_synced = False
+        """Whether what happens next is handed to it."""
+        self.is_closed = False
+        self.mark_wanted = False
+        self.failure: Error | None = None
+        """Why history could not be read on; nothing comes behind what is queued."""
+        self.ring: Callable[[], None] = _nothing
+        """Called when there is something to take or to do."""
+
+    @property
+    def queued(self) -> int:
+        """How many Changes and marks can be taken."""
+        return len(self._queue)
+
+    def take(self) -> Change | None:
+        """The next Change that waits here; None if none does."""
+        if not self._queue:
+            return None
+        change, size = self._queue.popleft()
+        self._count(-size)
+        if change.events:
+            self._known = self._known + len(change.events) if change.is_fragment else 0
+        return change
+
+    def ask_mark(self) -> None:
+        """Ask for a progress mark: it comes behind all that happened until now."""
+        self.mark_wanted = True
+        if self.is_synced:
+            self._mark()
+            self.ring()
+
+    def step(self) -> None:
+        """Read on in history, a bounded piece. For who is behind and has taken all there was."""
+        if not self.is_synced and not self.is_closed and self.failure is None:
+            self._hub.step(self, self._walk)
+
+    def close(self) -> None:
+        """Nothing more is wanted. Idempotent."""
+        if not self.is_closed:
+            self._hub.forget(self)
+            self.is_closed, self.is_synced = True, False
+            self._drop()
+            self.ring()
+
+    # --- for the hub --------------------------------------------------------------------------
+
+    def offer(self, revision: int, changes: list[Change], size: int) -> None:
+        """What happened in ``revision``; if there is no room for all of it, fall behind."""
+        if revision < self._walk.next[0]:
+            return  # it begins in the future
+        if self._hub.has_room(len(self._queue) + len(changes), self._size + size, size):
+            for change in changes:
+                self._put(change, size if len(changes) == 1 else change_bytes(change))
+            self.ring()
+            return
+        queued = [change for change, _ in self._queue]
+        oldest = next((change.revision for change in queued if change.events), revision)
+        self.mark_wanted = self.mark_wanted or any(not change.events for change in queued)
+        self._drop()
+        self._walk.go_to(oldest, self._known)
+        self.fall_behind(oldest)
+
+    def queue(self, changes: list[Change]) -> None:
+        """What a step through history gave."""
+        for change in changes:
+            self._put(change, change_bytes(change))
+
+    def synced(self) -> None:
+        """Everything that was handed out has been read."""
+        self.is_synced = True
+        if self.mark_wanted:
+            self._mark()
+
+    def fall_behind(self, revision: int) -> None:
+        """From ``revision`` on it has to read for itself."""
+        self._walk.next = max(self._walk.next, (revision, 0))
+        self.is_synced = False
+        self._hub.dismiss(self)
+        self.ring()
+
+    def _put(self, change: Change, size: int) -> None:
+        self._queue.append((change, size))
+        self._count(size)
+
+    def _mark(self) -> None:
+        """Put a mark behind what is queued; it takes the place of one that is the last there."""
+        self.mark_wanted = False
+        if self._queue and not self._queue[-1][0].events:
+            self._count(-self._queue.pop()[1])
+        mark = Change(self._hub.revision, ())
+        self._put(mark, change_bytes(mark))
+
+    def _drop(self) -> None:
+        self._queue.clear()
+        self._count(-self._size)
+
+    def _count(self, size: int) -> None:
+        self._size += size
+        self._hub.buffered_bytes += size
+
+
+@frozen(slots=True)
+class _Group:
+    """Synced watchers that want the same and share it; a dictionary, as its order is certain."""
+
+    wanted: Wanted
+    watchers: dict[Watcher, None]
+
+
+class _Watched:
+    """A span that synced watchers watch, in groups by what they want of it."""
+
+    __slots__ = ("groups",)
+
+    def __init__(self) -> None:
+        self.groups: dict[Wanted, _Group] = {}
+
+
+class Hub:
+    """The ``Audience`` of a node that runs the KV. Loop thread only."""
+
+    def __init__(self, machine: KvMachine, settings: KvSettings) -> None:
+        self._machine = machine
+        self._settings = settings
+        self._bytes_max = max(BUFFERS_BYTES_MAX, settings.watch_buffer_bytes_max)
+        self._watchers: dict[Watcher, None] = {}
+        self._spans: SpanIndex[_Watched] = SpanIndex()
+        self._pages: list[Page] = []  # the one used last at the end
+        self.revision = 0
+        """Everything up to it was handed out; kept while there are watchers."""
+        self.buffered_bytes = 0
+        """What waits for all watchers together."""
+        self.is_ended = False
+
+    @property
+    def count(self) -> int:
+        """How many watchers there are."""
+        return len(self._watchers)
+
+    @property
+    def behind(self) -> int:
+        """How many of them have to read history."""
+        return sum(not watcher.is_synced for watcher in self._watchers)
+
+    # --- the node tells -----------------------------------------------------------------------
+
+    def rows_written(self) -> None:
+        """Hand out what was written since the last call."""
+        if not self._watchers:
+            return
+        head = read_head(self._store)
+        first, self.revision = self.revision + 1, head.revision
+        if head.revision < first:
+            if head.revision < first - 1:
+                raise InvariantError(
+                    f"I38: revisions up to {first - 1} were handed to watchers, but the store is"
+                    f" at {head.revision}"
+                )
+            return
+        if not len(self._spans):
+            return  # nobody is synced
+        page = self._whole(first, head)
+        if page is not None:
+            self._hand_out(page, head.floor)
+            return
+        for watcher in self._watchers:
+            if watcher.is_synced:
+                watcher.fall_behind(first)
+
+    def ended(self) -> None:
+        """Wake everybody: the node says why."""
+        self.is_ended = True
+        for watcher in self._watchers:
+            watcher.ring()
+
+    # --- watchers -----------------------------------------------------------------------------
+
+    def watch(self, wanted: Wanted, start: int) -> Watcher:
+        """A watcher from revision ``start`` on; 0: from behind what is written now.
+
+        Raises CompactedError if the history from there on is not whole, TooManyRequestsError if
+        there are too many watchers.
+        """
+        if len(self._watchers) >= self._settings.watchers_max:
+            raise TooManyRequestsError(
+                f"{len(self._watchers)} watchers on this member (watchers_max): close some, or"
+                " watch prefixes instead of single keys"
+            )
+        head = read_head(self._store)
+        if not self._watchers:
+            self.revision = head.revision
+        start = start or self.revision + 1
+        check_readable(start, head.floor)
+        watcher = Watcher(self, wanted, start)
+        self._watchers[watcher] = None
+        if start > self.revision:
+            self._admit(watcher)
+        return watcher
+
+    def forget(self, watcher: Watcher) -> None:
+        """The watcher was closed."""
+        del self._watchers[watcher]
+        if watcher.is_synced:
+            self.dismiss(watcher)
+        if not self._watchers:
+            self._pages.clear()
+
+    def has_room(self, count: int, own_bytes: int, more_bytes: int) -> bool:
+        """Whether a queue may hold so many, of so many bytes, of which ``more_bytes`` are new."""
+        settings = self._settings
+        return (
+            count <= settings.watch_buffer_revisions_max
+            and own_bytes <= settings.watch_buffer_bytes_max
+            and self.buffered_bytes + more_bytes <= self._bytes_max
+        )
+
+    def dismiss(self, watcher: Watcher) -> None:
+        """The watcher is not synced any more."""
+        span = watcher.wanted.span
+        watched = self._spans.get(span)
+        if watched is None:
+            raise InvariantError("a synced watcher is not among those of its keys")
+        group = watched.groups[watcher.wanted]
+        del group.watchers[watcher]
+        if not group.watchers:
+            del watched.groups[watcher.wanted]
+            if not watched.groups:
+                self._spans.remove(span)
+
+    def step(self, watcher: Watcher, walk: Walk) -> None:
+        """Lead a watcher on through history, and back to the synced ones at its end."""
+        end = (self.revision + 1, 0)
+        if walk.next < end:
+            store = self._store
+            floor = read_head(store).floor
+            try:
+                check_readable(walk.next[0], floor)
+            except Error as error:
+                watcher.failure = error
+                return
+            page = self._page_at(walk.next, floor)
+            changes = walk.advance(page, floor, events_max=STEP_EVENTS, bytes_max=STEP_BYTES)
+            if page.made_bytes > _PAGE_MADE_BYTES_MAX:
+                page.forget()
+            watcher.queue(changes)
+        if walk.next >= end:
+            self._admit(watcher)
+
+    # --- inside -------------------------------------------------------------------------------
+
+    @property
+    def _store(self) -> Store:
+        return self._machine.store
+
+    def _admit(self, watcher: Watcher) -> None:
+        """All before its next place was handed out: from here on it is handed what happens."""
+        wanted = watcher.wanted
+        watched = self._spans.get(wanted.span)
+        if watched is None:
+            watched = _Watched()
+            self._spans.put(wanted.span, watched)
+        group = watched.groups.get(wanted)
+        if group is None:
+            group = watched.groups[wanted] = _Group(wanted, {})
+        group.watchers[watcher] = None
+        watcher.synced()
+
+    def _whole(self, first: int, head: Head) -> Page | None:
+        """Everything from revision ``first`` on, if it is all there and not too much at once."""
+        if head.revision - first >= LIVE_EVENTS_MAX:
+            return None
+        try:
+            page = read_page(
+                self._store,
+                (first, 0),
+                head.revision + 1,
+                floor=first,
+                events_max=LIVE_EVENTS_MAX,
+                bytes_max=LIVE_BYTES_MAX,
+            )
+        except StorageCorruptError:
+            if first < head.floor:
+                return None  # written, compacted and swept in one slice: watchers are told so
+            raise
+        return page if page.stop[0] > head.revision else None
+
+    def _hand_out(self, page: Page, floor: int) -> None:
+        """The events of ``page``, which holds whole revisions, to all synced watchers."""
+        at = self._spans.at
+        touched: dict[_Watched, list[int]] = {}
+        current = page.first[0]
+        for number, (revision, _, record) in enumerate(page.events):
+            if revision != current:
+                if touched:
+                    self._deliver(page, current, touched, floor)
+                    touched = {}
+                current = revision
+            for watched in at(record.key):
+                touched.setdefault(watched, []).append(number)
+        if touched:
+            self._deliver(page, current, touched, floor)
+
+    def _deliver(
+        self, page: Page, revision: int, touched: dict[_Watched, list[int]], floor: int
+    ) -> None:
+        """One revision to the watchers that it touches."""
+        for watched, numbers in touched.items():
+            for group in tuple(watched.groups.values()):
+                made = self._make(page, revision, numbers, group.wanted, floor)
+                watchers = tuple(group.watchers)
+                if made is None:
+                    for watcher in watchers:
+                        watcher.fall_behind(revision)
+                elif made[0]:
+                    for watcher in watchers:
+                        watcher.offer(revision, *made)
+
+    def _make(
+        self, page: Page, revision: int, numbers: list[int], wanted: Wanted, floor: int
+    ) -> tuple[list[Change], int] | None:
+        """The Changes of one revision and their size; None if that would be too much at once."""
+        gathering = Gathering(fragment=wanted.fragment)
+        changes: list[Change] = []
+        size = 0
+        for number in numbers:
+            if not wanted.has(page.events[number][2].kind):
+                continue
+            if page.made_bytes > LIVE_BYTES_MAX:
+                return None
+            event = page.event(number, previous=wanted.previous, floor=floor)
+            size += event_bytes(event)
+            piece = gathering.add(revision, event)
+            if piece is not None:
+                changes.append(piece)
+        last = gathering.end()
+        if last is not None:
+            changes.append(last)
+        return changes, size
+
+    # --- pages of history -----------------------------------------------------------------------
+
+    def _page_at(self, place: Place, floor: int) -> Page:
+        """The page that holds ``place``, which was handed out."""
+        for number in range(len(self._pages) - 1, -1, -1):
+            page = self._pages[number]
+            if page.first <= place < page.stop:
+                self._pages.append(self._pages.pop(number))
+                return page
+        until = self.revision + 1
+        begin = max(place[0] - place[0] % _PAGE_REVISIONS, floor)
+        page = read_page(self._store, (begin, 0), until, floor=floor)
+        if page.stop <= place:
+            page = read_page(self._store, place, until, floor=floor)
+        self._keep(page)
+        return page
+
+    def _keep(self, page: Page) -> None:
+        if page.made_bytes > _PAGE_MADE_BYTES_MAX:
+            page.forget()
+        self._pages.append(page)
+        if len(self._pages) > _PAGES_MAX:
+            del self._pages[0]
+
+
+def _nothing() -> None:
+    pass
