@@ -6,7 +6,9 @@ would be taken.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterable
+from operator import itemgetter
 
 from raftkv.errors import InvalidArgumentError
 from raftkv.kv.model import Span, check_key
@@ -113,10 +115,17 @@ def _check_branch(branch: Iterable[Operation]) -> tuple[set[bytes], _Deleted]:
 
 
 class _Deleted:
-    """Spans of deleted keys, which may overlap, and whether a key is in one of them."""
+    """Spans of deleted keys, which may overlap, and whether a key is in one of them.
+
+    Transactions inside others may have tens of thousands of each, so a key is looked up in the
+    spans joined and in order, not compared with every one.
+    """
 
     def __init__(self) -> None:
         self._spans: list[tuple[bytes, bytes | None]] = []
+        self._joined = 0  # so many of them are in the two below, whose spans lie apart
+        self._starts: list[bytes] = []
+        self._stops: list[bytes | None] = []
 
     def add(self, start: bytes, stop: bytes | None) -> None:
         self._spans.append((start, stop))
@@ -129,4 +138,26 @@ class _Deleted:
         self._spans += other._spans
 
     def __contains__(self, key: bytes) -> bool:
-        return any(start <= key and (stop is None or key < stop) for start, stop in self._spans)
+        if self._joined != len(self._spans):
+            self._join()
+        place = bisect_right(self._starts, key) - 1
+        if place < 0:
+            return False
+        stop = self._stops[place]
+        return stop is None or key < stop
+
+    def _join(self) -> None:
+        self._spans.sort(key=itemgetter(0))
+        self._joined = len(self._spans)
+        starts, stops = list[bytes](), list[bytes | None]()
+        for start, stop in self._spans:
+            if starts:
+                reached = stops[-1]
+                if reached is None:
+                    break
+                if start <= reached:
+                    stops[-1] = None if stop is None else max(reached, stop)
+                    continue
+            starts.append(start)
+            stops.append(stop)
+        self._starts, self._stops = starts, stops
