@@ -8,11 +8,11 @@ leaving the context closes the node in order.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial, wraps
+from functools import partial
 from os import PathLike
-from typing import Concatenate, Generic, ParamSpec, TypeVar, overload
+from typing import Generic, TypeVar, overload
 
 from anyio.from_thread import BlockingPortal
 
@@ -27,61 +27,38 @@ from raftkv.node.status import Event, Events, MemberStatus, Status
 from raftkv.open import open_node as open_async
 from raftkv.runtime.hosting import HostThread
 from raftkv.transport.tcp_tls import Tls
+from raftkv.twins import Twin, without_await
 
 __all__ = ["Kv", "Members", "Node", "open_node"]
 
-Inner = TypeVar("Inner")
-P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
 
 
-class _Twin(Generic[Inner]):
-    """Something that lives in the node's loop, for threads."""
-
-    def __init__(self, portal: BlockingPortal, inner: Inner) -> None:
-        self._portal = portal
-        self._inner = inner
-
-
-def _without_await(
-    method: Callable[Concatenate[Inner, P], Coroutine[object, object, T]],
-) -> Callable[Concatenate[_Twin[Inner], P], T]:
-    """The method of the same name, arguments and meaning that returns what is awaited there."""
-
-    @wraps(method)
-    def call(self: _Twin[Inner], *args: P.args, **kwargs: P.kwargs) -> T:
-        portal, inner = self._portal, self._inner  # pyright: ignore[reportPrivateUsage] - a method
-        return portal.call(partial(method, inner, *args, **kwargs))
-
-    return call
-
-
-class Kv(_Twin[AsyncKv]):
+class Kv(Twin[AsyncKv]):
     """``node.kv`` without await; every method as its namesake of the async ``Kv``."""
 
-    put = _without_await(AsyncKv.put)
-    delete = _without_await(AsyncKv.delete)
-    get = _without_await(AsyncKv.get)
-    range = _without_await(AsyncKv.range)
-    count = _without_await(AsyncKv.count)
-    txn = _without_await(AsyncKv.txn)
+    put = without_await(AsyncKv.put)
+    delete = without_await(AsyncKv.delete)
+    get = without_await(AsyncKv.get)
+    range = without_await(AsyncKv.range)
+    count = without_await(AsyncKv.count)
+    txn = without_await(AsyncKv.txn)
 
 
-class Members(_Twin[AsyncMembers]):
+class Members(Twin[AsyncMembers]):
     """``node.members`` without await; every method as its namesake of the async ``Members``."""
 
     def list(self) -> tuple[MemberStatus, ...]:
         """All members as far as this one knows, ascending by name."""
         return self._portal.call(self._inner.list)
 
-    add = _without_await(AsyncMembers.add)
-    promote = _without_await(AsyncMembers.promote)
-    remove = _without_await(AsyncMembers.remove)
-    replace = _without_await(AsyncMembers.replace)
-    move = _without_await(AsyncMembers.move)
-    promoted = _without_await(AsyncMembers.promoted)
+    add = without_await(AsyncMembers.add)
+    promote = without_await(AsyncMembers.promote)
+    remove = without_await(AsyncMembers.remove)
+    replace = without_await(AsyncMembers.replace)
+    move = without_await(AsyncMembers.move)
+    promoted = without_await(AsyncMembers.promoted)
 
 
 class Node(Generic[R_co]):

@@ -1,0 +1,48 @@
+"""How an object that lives in a node's loop is used from threads: a twin with the same methods."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from functools import partial, wraps
+from typing import Concatenate, Generic, ParamSpec, TypeVar
+
+from anyio.from_thread import BlockingPortal
+
+Inner = TypeVar("Inner")
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Twin(Generic[Inner]):
+    """Something that lives in the node's loop, for threads."""
+
+    def __init__(self, portal: BlockingPortal, inner: Inner) -> None:
+        self._portal = portal
+        self._inner = inner
+
+
+def without_await(
+    method: Callable[Concatenate[Inner, P], Coroutine[object, object, T]],
+) -> Callable[Concatenate[Twin[Inner], P], T]:
+    """The method of the same name, arguments and meaning that returns what is awaited there."""
+
+    @wraps(method)
+    def call(self: Twin[Inner], *args: P.args, **kwargs: P.kwargs) -> T:
+        portal, inner = self._portal, self._inner  # pyright: ignore[reportPrivateUsage] - a method
+        return portal.call(partial(method, inner, *args, **kwargs))
+
+    return call
+
+
+@contextmanager
+def entered(
+    portal: BlockingPortal, context: Callable[[], AbstractAsyncContextManager[T]]
+) -> Generator[T]:
+    """Enter and leave there, by a task of its own, a context that is made there."""
+
+    async def made() -> AbstractAsyncContextManager[T]:
+        return context()
+
+    with portal.wrap_async_context_manager(portal.call(made)) as given:
+        yield given
