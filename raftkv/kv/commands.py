@@ -100,7 +100,7 @@ _GIVEN: Final = struct.Struct("<q")
 _ONE: Final = struct.Struct("<BBQ")  # version, kind, a number
 _LEASE: Final = struct.Struct("<BBq")  # version, kind, lease
 _GRANT: Final = struct.Struct("<BBqq")  # version, kind, lease, seconds
-_MANY: Final = struct.Struct("<BBQI")  # version, kind, keeper, how many
+_MANY: Final = struct.Struct("<BBQQI")  # version, kind, keeper, since, how many
 _ID: Final = struct.Struct("<q")
 _REMAINS: Final = struct.Struct("<qq")  # lease, seconds
 _ALARM: Final = struct.Struct("<BBBBQ")  # version, kind, alarm, active, member
@@ -166,11 +166,11 @@ def _encode(command: KvCommand) -> bytes:
             return _LEASE.pack(_VERSION, CommandKind.REVOKE, lease)
         case TakeOver(keeper):
             return _ONE.pack(_VERSION, CommandKind.TAKE_OVER, keeper)
-        case Expire(keeper, leases):
-            head = _MANY.pack(_VERSION, CommandKind.EXPIRE, keeper, len(leases))
+        case Expire(keeper, leases, since):
+            head = _MANY.pack(_VERSION, CommandKind.EXPIRE, keeper, since, len(leases))
             return head + b"".join(map(_ID.pack, leases))
-        case Checkpoint(keeper, remaining):
-            head = _MANY.pack(_VERSION, CommandKind.CHECKPOINT, keeper, len(remaining))
+        case Checkpoint(keeper, remaining, since):
+            head = _MANY.pack(_VERSION, CommandKind.CHECKPOINT, keeper, since, len(remaining))
             return head + b"".join(_REMAINS.pack(*one) for one in remaining)
         case SetAlarm(member, kind, active):
             return _ALARM.pack(_VERSION, CommandKind.SET_ALARM, kind, active, member)
@@ -453,12 +453,12 @@ def _exactly(layout: struct.Struct, data: bytes) -> tuple[int, ...]:
     return layout.unpack(data)[2:]
 
 
-def _several(layout: struct.Struct, data: bytes) -> tuple[int, list[tuple[int, ...]]]:
-    """The keeper, and the items behind it."""
-    _, _, keeper, count = _take(_MANY, data, 0)
+def _several(layout: struct.Struct, data: bytes) -> tuple[int, int, list[tuple[int, ...]]]:
+    """The keeper, since when, and the items behind it."""
+    _, _, keeper, since, count = _take(_MANY, data, 0)
     if _MANY.size + count * layout.size != len(data):
         raise InvalidArgumentError(f"{CommandKind(data[1]).name} command: its length is wrong")
-    return keeper, list(layout.iter_unpack(data[_MANY.size :]))
+    return keeper, since, list(layout.iter_unpack(data[_MANY.size :]))
 
 
 def _decode_grant(data: bytes) -> Grant:
@@ -467,13 +467,13 @@ def _decode_grant(data: bytes) -> Grant:
 
 
 def _decode_expire(data: bytes) -> Expire:
-    keeper, items = _several(_ID, data)
-    return Expire(keeper, tuple(lease for (lease,) in items))
+    keeper, since, items = _several(_ID, data)
+    return Expire(keeper, tuple(lease for (lease,) in items), since)
 
 
 def _decode_checkpoint(data: bytes) -> Checkpoint:
-    keeper, items = _several(_REMAINS, data)
-    return Checkpoint(keeper, tuple((lease, seconds) for lease, seconds in items))
+    keeper, since, items = _several(_REMAINS, data)
+    return Checkpoint(keeper, tuple((lease, seconds) for lease, seconds in items), since)
 
 
 def _decode_alarm(data: bytes) -> SetAlarm:

@@ -52,8 +52,8 @@ class Slice(Reader):
     """The writes of one slice of commands. Not thread-safe; drop it once the batch is written.
 
     ``revision``, ``floor``, ``size`` and ``alarms`` are the head's, as the commands so far left
-    them. ``granted`` are the leases made so far, with their seconds, and ``ended`` those that ended
-    since it was emptied last.
+    them. ``ended`` are the leases that ended since it was emptied last. ``leases`` is what became
+    of leases so far: id, seconds and which grant it was; of one that ended its id and zeros.
     """
 
     __slots__ = (
@@ -66,7 +66,7 @@ class Slice(Reader):
         "alarms",
         "ended",
         "floor",
-        "granted",
+        "leases",
         "revision",
         "size",
     )
@@ -78,8 +78,8 @@ class Slice(Reader):
         self.floor = head.floor
         self.size = head.size
         self.alarms = head.alarms
-        self.granted: list[tuple[int, int]] = []
         self.ended: list[int] = []
+        self.leases: list[tuple[int, int, int]] = []
         self._rows: dict[bytes, bytes | None] = {}  # row key -> row, None once deleted
         self._order: list[bytes] = []  # the keys of _rows, sorted, as far as a scan needed them
         self._ranges: list[tuple[bytes, bytes]] = []  # what was deleted by range in the store

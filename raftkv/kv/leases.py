@@ -3,8 +3,9 @@
 =====================  ==================================================================
 row of the tag ``L``   what it holds
 =====================  ==================================================================
-behind it nothing      who keeps the leases, how many there are, how many ids were chosen
-behind it the id       seconds to live, and what was left of them when the keeper looked
+behind it nothing      who keeps the leases, how many there are, how many were ever granted
+behind it the id       seconds to live, what was left of them when the keeper looked, and
+                       which grant made it: an id may be granted again
 =====================  ==================================================================
 
 Which keys a lease has is kept by :class:`~raftkv.kv.engine.Slice` with every put and delete, one
@@ -34,8 +35,8 @@ LEASES_MAX: Final = 200_000
 
 _MACHINE: Final = Space.MACHINE
 _TABLE_KEY: Final = rows.LEASES
-_TABLE: Final = struct.Struct("<QIQ")  # keeper, how many there are, how many ids were chosen
-_LEASE: Final = struct.Struct("<qq")  # seconds to live, and left; 0 left: all of them
+_TABLE: Final = struct.Struct("<QIQ")  # keeper, how many there are, how many were ever granted
+_LEASE: Final = struct.Struct("<qqQ")  # seconds to live, and left (0: all of them), which grant
 _FIRST: Final = rows.LEASES + b"\0"  # behind the table, before every lease: ids are positive
 _STOP: Final = rows.LEASES + b"\x80"
 _ID_BITS: Final = 63
@@ -47,11 +48,13 @@ class Granted:
     """A lease as it is replicated.
 
     ``remaining`` are the seconds that were left when its keeper looked last; 0: all of ``ttl``.
+    ``grant`` counts the grants of the store.
     """
 
     id: int
     ttl: int
     remaining: int = 0
+    grant: int = 0
 
     @property
     def left(self) -> int:
@@ -61,11 +64,11 @@ class Granted:
 
 @frozen(slots=True)
 class Table:
-    """All leases together: the keeper's term, their number, and how many ids were chosen here."""
+    """All leases together: the keeper's term, their number, and how many were ever granted."""
 
     keeper: int = 0
     count: int = 0
-    chosen: int = 0
+    grants: int = 0
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -136,15 +139,12 @@ def grant(writes: Slice, command: Grant) -> KvResult:
             "keys to one",
             Refusal.TOO_MANY_LEASES,
         )
-    chosen = table.chosen
-    while not lease:
-        chosen += 1
-        lease = _id_of(chosen)
-        if is_granted(writes, lease):
-            lease = 0
-    _write_table(writes, Table(table.keeper, table.count + 1, chosen))
-    writes.put_row(rows.lease_key(lease), _LEASE.pack(ttl, 0))
-    writes.granted.append((lease, ttl))
+    number = table.grants + 1
+    if not lease:
+        lease = _choose(writes, number)
+    _write_table(writes, Table(table.keeper, table.count + 1, number))
+    writes.put_row(rows.lease_key(lease), _LEASE.pack(ttl, 0, number))
+    writes.leases.append((lease, ttl, number))
     return LeaseResult(lease, ttl, writes.revision)
 
 
@@ -161,7 +161,7 @@ def take_over(writes: Slice, command: TakeOver) -> KvResult:
     table = read_table(writes)
     if command.keeper < table.keeper:
         return _not_keeper(command.keeper, table)
-    _write_table(writes, Table(command.keeper, table.count, table.chosen))
+    _write_table(writes, Table(command.keeper, table.count, table.grants))
     return Done(writes.revision)
 
 
@@ -173,7 +173,8 @@ def expire(writes: Slice, command: Expire) -> KvResult:
     table = read_table(writes)
     if command.keeper != table.keeper:
         return _not_keeper(command.keeper, table)
-    _end(writes, command.leases)
+    meant = (one for one in command.leases if _find(writes, one, command.since) is not None)
+    _end(writes, tuple(meant))
     return Done(writes.revision)
 
 
@@ -183,11 +184,17 @@ def checkpoint(writes: Slice, command: Checkpoint) -> KvResult:
     if command.keeper != table.keeper:
         return _not_keeper(command.keeper, table)
     for lease, remaining in command.remaining:
-        known = read_lease(writes, lease)
+        known = _find(writes, lease, command.since)
         if known is not None:
             left = remaining if 0 < remaining < known.ttl else 0
-            writes.put_row(rows.lease_key(lease), _LEASE.pack(known.ttl, left))
+            writes.put_row(rows.lease_key(lease), _LEASE.pack(known.ttl, left, known.grant))
     return Done(writes.revision)
+
+
+def _find(writes: Slice, lease: int, since: int) -> Granted | None:
+    """The lease, if it is one of the first ``since`` that were granted."""
+    known = read_lease(writes, lease)
+    return None if known is None or 0 < since < known.grant else known
 
 
 def _end(writes: Slice, leases: tuple[int, ...]) -> None:
@@ -206,16 +213,17 @@ def _end(writes: Slice, leases: tuple[int, ...]) -> None:
         revision.close()
         writes.delete_row(rows.lease_key(lease))
         writes.ended.append(lease)
+        writes.leases.append((lease, 0, 0))
     if ended:
         table = read_table(writes)
-        _write_table(writes, Table(table.keeper, table.count - ended, table.chosen))
+        _write_table(writes, Table(table.keeper, table.count - ended, table.grants))
 
 
 # --- rows -----------------------------------------------------------------------------------------
 
 
 def _write_table(writes: Slice, table: Table) -> None:
-    writes.put_row(_TABLE_KEY, _TABLE.pack(table.keeper, table.count, table.chosen))
+    writes.put_row(_TABLE_KEY, _TABLE.pack(table.keeper, table.count, table.grants))
 
 
 def _decode(lease: int, row: bytes) -> Granted:
@@ -224,11 +232,15 @@ def _decode(lease: int, row: bytes) -> Granted:
     return Granted(lease, *_LEASE.unpack(row))
 
 
-def _id_of(number: int) -> int:
-    """The id that is chosen as the so-many-th, or 0: scattered, so that none is guessed or typed.
+def _choose(writes: Slice, number: int) -> int:
+    """An id for the so-many-th grant that no lease has."""
+    while not (lease := _id_of(number)) or is_granted(writes, lease):
+        number += 1
+    return lease
 
-    The mixing step of splitmix64; ids that users choose are small, as a rule.
-    """
+
+def _id_of(number: int) -> int:
+    """A number mixed as splitmix64 does: scattered, so that no id is guessed or mistyped."""
     mixed = number * 0x9E3779B97F4A7C15 & _WORD
     mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9 & _WORD
     mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EB & _WORD

@@ -54,14 +54,14 @@ class KvMachine:
     Loop thread only, except ``snapshot_durable``.
     """
 
-    __slots__ = ("_head", "_sessions", "_store", "on_granted")
+    __slots__ = ("_head", "_sessions", "_store", "on_leases")
 
     def __init__(self) -> None:
         self._store: Store | None = None
         self._head = rows.Head()
         self._sessions = Sessions()
-        self.on_granted: Callable[[Sequence[tuple[int, int]]], None] = _nobody
-        """Told which leases a slice made, with their seconds; its rows are not in the store yet."""
+        self.on_leases: Callable[[Sequence[tuple[int, int, int]]], None] = _nobody
+        """Told what became of leases in a slice (``Slice.leases``), before it is in the store."""
 
     def open(self, store: Store) -> None:
         """Take ``store`` and read where it stands.
@@ -83,6 +83,11 @@ class KvMachine:
             raise UsageError("the KV machine has no store yet; open the node it belongs to first")
         return store
 
+    @property
+    def head(self) -> rows.Head:
+        """Where it stands after everything applied so far, perhaps ahead of the store by a slice."""
+        return self._head
+
     def apply_durable(self, commands: Sequence[Command], batch: Batch) -> Sequence[KvResult]:
         """Apply in order into ``batch``; one result per command.
 
@@ -98,8 +103,8 @@ class KvMachine:
                 _check_revisions(command.data, before, writes.revision)
         self._sessions.flush(writes)
         self._head = writes.flush(batch)
-        if writes.granted:
-            self.on_granted(writes.granted)
+        if writes.leases:
+            self.on_leases(writes.leases)
         return _Results(results)
 
     def _apply(self, writes: Slice, data: bytes) -> KvResult | int:
@@ -246,5 +251,5 @@ def _check_revisions(data: bytes, before: int, after: int) -> None:
         )
 
 
-def _nobody(_leases: Sequence[tuple[int, int]]) -> None:
+def _nobody(_leases: Sequence[tuple[int, int, int]]) -> None:
     pass

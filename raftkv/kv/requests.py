@@ -202,22 +202,25 @@ class TakeOver:
 class Expire:
     """Revoke leases whose time is up, each in a revision of its own.
 
-    Void unless ``keeper`` is still who keeps them.
+    Void unless ``keeper`` is still who keeps them. Of them those are meant that the keeper knew:
+    none that was granted, under the same id, after the first ``since`` grants; 0: all.
     """
 
     keeper: int
     leases: tuple[int, ...]
+    since: int = 0
 
 
 @frozen(slots=True)
 class Checkpoint:
     """Remember what remains of leases: id and seconds; 0: all of it.
 
-    Void unless ``keeper`` is still who keeps them.
+    Void unless ``keeper`` is still who keeps them; ``since`` as in :class:`Expire`.
     """
 
     keeper: int
     remaining: tuple[tuple[int, int], ...]
+    since: int = 0
 
 
 class AlarmKind(IntEnum):

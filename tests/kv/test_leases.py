@@ -51,9 +51,12 @@ commands: st.SearchStrategy[KvCommand] = st.one_of(
     st.builds(DeleteSpan, st.just(EVERYTHING)),
     st.builds(Revoke, ids),
     st.builds(TakeOver, terms),
-    st.builds(Expire, terms, st.lists(ids, max_size=3).map(tuple)),
+    st.builds(Expire, terms, st.lists(ids, max_size=3).map(tuple), st.integers(0, 4)),
     st.builds(
-        Checkpoint, terms, st.lists(st.tuples(ids, st.integers(-1, 25)), max_size=2).map(tuple)
+        Checkpoint,
+        terms,
+        st.lists(st.tuples(ids, st.integers(-1, 25)), max_size=2).map(tuple),
+        st.integers(0, 4),
     ),
 )
 
@@ -65,6 +68,7 @@ class Model:
         self.leases: dict[int, Granted] = {}
         self.keys: dict[bytes, int] = {}
         self.keeper = 0
+        self.grants = 0
         self.revision = 1
 
     def apply(self, command: KvCommand) -> Refusal | None:
@@ -74,7 +78,8 @@ class Model:
                     return Refusal.INVALID
                 if lease in self.leases:
                     return Refusal.LEASE_EXISTS
-                self.leases[lease] = Granted(lease, ttl)
+                self.grants += 1
+                self.leases[lease] = Granted(lease, ttl, 0, self.grants)
             case Put(key, _, lease, _, _, ignore_lease):
                 if ignore_lease and key not in self.keys:
                     return Refusal.KEY_NOT_FOUND
@@ -95,21 +100,26 @@ class Model:
                 if keeper < self.keeper:
                     return Refusal.NOT_KEEPER
                 self.keeper = keeper
-            case Expire(keeper, ended):
+            case Expire(keeper, ended, since):
                 if keeper != self.keeper:
                     return Refusal.NOT_KEEPER
                 for lease in ended:
-                    self.end(lease)
-            case Checkpoint(keeper, remaining):
+                    if self.is_meant(lease, since):
+                        self.end(lease)
+            case Checkpoint(keeper, remaining, since):
                 if keeper != self.keeper:
                     return Refusal.NOT_KEEPER
                 for lease, left in remaining:
-                    if lease in self.leases:
-                        ttl = self.leases[lease].ttl
-                        self.leases[lease] = Granted(lease, ttl, left if 0 < left < ttl else 0)
+                    if self.is_meant(lease, since):
+                        ttl, which = self.leases[lease].ttl, self.leases[lease].grant
+                        kept = left if 0 < left < ttl else 0
+                        self.leases[lease] = Granted(lease, ttl, kept, which)
             case _:
                 raise AssertionError(command)
         return None
+
+    def is_meant(self, lease: int, since: int) -> bool:
+        return lease in self.leases and (since == 0 or self.leases[lease].grant <= since)
 
     def end(self, lease: int) -> None:
         if self.leases.pop(lease, None) is not None:
@@ -133,7 +143,7 @@ def test_leases_are_what_a_dictionary_of_them_is_however_commands_are_sliced(
     assert rig.machine.store is rig.store
     assert read_leases(rig.store, 0, 10) == [model.leases[one] for one in sorted(model.leases)]
     table = read_table(rig.store)
-    assert (table.keeper, table.count) == (model.keeper, len(model.leases))
+    assert table == Table(model.keeper, len(model.leases), model.grants)
     for lease in IDS:
         held = sorted(key for key, its in model.keys.items() if its == lease)
         assert list(read_attached(rig.store, lease)) == held
@@ -180,7 +190,7 @@ def test_each_lease_that_expires_makes_a_revision_of_its_own() -> None:
     assert rig.apply([Expire(3, (3, 2, 9, 1, 3))]) == [Done(6)]
     kinds = [list(rows.decode_events(rig.rows()[rows.events_key(number, 0)])) for number in (5, 6)]
     assert [[event.key for event in one] for one in kinds] == [[b"b", b"c"], [b"a"]]
-    assert read_table(rig.store) == Table(3, 0)
+    assert read_table(rig.store) == Table(3, 0, 3)
     rig.close()
 
 
@@ -190,11 +200,23 @@ def test_an_old_keepers_decisions_are_void_from_the_next_ones_take_over_on() -> 
     rig.apply([TakeOver(2), TakeOver(5)])
     old = rig.apply([Expire(2, (7,)), Checkpoint(2, ((7, 1),)), TakeOver(2), Expire(6, (7,))])
     assert [_why(result) for result in old] == [Refusal.NOT_KEEPER] * 4
-    assert read_lease(rig.store, 7) == Granted(7, 10)
+    assert read_lease(rig.store, 7) == Granted(7, 10, 0, 1)
     assert rig.apply([TakeOver(5), Checkpoint(5, ((7, 4),))]) == [Done(1), Done(1)]
-    assert read_lease(rig.store, 7) == Granted(7, 10, 4)
+    assert read_lease(rig.store, 7) == Granted(7, 10, 4, 1)
     assert [one.left for one in read_leases(rig.store, 0, 9)] == [4]
     assert Granted(7, 10).left == 10
+    rig.close()
+
+
+def test_a_keeper_ends_and_remembers_only_what_it_knew_of() -> None:
+    rig = memory_rig()
+    rig.apply([TakeOver(2), Grant(7, 10), Revoke(7), Grant(7, 20)])
+    rig.apply([Expire(2, (7,), 1), Checkpoint(2, ((7, 3),), 1)])
+    assert read_lease(rig.store, 7) == Granted(7, 20, 0, 2)
+    rig.apply([Checkpoint(2, ((7, 3),), 2)])
+    assert read_lease(rig.store, 7) == Granted(7, 20, 3, 2)
+    rig.apply([Expire(2, (7,), 2)])
+    assert read_lease(rig.store, 7) is None
     rig.close()
 
 
@@ -207,11 +229,10 @@ def test_ids_that_are_chosen_are_positive_new_and_the_same_everywhere() -> None:
     assert len(set(chosen)) == 50
     assert all(2**32 < lease <= TOP for lease in chosen)
     taken = memory_rig()
-    taken.apply([Grant(chosen[0], 10), Revoke(chosen[0]), Grant(chosen[1], 10)])
-    (first, second) = taken.apply([Grant(0, 10), Grant(0, 10)])
+    (_, first, second) = taken.apply([Grant(chosen[1], 10), Grant(0, 10), Grant(0, 10)])
     assert isinstance(first, LeaseResult)
     assert isinstance(second, LeaseResult)
-    assert (first.id, second.id) == (chosen[0], chosen[2])
+    assert (first.id, second.id) == (chosen[2], chosen[3])
     for one in (rig, other, taken):
         one.close()
 
@@ -259,13 +280,14 @@ def test_a_transaction_attaches_and_detaches_as_puts_do() -> None:
     rig.close()
 
 
-def test_the_machine_tells_which_leases_it_made() -> None:
+def test_the_machine_tells_which_leases_it_made_and_which_ended_in_order() -> None:
     rig = memory_rig()
-    told: list[tuple[int, int]] = []
-    rig.machine.on_granted = told.extend
-    rig.apply([Grant(3, 10), Grant(3, 10), Put(b"a", b""), Grant(4, 20)])
+    told: list[tuple[int, int, int]] = []
+    rig.machine.on_leases = told.extend
+    rig.apply([Grant(3, 10), Grant(3, 10), Put(b"a", b""), Grant(4, 20), Revoke(3), Grant(3, 5)])
     rig.apply([Put(b"a", b"")])
-    assert told == [(3, 10), (4, 20)]
+    rig.apply([Expire(0, (9, 4))])
+    assert told == [(3, 10, 1), (4, 20, 2), (3, 0, 0), (3, 5, 3), (4, 0, 0)]
     rig.close()
 
 
