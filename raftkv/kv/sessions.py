@@ -77,9 +77,14 @@ class Sessions:
     """The sessions of one store. Loop thread only."""
 
     def __init__(self) -> None:
-        self._cached: dict[int, _Session | None] = {}  # the longest loaded first; None: ended
+        self._cached: dict[int, _Session] = {}  # the longest loaded first
         self._touched: dict[int, _Session] = {}
         self._chunks = 0
+
+    @property
+    def cached_chunks(self) -> int:
+        """How many chunks memory holds."""
+        return self._chunks
 
     def open(self) -> None:
         """The store is another one now: whatever was known is forgotten."""
@@ -150,7 +155,7 @@ class Sessions:
         self._touched.pop(lease, None)
         for key, _ in list(writes.scan(_MACHINE, *_bounds(lease))):
             writes.delete_row(key)
-        self._cached[lease] = None
+        del self._cached[lease]
 
     def flush(self, writes: Slice) -> None:
         """The slice ends: write down what it changed."""
@@ -189,8 +194,9 @@ class Sessions:
 
     def _find(self, writes: Slice, session: int) -> _Session | None:
         """The session, from memory or the rows; None if there is none."""
-        if session in self._cached:
-            return self._cached[session]
+        found = self._cached.get(session)
+        if found is not None:
+            return found
         if session <= 0:
             return None
         row = writes.get(_MACHINE, _KEY.pack(SESSIONS, session) + _HEAD_PART)
@@ -208,15 +214,12 @@ class Sessions:
         return found
 
     def _forget(self) -> None:
-        """Keep memory bounded: what ended goes, and then what was loaded the longest ago."""
+        """Keep memory bounded: what was loaded the longest ago goes."""
         cached = self._cached
-        for session in [one for one, found in cached.items() if found is None]:
-            del cached[session]
         while len(cached) > 1 and (
             self._chunks > CACHED_CHUNKS_MAX or len(cached) > CACHED_CHUNKS_MAX
         ):
-            found = cached.pop(next(iter(cached)))
-            self._chunks -= 0 if found is None else len(found.chunks)
+            self._chunks -= len(cached.pop(next(iter(cached))).chunks)
 
 
 def _first(writes: Slice, session: int, sequence: int) -> KvResult:

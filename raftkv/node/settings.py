@@ -25,8 +25,11 @@ class Settings:
     heartbeat_ticks: int = 2
     election_ticks: int = 20
     """Without word from a leader for so long (up to twice that, by chance) a member campaigns."""
-    command_bytes_max: int = 3 * _MIB // 2
-    """A longer command is refused with RequestTooLargeError."""
+    command_bytes_max: int = 3 * _MIB // 2 + 4096
+    """A longer command is refused with RequestTooLargeError.
+
+    Beside 1.5 MiB, which is what a request to the key-value store may have, there is room for what
+    the store puts around it."""
 
     entry_commands_max: int = 512
     """Commands that share one entry, and are applied in one go; the rest wait for the next."""

@@ -1,0 +1,258 @@
+"""Writes that are tried again, and applied once: the client's side of :mod:`raftkv.kv.sessions`.
+
+A command that was handed to raft and not seen again may be lost with its leader, or late. In a
+session it is proposed once more, under the sequence it has, and whichever copy is applied first
+counts; so a caller hears that the outcome is unknown only if nobody answered up to its deadline.
+
+The session is opened by the first write and kept alive while there are writes. If it has ended, a
+write of which one copy left is taken into a new one. Where none can be had because the store is
+full, writes go without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final, Protocol
+
+from anyio import Lock, fail_after
+
+from raftkv.errors import (
+    DeadlineError,
+    Error,
+    OutcomeUnknownError,
+    TooManyRequestsError,
+    UnavailableError,
+)
+from raftkv.kv.commands import encode, encode_once
+from raftkv.kv.model import KvResult, Refusal, Refused, refused
+from raftkv.kv.requests import Grant, OpenSession
+from raftkv.kv.sessions import UNANSWERED_MAX
+from raftkv.kv.settings import KvSettings
+from raftkv.node.settings import Settings
+from raftkv.runtime.base import Runtime
+
+_ATTEMPT_ELECTIONS: Final = 1.5
+"""The first attempt is given so many election timeouts, each further one twice the time before."""
+
+_FULL: Final = (Refusal.NO_SPACE, Refusal.TOO_MANY_LEASES)
+
+
+class Proposer(Protocol):
+    """What is needed of the node."""
+
+    def propose(self, command: bytes, *, timeout: float = 5.0) -> Awaitable[KvResult]:
+        """Replicate a command once."""
+        ...
+
+    @property
+    def runtime(self) -> Runtime:
+        """Clock and chance."""
+        ...
+
+    @property
+    def settings(self) -> Settings:
+        """How long an election takes."""
+        ...
+
+
+class KeepAlive(Protocol):
+    """How a lease is kept alive."""
+
+    async def __call__(self, lease: int, /, *, timeout: float) -> int:
+        """Its time to live from now on in seconds; 0 if there is no such lease."""
+        ...
+
+
+class _Open:
+    """A session that was opened: which sequences were given out, and which are settled."""
+
+    __slots__ = ("answered", "id", "next", "settled")
+
+    def __init__(self, lease: int) -> None:
+        self.id = lease
+        self.next = 0
+        self.answered = 0
+        """Everything below it is settled: answered, or given up."""
+        self.settled: set[int] = set()
+
+    def settle(self, sequence: int) -> None:
+        """Nobody waits for this one any more."""
+        if sequence != self.answered:
+            self.settled.add(sequence)
+            return
+        settled = self.settled
+        sequence += 1
+        while sequence in settled:
+            settled.remove(sequence)
+            sequence += 1
+        self.answered = sequence
+
+
+class Session:
+    """The session that all writes of one client share."""
+
+    def __init__(self, node: Proposer, settings: KvSettings) -> None:
+        self._node = node
+        self._ttl = settings.session_ttl
+        times = node.settings
+        self._attempt = _ATTEMPT_ELECTIONS * times.election_ticks * times.tick_seconds
+        self._open: _Open | None = None
+        self._opening = Lock()
+
+    async def propose(self, command: bytes, timeout: float) -> KvResult:
+        """Replicate a command, once however often it has to be tried.
+
+        Raises what the node does; OutcomeUnknownError only once ``timeout`` seconds are over.
+        """
+        session = self._open
+        if session is None:
+            return await self._in_new_one(command, timeout)
+        sequence = session.next
+        if sequence - session.answered >= UNANSWERED_MAX:
+            raise TooManyRequestsError(
+                f"{sequence - session.answered} writes stand behind one that is not answered yet:"
+                " wait for answers before asking more"
+            )
+        session.next = sequence + 1
+        data = encode_once(session.id, sequence, session.answered, command)
+        patience = self._attempt
+        try:
+            if timeout <= patience:
+                result = await self._node.propose(data, timeout=timeout)
+            else:
+                try:
+                    result = await self._node.propose(data, timeout=patience)
+                except (OutcomeUnknownError, DeadlineError) as error:
+                    left = timeout - patience
+                    result = await self._again(session, sequence, command, left, error)
+        finally:
+            session.settle(sequence)
+        if type(result) is Refused and result.why is Refusal.SESSION_NOT_FOUND:
+            self._lost(session)
+            return await self._in_new_one(command, timeout)
+        return result
+
+    async def keep(self, keep_alive: KeepAlive) -> None:
+        """Keep the session alive while it is used; to be run beside the node, until cancelled."""
+        clock = self._node.runtime.clock
+        seen: tuple[int, int] | None = None
+        while True:
+            await clock.sleep_until(clock.monotonic_ns() + round(self._ttl / 3 * 1e9))
+            session, before = self._open, seen
+            if session is None:
+                continue
+            seen = session.id, session.next
+            if seen == before and session.answered == session.next:
+                self._lost(session)  # nobody used it for a while: it ends with its lease
+                continue
+            try:
+                remains = await keep_alive(session.id, timeout=self._ttl / 3)
+            except Error:
+                continue  # the next turn may still be in time
+            if not remains:
+                self._lost(session)
+
+    def _lost(self, session: _Open) -> None:
+        if self._open is session:
+            self._open = None
+
+    # --- trying again -----------------------------------------------------------------------------
+
+    async def _again(
+        self,
+        session: _Open,
+        sequence: int,
+        command: bytes,
+        seconds: float,
+        error: OutcomeUnknownError | DeadlineError,
+    ) -> KvResult:
+        """Further attempts, after one that ended with ``error``, for so many seconds."""
+        clock = self._node.runtime.clock
+        deadline_ns = clock.monotonic_ns() + round(seconds * 1e9)
+        unknown = error if isinstance(error, OutcomeUnknownError) else None
+        failure: Error = error
+        patience = self._attempt
+        while (left := (deadline_ns - clock.monotonic_ns()) / 1e9) > 0:
+            patience *= 2
+            data = encode_once(session.id, sequence, session.answered, command)
+            try:
+                result = await self._node.propose(data, timeout=min(left, patience))
+            except OutcomeUnknownError as caught:
+                unknown = caught
+            except DeadlineError as caught:
+                failure = caught
+            except TooManyRequestsError as caught:
+                failure = caught
+                tick_ns = self._node.settings.tick_ns
+                await clock.sleep_until(min(deadline_ns, clock.monotonic_ns() + tick_ns))
+            except Error as caught:
+                failure = caught
+                break
+            else:
+                is_gone = type(result) is Refused and result.why is Refusal.SESSION_NOT_FOUND
+                if is_gone and unknown is not None:
+                    self._lost(session)
+                    raise OutcomeUnknownError(
+                        f"the client session ended before it was known what became of the write:"
+                        f" {unknown}",
+                        unknown.request,
+                    )
+                return result
+        if unknown is not None:
+            raise unknown from failure
+        raise failure
+
+    # --- opening ----------------------------------------------------------------------------------
+
+    async def _in_new_one(self, command: bytes, timeout: float) -> KvResult:
+        """The same in a session that is opened first, by whichever write comes first."""
+        clock = self._node.runtime.clock
+        deadline_ns = clock.monotonic_ns() + round(min(timeout, 1e9) * 1e9)
+
+        def left() -> float:
+            return max((deadline_ns - clock.monotonic_ns()) / 1e9, 0.0)
+
+        try:
+            with fail_after(timeout):
+                async with self._opening:
+                    is_open = self._open is not None or await self._opened(left)
+        except DeadlineError:
+            raise
+        except TimeoutError as error:
+            raise DeadlineError(
+                "the deadline passed before a client session was open; nothing was proposed"
+            ) from error
+        if is_open:
+            return await self.propose(command, left())
+        return await self._node.propose(command, timeout=left())
+
+    async def _opened(self, left: Callable[[], float]) -> bool:
+        """Open a session; False if the store has no room for one."""
+        lease = 1 + self._node.runtime.rng.below(2**63 - 2)
+        granted = await self._surely(encode(Grant(lease, self._ttl)), left)
+        if isinstance(granted, Refused):
+            if granted.why in _FULL:
+                return False
+            if granted.why is not Refusal.LEASE_EXISTS:  # then we granted it, unheard
+                raise refused(granted)
+        opened = await self._surely(encode(OpenSession(lease)), left)
+        if isinstance(opened, Refused):
+            raise UnavailableError(
+                f"a client session ended before it was open, nothing was proposed: {opened.message}"
+            )
+        self._open = _Open(lease)
+        return True
+
+    async def _surely(self, command: bytes, left: Callable[[], float]) -> KvResult:
+        """What a command gives that does no harm if it is done twice."""
+        patience = self._attempt
+        while True:
+            seconds = left()
+            try:
+                return await self._node.propose(command, timeout=min(seconds, patience))
+            except (OutcomeUnknownError, DeadlineError) as error:
+                if seconds <= patience:
+                    raise DeadlineError(
+                        "the deadline passed before a client session was open; nothing was proposed"
+                    ) from error
+            patience *= 2

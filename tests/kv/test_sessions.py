@@ -1,0 +1,292 @@
+"""Sessions in the machine: applied once and answered as at first, whatever comes and how often."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from attrs import frozen
+from hypothesis import given
+from hypothesis import strategies as some
+
+from raftkv.kv import sessions
+from raftkv.kv.commands import encode
+from raftkv.kv.engine import Slice
+from raftkv.kv.leases import grant
+from raftkv.kv.model import (
+    Done,
+    KvResult,
+    LeaseResult,
+    PutResult,
+    Refusal,
+    Refused,
+    Span,
+)
+from raftkv.kv.requests import (
+    DeleteSpan,
+    Grant,
+    KvCommand,
+    Once,
+    OpenSession,
+    Put,
+    Range,
+    Revoke,
+    Txn,
+)
+from raftkv.kv.rows import SESSIONS, Head
+from raftkv.storage.memory import MemoryDisk, MemoryStore
+from tests.kv.rig import Rig, memory_rig, slices
+
+MINE, YOURS = 7, 2**62
+_ALL = Span(b"", None)
+
+
+def begun(*leases: int) -> Rig:
+    """A store with a session for each lease."""
+    rig = memory_rig()
+    for lease in leases:
+        assert rig.apply([Grant(lease, 60)]) == [LeaseResult(lease, 60, 1)]
+        assert rig.apply([OpenSession(lease)]) == [Done(1)]
+    return rig
+
+
+def once(sequence: int, command: KvCommand, answered: int = 0, session: int = MINE) -> Once:
+    return Once(session, sequence, answered, encode(command))
+
+
+def put(number: int, *, previous: bool = False) -> Put:
+    return Put(b"k%d" % (number % 3), b"v%d" % number, previous=previous)
+
+
+def kept(rig: Rig) -> dict[bytes, bytes]:
+    return {key: row for key, row in rig.rows().items() if key.startswith(SESSIONS)}
+
+
+# --- by name --------------------------------------------------------------------------------------
+
+
+def test_what_comes_again_is_not_done_again_and_answers_the_same() -> None:
+    rig = begun(MINE)
+    first = rig.apply([once(0, put(1)), once(1, put(2, previous=True)), once(0, put(1))])
+    assert first == [PutResult(2), PutResult(3), PutResult(2)]
+    rig.apply([Put(b"k1", b"another's")])
+    rig.restart()
+    assert rig.apply([once(1, put(2, previous=True)), once(0, put(1))]) == [
+        PutResult(3),
+        PutResult(2),
+    ]
+    assert rig.range(_ALL).revision == 4
+
+
+def test_a_refusal_is_an_answer_too() -> None:
+    rig = begun(MINE)
+    attached = Put(b"k", b"v", lease=99)
+    (refusal,) = rig.apply([once(0, attached)])
+    assert isinstance(refusal, Refused)
+    assert refusal.why is Refusal.LEASE_NOT_FOUND
+    rig.apply([Grant(99, 60)])
+    assert rig.apply([once(0, attached)]) == [refusal]
+    assert rig.range(_ALL).items == ()
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_what_is_answered_is_never_done(apart: bool) -> None:
+    rig = begun(MINE)
+    late, ahead = once(3, put(3)), once(200, put(200), answered=150)
+    results = rig.apply([ahead]) + rig.apply([late]) if apart else rig.apply([ahead, late])
+    assert results[0] == PutResult(2)
+    assert isinstance(results[1], Refused)
+    assert rig.range(_ALL).revision == 2
+
+
+def test_nobody_else_ends_what_a_sequence_may_ask() -> None:
+    rig = begun(MINE)
+    (refusal,) = rig.apply([once(3, put(3), answered=4)])
+    assert isinstance(refusal, Refused)
+    assert rig.apply([once(0, put(0))]) == [PutResult(2)]
+
+
+def test_sessions_know_nothing_of_each_other() -> None:
+    rig = begun(MINE, YOURS)
+    assert rig.apply([once(0, put(1)), once(0, put(2), session=YOURS)]) == [
+        PutResult(2),
+        PutResult(3),
+    ]
+    rig.apply([Revoke(MINE)])
+    assert rig.apply([once(0, put(2), session=YOURS)]) == [PutResult(3)]
+
+
+@pytest.mark.parametrize("session", [0, -1, 8, 2**63 - 1, -(2**63)])
+def test_a_session_that_was_never_opened_is_not_found(session: int) -> None:
+    rig = begun(MINE)
+    (refusal,) = rig.apply([once(0, put(1), session=session)])
+    assert isinstance(refusal, Refused)
+    assert refusal.why is Refusal.SESSION_NOT_FOUND
+    assert rig.apply([Revoke(session)]) != [Done(1)]
+    assert rig.apply([once(0, put(1))]) == [PutResult(2)]
+
+
+def test_a_session_needs_a_lease_and_goes_on_when_it_is_opened_again() -> None:
+    rig = memory_rig()
+    (refusal,) = rig.apply([OpenSession(MINE)])
+    assert isinstance(refusal, Refused)
+    assert refusal.why is Refusal.LEASE_NOT_FOUND
+    rig.apply([Grant(MINE, 60), OpenSession(MINE), once(0, put(1)), OpenSession(MINE)])
+    assert rig.apply([once(0, put(1))]) == [PutResult(2)]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_session_ends_with_its_lease_and_leaves_nothing(apart: bool) -> None:
+    rig = begun(MINE)
+    work = [once(number, put(number, previous=number % 2 > 0)) for number in range(200)]
+    for part in [work, [Revoke(MINE)]] if apart else [[*work, Revoke(MINE)]]:
+        rig.apply(part)
+    assert kept(rig) == {}
+    (refusal,) = rig.apply([once(3, put(3))])
+    assert isinstance(refusal, Refused)
+    assert refusal.why is Refusal.SESSION_NOT_FOUND
+    rig.apply([Grant(MINE, 60), OpenSession(MINE)])
+    assert rig.apply([once(3, put(3))]) == [PutResult(202)]
+
+
+def test_a_command_that_ends_its_own_session_is_done() -> None:
+    rig = begun(MINE)
+    assert rig.apply([once(0, put(0)), once(1, Revoke(MINE))]) == [PutResult(2), Done(2)]
+    assert kept(rig) == {}
+
+
+def test_a_session_has_so_many_unanswered_and_no_more() -> None:
+    rig = begun(MINE)
+    last = sessions.UNANSWERED_MAX - 1
+    assert rig.apply([once(last, put(1))]) == [PutResult(2)]
+    (refusal,) = rig.apply([once(last + 1, put(2))])
+    assert isinstance(refusal, Refused)
+    assert refusal.why is Refusal.TOO_MANY_UNANSWERED
+    assert rig.apply([once(last + 1, put(2), answered=1)]) == [PutResult(3)]
+
+
+def test_what_is_answered_leaves_the_rows() -> None:
+    rig = begun(MINE)
+    for number in range(3000):
+        rig.apply([once(number, put(number, previous=number % 2 > 0), answered=number)])
+    rows = kept(rig)
+    assert len(rows) <= 2 + 64
+    assert sum(map(len, rows.values())) < 64 * 128
+
+
+def test_a_put_costs_a_few_bytes() -> None:
+    rig = begun(MINE)
+    before = sum(map(len, kept(rig).values()))
+    rig.apply([once(0, put(0))])
+    assert sum(map(len, kept(rig).values())) <= before + 8
+
+
+def test_a_result_too_large_to_be_kept_says_so_when_it_is_asked_for_again() -> None:
+    rig = begun(MINE)
+    rig.apply([Put(b"k", bytes(sessions.KEPT_RESULT_BYTES_MAX))])
+    reading = Txn(then=(Put(b"done", b""), Range(_ALL)))
+    (first,) = rig.apply([once(0, reading)])
+    assert not isinstance(first, Refused)
+    (again,) = rig.apply([once(0, reading)])
+    assert isinstance(again, Refused)
+    assert again.why is Refusal.RESULT_NOT_KEPT
+    assert again.revision == first.revision == rig.range(_ALL).revision
+    assert sum(map(len, kept(rig).values())) < 1000
+
+
+def test_memory_holds_no_more_chunks_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "CACHED_CHUNKS_MAX", 8)
+    store, own = MemoryStore(MemoryDisk()), sessions.Sessions()
+    for lease in range(1, 60):
+        writes = Slice(store, Head())
+        grant(writes, Grant(lease, 60))
+        own.begin(writes, OpenSession(lease))
+        for sequence in range(0, 320, 64):
+            assert own.once(writes, lease, sequence, 0, lambda: 1000) == 1000
+        own.flush(writes)
+        batch = store.batch()
+        writes.flush(batch)
+        store.write(batch)
+        assert own.cached_chunks <= 8
+    for lease in range(1, 60):
+        writes = Slice(store, Head())
+        assert own.once(writes, lease, 64, 0, lambda: 2000) == 1000
+        assert own.once(writes, lease, 64 + lease, 0, lambda: 2000) == 2000
+        own.flush(writes)
+        assert own.cached_chunks <= 8
+        own.end(writes, lease)
+    assert own.cached_chunks == 0
+    store.close()
+
+
+# --- by chance ------------------------------------------------------------------------------------
+
+
+@frozen
+class Arrival:
+    session: int
+    sequence: int
+    answered: int
+
+    def command(self) -> KvCommand:
+        """What a sequence asks for never changes."""
+        number = self.sequence * 2 + (self.session == YOURS)
+        match number % 7:
+            case 0 | 1 | 2:
+                return put(number)
+            case 3:
+                return put(number, previous=True)
+            case 4:
+                return DeleteSpan(Span(b"k", b"k%d" % (number % 3)), previous=True)
+            case 5:
+                return Put(b"k0", b"", lease=99)
+            case _:
+                return Txn(then=(put(number), Range(Span(b"k1", b"k1\0")), Range(_ALL, limit=2)))
+
+
+def arrival(session: int, sequence: int, back: int) -> Arrival:
+    return Arrival(session, sequence, max(0, sequence - back))
+
+
+arrivals = some.builds(
+    arrival,
+    some.sampled_from([MINE, YOURS]),
+    some.one_of(some.integers(0, 12), some.integers(0, 400)),
+    some.one_of(some.just(400), some.integers(0, 100)),
+)
+interruptions = some.dictionaries(some.integers(0, 30), some.sampled_from(["restart", "image"]))
+
+
+@given(some.lists(arrivals, max_size=30), some.lists(some.integers(1, 7)), interruptions)
+def test_each_sequence_is_done_once_and_answered_as_at_first(
+    arriving: Sequence[Arrival], sizes: Sequence[int], breaks: dict[int, str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "CACHED_CHUNKS_MAX", 2)
+        rig, whole, plain = begun(MINE, YOURS), begun(MINE, YOURS), begun(MINE, YOURS)
+        commands = [
+            Once(one.session, one.sequence, one.answered, encode(one.command())) for one in arriving
+        ]
+        given: list[KvResult] = []
+        for number, part in enumerate(slices(commands, sizes)):
+            given += rig.apply(part)
+            if breaks.get(number) == "restart":
+                rig.restart()
+            elif breaks.get(number) == "image":
+                rig.install(rig.image())
+        assert whole.apply(commands) == given
+        assert whole.rows() == rig.rows()
+    answers: dict[tuple[int, int], KvResult] = {}
+    answered = {MINE: 0, YOURS: 0}
+    for one, result in zip(arriving, given, strict=True):
+        place = one.session, one.sequence
+        if one.sequence < answered[one.session]:
+            assert isinstance(result, Refused)
+            assert "is answered" in result.message
+            continue
+        answered[one.session] = max(answered[one.session], one.answered)
+        if place not in answers:
+            (answers[place],) = plain.apply([one.command()])
+        assert result == answers[place]
+    data = {key: row for key, row in rig.rows().items() if not key.startswith(SESSIONS)}
+    assert data == {key: row for key, row in plain.rows().items() if not key.startswith(SESSIONS)}
