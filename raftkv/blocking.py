@@ -19,6 +19,7 @@ from anyio.from_thread import BlockingPortal
 from raftkv.handle import Node as AsyncNode
 from raftkv.kv import KvResult
 from raftkv.kv.client import Kv as AsyncKv
+from raftkv.kv.client.upkeep import KvStatus
 from raftkv.kv.settings import KvSettings
 from raftkv.machine import DurableStateMachine, Machine, StateMachine
 from raftkv.node.members import Members as AsyncMembers
@@ -44,6 +45,14 @@ class Kv(Twin[AsyncKv]):
     range = without_await(AsyncKv.range)
     count = without_await(AsyncKv.count)
     txn = without_await(AsyncKv.txn)
+    compact = without_await(AsyncKv.compact)
+    hash = without_await(AsyncKv.hash)
+    alarms = without_await(AsyncKv.alarms)
+    disarm = without_await(AsyncKv.disarm)
+
+    def status(self) -> KvStatus:
+        """Where this member's store stands now, whatever the others have."""
+        return self._portal.call(self._inner.status)
 
 
 class Members(Twin[AsyncMembers]):

@@ -97,11 +97,22 @@ class _Door:
     def read(self, *, lease: bool = False, timeout: float = 5.0) -> Awaitable[int]:
         return self._member.read(lease=lease, timeout=timeout)
 
+    def ask(self, question: bytes, *, timeout: float = 5.0) -> Awaitable[bytes]:
+        return self._member.ask(question, timeout=timeout)
+
+    @property
+    def leading(self) -> int:
+        return self._member.leading
+
     def check(self) -> None:
         self._member.check()
 
     def tell(self, audience: Audience) -> None:
         self._member.tell(audience)
+
+    @property
+    def id(self) -> int:
+        return self._member.id
 
     @property
     def runtime(self) -> Runtime:

@@ -16,6 +16,8 @@ import struct
 from collections.abc import Iterable
 from typing import Final
 
+from attrs import frozen
+
 from raftkv.errors import StorageCorruptError
 from raftkv.kv import rows
 from raftkv.kv.engine import Slice
@@ -47,13 +49,21 @@ def set_alarm(writes: Slice, command: SetAlarm) -> KvResult:
     return Done(writes.revision)
 
 
-def read_alarms(reader: Reader) -> tuple[tuple[AlarmKind, int], ...]:
-    """The kind and member of every alarm raised, in order."""
-    found: list[tuple[AlarmKind, int]] = []
+@frozen(slots=True)
+class Alarm:
+    """An alarm that the member with that id raised."""
+
+    kind: AlarmKind
+    member: int
+
+
+def read_alarms(reader: Reader) -> tuple[Alarm, ...]:
+    """Every alarm raised, in order."""
+    found: list[Alarm] = []
     for row_key, _ in reader.scan(_MACHINE, rows.ALARMS, bytes((rows.ALARMS[0] + 1,))):
         try:
             _, kind, member = _ALARM.unpack(row_key)
-            found.append((AlarmKind(kind), member))
+            found.append(Alarm(AlarmKind(kind), member))
         except (struct.error, ValueError) as error:
             raise StorageCorruptError(
                 f"the key of a KV alarm row is not what raftkv wrote ({row_key.hex()}); "

@@ -73,6 +73,10 @@ class AloneReplica:
         self.audience = audience
 
     @property
+    def id(self) -> int:
+        return 1
+
+    @property
     def runtime(self) -> Runtime:
         return system_runtime()
 
