@@ -1,0 +1,280 @@
+"""The client's session: what it proposes again, when it gives up, and what it says then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import anyio
+import pytest
+from anyio.lowlevel import checkpoint
+from attrs import evolve
+
+from raftkv.errors import (
+    ClosedError,
+    DeadlineError,
+    Error,
+    NodeStoppedError,
+    OutcomeUnknownError,
+    TooManyRequestsError,
+)
+from raftkv.kv.client.sessions import Session
+from raftkv.kv.commands import decode, encode
+from raftkv.kv.model import KvResult, LeaseResult, PutResult, Refusal, Refused, Span
+from raftkv.kv.requests import Grant, KvCommand, Once, OpenSession, Put, Revoke
+from raftkv.kv.sessions import UNANSWERED_MAX
+from raftkv.kv.settings import KvSettings
+from raftkv.node.settings import Settings
+from raftkv.runtime.base import Runtime
+from raftkv.runtime.system import system_runtime
+from tests.kv.rig import memory_rig
+
+PATIENCE = 1.5  # seconds, one and a half election timeouts
+UNKNOWN = OutcomeUnknownError("not seen", (1, 2, 3))
+
+
+class ByHand:
+    """A clock that somebody sets; who sleeps lets it run on."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.boottime_ns = self.wall_ns = self.monotonic_ns
+
+    def monotonic_ns(self) -> int:
+        return self.now
+
+    async def sleep_until(self, monotonic_ns: int) -> None:
+        await checkpoint()
+        self.now = max(self.now, monotonic_ns)
+
+
+class Script:
+    """A node that answers as its script says; without a further line, as the store does."""
+
+    def __init__(self) -> None:
+        self.rig = memory_rig()
+        self.clock = ByHand()
+        self.asked: list[tuple[KvCommand, float]] = []
+        self.lines: list[Error | KvResult | Callable[[bytes], Error]] = []
+        self.settings = Settings()
+        self.runtime: Runtime = evolve(system_runtime(), clock=self.clock)
+        self.session = Session(self, KvSettings(sessions=True))
+
+    async def propose(self, command: bytes, *, timeout: float = 5.0) -> KvResult:
+        self.asked.append((decode(command), timeout))
+        await checkpoint()
+        line = self.lines.pop(0) if self.lines else None
+        if callable(line):
+            line = line(command)
+        if isinstance(line, OutcomeUnknownError | DeadlineError):
+            self.clock.now += round(timeout * 1e9)
+        if isinstance(line, Error):
+            raise line
+        return line or self.apply(command)
+
+    def apply(self, command: bytes) -> KvResult:
+        (result,) = self.rig.apply_bytes([command])
+        return result
+
+    def done_unseen(self, command: bytes) -> Error:
+        self.apply(command)
+        return UNKNOWN
+
+    async def put(self, value: bytes = b"v", timeout: float = 5.0) -> KvResult:
+        return await self.session.propose(encode(Put(b"k", value)), timeout)
+
+    def tries(self) -> Iterator[tuple[int, int, float]]:
+        for command, timeout in self.asked:
+            if isinstance(command, Once):
+                yield command.sequence, command.answered, round(timeout, 3)
+
+    def kinds(self) -> list[type[KvCommand]]:
+        return [type(command) for command, _ in self.asked]
+
+
+@pytest.fixture
+def node() -> Script:
+    return Script()
+
+
+async def test_the_first_write_opens_the_session_that_others_go_on_in(node: Script) -> None:
+    assert node.asked == []
+    assert await node.put() == PutResult(2)
+    assert await node.put() == PutResult(3)
+    assert node.kinds() == [Grant, OpenSession, Once, Once]
+    assert list(node.tries()) == [(0, 0, PATIENCE), (1, 1, PATIENCE)]
+
+
+async def test_writes_that_begin_together_open_one_session(node: Script) -> None:
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(node.put)
+    assert node.kinds() == [Grant, OpenSession, *[Once] * 5]
+    assert sorted(sequence for sequence, _, _ in node.tries()) == [0, 1, 2, 3, 4]
+    await node.put()
+    assert [*node.tries()][-1] == (5, 5, PATIENCE)
+
+
+async def test_a_write_that_nobody_saw_is_tried_again_under_its_sequence(node: Script) -> None:
+    await node.put()
+    node.lines = [UNKNOWN, UNKNOWN]
+    assert await node.put(timeout=20) == PutResult(3)
+    assert [*node.tries()][1:] == [(1, 1, 1.5), (1, 1, 3.0), (1, 1, 6.0)]
+
+
+async def test_a_write_that_was_done_unseen_is_not_done_again(node: Script) -> None:
+    await node.put()
+    node.lines = [node.done_unseen]
+    assert await node.put(b"once") == PutResult(3)
+    assert node.rig.range(Span(b"", None)).items[0].version == 2
+
+
+async def test_a_write_that_could_not_leave_is_tried_again(node: Script) -> None:
+    await node.put()
+    node.lines = [DeadlineError("no leader")]
+    assert await node.put() == PutResult(3)
+
+
+async def test_the_deadline_is_the_callers(node: Script) -> None:
+    await node.put()
+    begun = node.clock.now
+    node.lines = [UNKNOWN] * 9
+    with pytest.raises(OutcomeUnknownError) as caught:
+        await node.put(timeout=5)
+    assert caught.value.request == (1, 2, 3)
+    assert node.clock.now - begun == 5_000_000_000
+    assert [*node.tries()][1:] == [(1, 1, 1.5), (1, 1, 3.0), (1, 1, 0.5)]
+    begun = node.clock.now
+    with pytest.raises(OutcomeUnknownError):
+        await node.put(timeout=1)
+    assert node.clock.now - begun == 1_000_000_000
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        DeadlineError("not sent"),
+        TooManyRequestsError("full"),
+        ClosedError("closed"),
+        NodeStoppedError("stopped"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_once_a_copy_has_left_nothing_says_that_it_did_not_happen(
+    node: Script, then: Error
+) -> None:
+    await node.put()
+    node.lines = [UNKNOWN, *[then] * 200]
+    with pytest.raises(OutcomeUnknownError):
+        await node.put()
+
+
+@pytest.mark.parametrize("then", [TooManyRequestsError("full"), ClosedError("closed")])
+async def test_what_surely_did_not_happen_is_told_at_once(node: Script, then: Error) -> None:
+    await node.put()
+    node.lines = [then]
+    with pytest.raises(type(then)):
+        await node.put()
+    node.lines = [DeadlineError("not sent"), *[then] * 200]
+    with pytest.raises(type(then)):
+        await node.put()
+
+
+async def test_a_full_node_is_asked_again_until_the_deadline(node: Script) -> None:
+    await node.put()
+    node.lines = [UNKNOWN, *[TooManyRequestsError("full")] * 5]
+    assert await node.put() == PutResult(3)
+
+
+async def test_a_write_in_a_session_that_ended_is_taken_to_a_new_one(node: Script) -> None:
+    await node.put()
+    (grant,) = (command for command, _ in node.asked if isinstance(command, Grant))
+    node.rig.apply([Revoke(grant.lease)])
+    assert await node.put() == PutResult(3)
+    assert node.kinds() == [Grant, OpenSession, Once, Once, Grant, OpenSession, Once]
+    assert [*node.tries()][-1][:2] == (0, 0)
+
+
+async def test_a_write_that_left_before_its_session_ended_is_not_tried_in_another(
+    node: Script,
+) -> None:
+    await node.put()
+    gone = Refused("gone", Refusal.SESSION_NOT_FOUND)
+    node.lines = [UNKNOWN, gone]
+    with pytest.raises(OutcomeUnknownError, match="session ended") as caught:
+        await node.put()
+    assert caught.value.request == (1, 2, 3)
+    node.asked.clear()
+    assert await node.put() == PutResult(3)
+    assert node.kinds() == [Grant, OpenSession, Once]
+
+
+async def test_a_write_that_never_left_is_taken_along_when_its_session_ends(node: Script) -> None:
+    await node.put()
+    node.lines = [DeadlineError("not sent"), Refused("gone", Refusal.SESSION_NOT_FOUND)]
+    assert await node.put() == PutResult(3)
+
+
+@pytest.mark.parametrize("why", [Refusal.NO_SPACE, Refusal.TOO_MANY_LEASES])
+async def test_where_no_session_can_be_had_writes_go_without(node: Script, why: Refusal) -> None:
+    node.lines = [Refused("full", why)]
+    assert await node.put() == PutResult(2)
+    assert node.kinds() == [Grant, Put]
+
+
+async def test_opening_is_tried_again_whatever_was_seen_of_it(node: Script) -> None:
+    node.lines = [node.done_unseen, UNKNOWN, DeadlineError("not sent")]
+    assert await node.put(timeout=60) == PutResult(2)
+    assert node.kinds() == [Grant, Grant, Grant, Grant, OpenSession, Once]
+    assert {command.lease for command, _ in node.asked if isinstance(command, Grant)} == {
+        command.lease for command, _ in node.asked if isinstance(command, OpenSession)
+    }
+
+
+async def test_a_session_that_cannot_be_opened_in_time_means_that_nothing_happened(
+    node: Script,
+) -> None:
+    node.lines = [UNKNOWN] * 9
+    with pytest.raises(DeadlineError, match="nothing was proposed"):
+        await node.put()
+    assert list(node.tries()) == []
+    node.lines = [LeaseResult(1, 60, 1), *[UNKNOWN] * 9]
+    with pytest.raises(DeadlineError, match="nothing was proposed"):
+        await node.put()
+    assert list(node.tries()) == []
+
+
+async def test_who_waits_for_another_to_open_the_session_has_a_deadline(node: Script) -> None:
+    held, waited = anyio.Event(), anyio.Event()
+
+    async def first() -> None:
+        async with node.session._opening:  # pyright: ignore[reportPrivateUsage] - held up at will
+            held.set()
+            await waited.wait()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(first)
+        await held.wait()
+        with pytest.raises(DeadlineError, match="nothing was proposed"):
+            await node.put(timeout=0.01)
+        waited.set()
+    assert node.asked == []
+
+
+async def test_a_cancelled_write_is_given_up_and_holds_nobody_up(node: Script) -> None:
+    await node.put()
+    with anyio.CancelScope() as scope:
+        scope.cancel()
+        await node.put()
+    assert scope.cancelled_caught
+    await node.put()
+    assert [*node.tries()][-1][:2] == (2, 2)
+
+
+async def test_one_write_that_waits_holds_others_up_at_the_bound_only(node: Script) -> None:
+    await node.put()
+    waiting = node.session._open  # pyright: ignore[reportPrivateUsage] - as after many writes
+    assert waiting is not None
+    waiting.next += UNANSWERED_MAX - 1
+    assert await node.put() == PutResult(3)
+    with pytest.raises(TooManyRequestsError, match="behind one that is not answered"):
+        await node.put()
