@@ -15,6 +15,7 @@ from raftkv.kv.model import Span, check_key
 from raftkv.kv.requests import (
     TXN_DEPTH_MAX,
     TXN_OPERATIONS_MAX,
+    TXN_PARTS_MAX,
     Compare,
     DeleteOne,
     DeleteSpan,
@@ -41,15 +42,21 @@ def check_txn(txn: Txn) -> None:
     """Raise InvalidArgumentError for a transaction that no store would take, as etcd does.
 
     At most 128 comparisons and as many operations in a branch, what is nested counted down from
-    what contains it; 8 levels; no key put twice, nor put and deleted, in what may happen together.
-    Deletes may overlap.
+    what contains it, and 1,024 of all kinds in all; 8 levels; no key put twice, nor put and
+    deleted, in what may happen together. Deletes may overlap.
     """
-    _check_size(txn, TXN_OPERATIONS_MAX, 1)
+    parts = _check_size(txn, TXN_OPERATIONS_MAX, 1)
+    if parts > TXN_PARTS_MAX:
+        raise InvalidArgumentError(
+            f"too many operations in txn request: {parts} conditions and operations, those of"
+            f" transactions inside included, where {TXN_PARTS_MAX} are allowed; split it"
+        )
     _check_branch(txn.then)
     _check_branch(txn.otherwise)
 
 
-def _check_size(txn: Txn, allowed: int, depth: int) -> None:
+def _check_size(txn: Txn, allowed: int, depth: int) -> int:
+    """How many parts it has, with those inside."""
     if depth > TXN_DEPTH_MAX:
         raise InvalidArgumentError(
             f"too many levels in txn request: at most {TXN_DEPTH_MAX} transactions in one another"
@@ -61,6 +68,7 @@ def _check_size(txn: Txn, allowed: int, depth: int) -> None:
             f" where {allowed} are allowed; {TXN_OPERATIONS_MAX} in all, less what a transaction"
             " around it has"
         )
+    parts = len(txn.when) + len(txn.then) + len(txn.otherwise)
     for condition in txn.when:
         _check_condition(condition)
     for operation in (*txn.then, *txn.otherwise):
@@ -70,9 +78,10 @@ def _check_size(txn: Txn, allowed: int, depth: int) -> None:
             case DeleteOne(key):
                 check_key("key", key)
             case Txn():
-                _check_size(operation, allowed - found, depth + 1)
+                parts += _check_size(operation, allowed - found, depth + 1)
             case _:
                 pass
+    return parts
 
 
 def _check_condition(condition: Compare) -> None:

@@ -11,7 +11,8 @@ raises StorageFormatError and the node stops. A known kind whose contents are ma
 for every member alike: InvalidArgumentError, and the machine refuses the command without effect.
 
 Bytes are bounded before they are believed: every length is checked against what is there, the
-operations of a transaction are counted, and its nesting ends at ``TXN_DEPTH_MAX``.
+operations of a transaction are counted, each level and all of them, and its nesting ends at
+``TXN_DEPTH_MAX``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from raftkv.kv.model import Span
 from raftkv.kv.requests import (
     TXN_DEPTH_MAX,
     TXN_OPERATIONS_MAX,
+    TXN_PARTS_MAX,
     AlarmKind,
     Checkpoint,
     Compact,
@@ -249,7 +251,7 @@ def decode(data: bytes) -> KvCommand:
     if kind == _KIND_ONCE:
         return Once(*parse_once(data))
     if kind in _OPERATIONS:
-        operation = _decode_operation(kind, data, 1)
+        operation = _decode_operation(kind, data, _Left())
         if isinstance(operation, Range):
             raise InvalidArgumentError("a range stands in a transaction: alone it is no command")
         return operation
@@ -310,10 +312,20 @@ def parse_once(data: bytes) -> tuple[int, int, int, bytes]:
     return session, sequence, answered, inner
 
 
-def _decode_operation(kind: int, data: bytes, depth: int) -> Operation:
+class _Left:
+    """What a transaction and all inside it may still have."""
+
+    __slots__ = ("levels", "parts")
+
+    def __init__(self) -> None:
+        self.levels = TXN_DEPTH_MAX
+        self.parts = TXN_PARTS_MAX
+
+
+def _decode_operation(kind: int, data: bytes, left: _Left) -> Operation:
     if kind == CommandKind.TXN:
-        return _decode_txn(data, depth)
-    return _OPERATIONS[kind](data)
+        return _decode_txn(data, left)
+    return _SIMPLE[kind](data)
 
 
 def _decode_keep(data: bytes) -> Put:
@@ -386,8 +398,8 @@ def _decode_range(data: bytes) -> Range:
     )  # fmt: skip
 
 
-def _decode_txn(data: bytes, depth: int) -> Txn:
-    if depth > TXN_DEPTH_MAX:
+def _decode_txn(data: bytes, left: _Left) -> Txn:
+    if not left.levels:
         raise InvalidArgumentError(
             f"transactions nested deeper than {TXN_DEPTH_MAX}: split them into several"
         )
@@ -398,6 +410,12 @@ def _decode_txn(data: bytes, depth: int) -> Txn:
         raise InvalidArgumentError(
             f"too many operations in txn request: at most {TXN_OPERATIONS_MAX}"
         )
+    left.parts -= whens + thens + others
+    if left.parts < 0:
+        raise InvalidArgumentError(
+            f"too many operations in txn request: more than {TXN_PARTS_MAX} with those inside"
+        )
+    left.levels -= 1
     at = _TXN.size
     when: list[Compare] = []
     for _ in range(whens):
@@ -413,9 +431,10 @@ def _decode_txn(data: bytes, depth: int) -> Txn:
         kind = _kind(part)
         if kind not in _OPERATIONS:
             raise InvalidArgumentError(f"{_NO_OPERATION} {CommandKind(kind).name}")
-        inner.append(_decode_operation(kind, part, depth + 1))
+        inner.append(_decode_operation(kind, part, left))
     if at != len(data):
         raise InvalidArgumentError("transaction: its lengths do not add up")
+    left.levels += 1
     return Txn(tuple(when), tuple(inner[:thens]), tuple(inner[thens:]))
 
 
@@ -483,21 +502,13 @@ def _decode_alarm(data: bytes) -> SetAlarm:
     return SetAlarm(member, AlarmKind(kind), bool(active))
 
 
-def _decode_inner_put(data: bytes) -> Put:
-    return Put(*parse_put(data))
-
-
-def _decode_outer_txn(data: bytes) -> Txn:
-    return _decode_txn(data, 1)
-
-
-_OPERATIONS: Final[dict[int, Callable[[bytes], Operation]]] = {
-    CommandKind.PUT: _decode_inner_put,
+_SIMPLE: Final[dict[int, Callable[[bytes], Operation]]] = {
+    CommandKind.PUT: lambda data: Put(*parse_put(data)),
     CommandKind.DELETE: _decode_delete,
     CommandKind.KEEP: _decode_keep,
     CommandKind.RANGE: _decode_range,
-    CommandKind.TXN: _decode_outer_txn,
 }
+_OPERATIONS: Final = frozenset((*_SIMPLE, int(CommandKind.TXN)))
 _OTHERS: Final[dict[int, Callable[[bytes], KvCommand]]] = {
     CommandKind.COMPACT: lambda data: Compact(*_exactly(_ONE, data)),
     CommandKind.SWEEP: lambda data: Sweep(*_exactly(_ONE, data)),

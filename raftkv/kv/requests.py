@@ -18,6 +18,13 @@ from raftkv.kv.model import Span
 TXN_OPERATIONS_MAX: Final = 128
 """Most comparisons, and most operations of one branch, of a transaction (etcd: ``max-txn-ops``)."""
 
+TXN_PARTS_MAX: Final = 1024
+"""Most comparisons and operations of a transaction with all those inside, in both branches.
+
+etcd has no such bound: by its others, 1.5 MiB may hold 50,000, which all members would apply in one
+go.
+"""
+
 TXN_DEPTH_MAX: Final = 8
 """Deepest nesting of transactions; 1 is one without another inside."""
 

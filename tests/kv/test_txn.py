@@ -27,6 +27,7 @@ from raftkv.kv.reader import read_head, read_key
 from raftkv.kv.requests import (
     TXN_DEPTH_MAX,
     TXN_OPERATIONS_MAX,
+    TXN_PARTS_MAX,
     Compact,
     Compare,
     CompareResult,
@@ -474,6 +475,28 @@ def test_operations_are_counted_down_into_transactions_inside() -> None:
     ):
         with pytest.raises(InvalidArgumentError, match="too many operations in txn request"):
             check_txn(bad)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_all_parts_of_a_transaction_together_are_bounded(more: int) -> None:
+    def inner(number: int, count: int) -> Txn:
+        mine = tuple(Put(b"%d/%d" % (number, one), b"") for one in range(count - 1))
+        return Txn((Compare(b"k", VERSION, EQUAL, 0),), mine[::2], mine[1::2])
+
+    transactions = (TXN_PARTS_MAX - 30) // 33
+    rest = TXN_PARTS_MAX - 34 * transactions
+    parts = (*(inner(number, 33) for number in range(transactions)), *_puts(rest + more))
+    txn = Txn(then=parts)
+    rig = memory_rig()
+    result = apply_one(rig, txn)
+    if not more:
+        check_txn(txn)
+        assert done(result).revision == 2
+        return
+    assert isinstance(result, Refused)
+    assert "too many operations in txn request: more than" in result.message
+    with pytest.raises(InvalidArgumentError, match="too many operations in txn request: 1025"):
+        check_txn(txn)
 
 
 def test_transactions_are_nested_so_deep_and_no_deeper() -> None:
