@@ -144,23 +144,22 @@ def read_page(
     first = _row_with(reader, start) if start[1] else start
     stop = (until, 0)
     events: list[tuple[int, int, rows.EventRecord]] = []
-    size, due = 0, max(first[0], FIRST_REVISION + 1)  # a fresh store's revision has no events
+    size = 0
+    due = max(first, (FIRST_REVISION + 1, 0))  # a fresh store's revision has no events
     for row_key, row in reader.scan(_MACHINE, rows.events_key(*first), rows.events_key(until, 0)):
-        revision, sub = rows.split_events_key(row_key)
-        if revision > due >= floor:
-            raise _missing(due)
+        place = rows.split_events_key(row_key)
+        _check_gap(due, place, floor)
         if len(events) >= events_max or size >= bytes_max:
-            stop = (revision, sub)
+            stop = place
             break
+        revision, sub = place
         for record in rows.decode_events(row):
             events.append((revision, sub, record))
             sub += 1
         size += len(row)
-        # The next row may be of the same revision; one that skips a revision is missing rows.
-        due = revision + 1
+        due = (revision, sub)
     else:
-        if until > due >= floor:
-            raise _missing(due)
+        _check_gap(due, stop, floor)
     return Page(reader, first, stop, events)
 
 
@@ -170,6 +169,18 @@ def _row_with(reader: Reader, place: Place) -> Place:
     for row_key, _ in reader.scan(_MACHINE, start, stop, reverse=True):
         return rows.split_events_key(row_key)
     raise _missing(place[0])
+
+
+def _check_gap(due: Place, place: Place, floor: int) -> None:
+    """Behind the events up to ``due``, the next are at ``place``: are any missing in between?
+
+    A revision's events go on, or the next one's begin. Below the floor anything may be missing.
+    """
+    if place == due or (due[1] and place == (due[0] + 1, 0)):
+        return
+    last = place[0] if place[1] else place[0] - 1
+    if last >= floor:
+        raise _missing(last)
 
 
 def _missing(revision: int) -> StorageCorruptError:

@@ -24,6 +24,8 @@ from attrs import frozen
 
 from raftkv.errors import Error, InvariantError, StorageCorruptError, TooManyRequestsError
 from raftkv.kv.history import (
+    PAGE_BYTES,
+    PAGE_EVENTS,
     Gathering,
     Page,
     Place,
@@ -42,20 +44,31 @@ from raftkv.kv.settings import KvSettings
 from raftkv.kv.spans import SpanIndex
 from raftkv.storage.base import Store
 
-BUFFERS_BYTES_MAX: Final = 64 * 1024 * 1024
-"""What waits for all watchers of a node together; beyond, they read from history instead."""
+_KIB: Final = 1024
+_MIB: Final = 1024 * 1024
 
-LIVE_EVENTS_MAX: Final = 1024
-LIVE_BYTES_MAX: Final = 4 * 1024 * 1024
-"""A slice that changed more is handed to nobody: everybody reads it from history, in steps."""
 
-STEP_EVENTS: Final = 256
-STEP_BYTES: Final = 256 * 1024
-"""A step through history ends once it has made so many events, or so many bytes of them."""
+@frozen(slots=True, kw_only=True)
+class Limits:
+    """What a hub does in one go, and keeps."""
 
-_PAGES_MAX: Final = 8
-_PAGE_REVISIONS: Final = 128  # pages begin at multiples of it, so that readers near each other meet
-_PAGE_MADE_BYTES_MAX: Final = 1024 * 1024
+    buffers_bytes: int = 64 * _MIB
+    """What waits for all watchers of a node together; who has no room reads from history later."""
+    live_events: int = 1024
+    live_bytes: int = 4 * _MIB
+    """A slice that changed more is handed to nobody: everybody reads it from history, in steps."""
+    step_events: int = 256
+    step_bytes: int = 256 * _KIB
+    """A step through history ends once it has made so many events, or so many bytes of them."""
+    page_events: int = PAGE_EVENTS
+    page_bytes: int = PAGE_BYTES
+    """A page of history has no more rows once it has so many events, or so many bytes of rows."""
+    page_revisions: int = 128
+    """Pages begin at multiples of it, where they can: so readers near each other share them."""
+    page_made_bytes: int = _MIB
+    """A page keeps the events that were made of it for the next reader, up to so many bytes."""
+    pages: int = 8
+    """So many pages are kept."""
 
 
 class Watcher:
@@ -203,10 +216,12 @@ class _Watched:
 class Hub:
     """The ``Audience`` of a node that runs the KV. Loop thread only."""
 
-    def __init__(self, machine: KvMachine, settings: KvSettings) -> None:
+    def __init__(
+        self, machine: KvMachine, settings: KvSettings, limits: Limits | None = None
+    ) -> None:
         self._machine = machine
         self._settings = settings
-        self._bytes_max = max(BUFFERS_BYTES_MAX, settings.watch_buffer_bytes_max)
+        self._limits = limits or Limits()
         self._watchers: dict[Watcher, None] = {}
         self._spans: SpanIndex[_Watched] = SpanIndex()
         self._pages: list[Page] = []  # the one used last at the end
@@ -295,7 +310,7 @@ class Hub:
         return (
             count <= settings.watch_buffer_revisions_max
             and own_bytes <= settings.watch_buffer_bytes_max
-            and self.buffered_bytes + more_bytes <= self._bytes_max
+            and self.buffered_bytes + more_bytes <= self._limits.buffers_bytes
         )
 
     def dismiss(self, watcher: Watcher) -> None:
@@ -323,8 +338,11 @@ class Hub:
                 watcher.failure = error
                 return
             page = self._page_at(walk.next, floor)
-            changes = walk.advance(page, floor, events_max=STEP_EVENTS, bytes_max=STEP_BYTES)
-            if page.made_bytes > _PAGE_MADE_BYTES_MAX:
+            limits = self._limits
+            changes = walk.advance(
+                page, floor, events_max=limits.step_events, bytes_max=limits.step_bytes
+            )
+            if page.made_bytes > limits.page_made_bytes:
                 page.forget()
             watcher.queue(changes)
         if walk.next >= end:
@@ -351,7 +369,8 @@ class Hub:
 
     def _whole(self, first: int, head: Head) -> Page | None:
         """Everything from revision ``first`` on, if it is all there and not too much at once."""
-        if head.revision - first >= LIVE_EVENTS_MAX:
+        limits = self._limits
+        if head.revision - first >= limits.live_events:
             return None
         try:
             page = read_page(
@@ -359,8 +378,8 @@ class Hub:
                 (first, 0),
                 head.revision + 1,
                 floor=first,
-                events_max=LIVE_EVENTS_MAX,
-                bytes_max=LIVE_BYTES_MAX,
+                events_max=limits.live_events,
+                bytes_max=limits.live_bytes,
             )
         except StorageCorruptError:
             if first < head.floor:
@@ -409,7 +428,7 @@ class Hub:
         for number in numbers:
             if not wanted.has(page.events[number][2].kind):
                 continue
-            if page.made_bytes > LIVE_BYTES_MAX:
+            if page.made_bytes > self._limits.live_bytes:
                 return None
             event = page.event(number, previous=wanted.previous, floor=floor)
             size += event_bytes(event)
@@ -430,20 +449,25 @@ class Hub:
             if page.first <= place < page.stop:
                 self._pages.append(self._pages.pop(number))
                 return page
-        until = self.revision + 1
-        begin = max(place[0] - place[0] % _PAGE_REVISIONS, floor)
-        page = read_page(self._store, (begin, 0), until, floor=floor)
+        aligned = place[0] - place[0] % self._limits.page_revisions
+        page = self._read_page((max(aligned, floor), 0), floor)
         if page.stop <= place:
-            page = read_page(self._store, place, until, floor=floor)
-        self._keep(page)
+            page = self._read_page(place, floor)
+        self._pages.append(page)
+        if len(self._pages) > self._limits.pages:
+            del self._pages[0]
         return page
 
-    def _keep(self, page: Page) -> None:
-        if page.made_bytes > _PAGE_MADE_BYTES_MAX:
-            page.forget()
-        self._pages.append(page)
-        if len(self._pages) > _PAGES_MAX:
-            del self._pages[0]
+    def _read_page(self, start: Place, floor: int) -> Page:
+        limits = self._limits
+        return read_page(
+            self._store,
+            start,
+            self.revision + 1,
+            floor=floor,
+            events_max=limits.page_events,
+            bytes_max=limits.page_bytes,
+        )
 
 
 def _nothing() -> None:

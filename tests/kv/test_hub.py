@@ -1,0 +1,503 @@
+"""Watchers: whatever becomes of them, what they give is the store's history (I32 to I40).
+
+The oracle is a list of what each revision did; every bound is so low that it is met all the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import product
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, rule
+
+from raftkv.errors import CompactedError, InvariantError, TooManyRequestsError
+from raftkv.kv.client.hub import Limits
+from raftkv.kv.history import Wanted
+from raftkv.kv.model import EVERYTHING, Change, EventKind, Span, prefix_span
+from raftkv.kv.requests import (
+    Compact,
+    DeleteOne,
+    DeleteSpan,
+    Grant,
+    KvCommand,
+    Put,
+    Revoke,
+    Sweep,
+    Txn,
+)
+from raftkv.kv.settings import KvSettings
+from tests.kv.model.requests import keys, spans, writes
+from tests.kv.watchers import Collector, Member
+
+ALL = Wanted(EVERYTHING)
+ONE = Wanted(Span(b"a", b"a\0"))
+
+alone = keys.map(lambda key: Span(key, key + b"\0"))
+asked = st.builds(
+    Wanted,
+    st.one_of(alone, spans, st.just(EVERYTHING)).filter(lambda span: not span.is_empty),
+    st.booleans(),
+    st.sampled_from([True, True, False]),
+    st.sampled_from([True, True, True, False]),
+    st.booleans(),
+)
+changes: st.SearchStrategy[KvCommand] = st.one_of(
+    writes(), writes(), st.builds(Grant, st.integers(1, 2), st.just(60)),
+    st.builds(Revoke, st.integers(1, 2)),
+)  # fmt: skip
+places = st.integers(0, 7)
+
+
+class Watchers(RuleBasedStateMachine):
+    """Readers of any speed on a member that lags, is compacted, restarted and given images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.member = Member()
+        self.readers: list[Collector] = []
+        self.past: list[Collector] = []
+
+    @rule(given=st.lists(changes, max_size=6))
+    def propose(self, given: list[KvCommand]) -> None:
+        self.member.propose(*given)
+
+    @rule(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4))
+    def apply(self, sizes: list[int]) -> None:
+        self.member.apply(sizes)
+
+    @rule(back=st.integers(0, 8))
+    def compact(self, back: int) -> None:
+        self.member.propose(Compact(max(0, self.member.model.revision - back)))
+
+    @rule(events=st.integers(1, 20))
+    def sweep(self, events: int) -> None:
+        self.member.propose(Sweep(events))
+
+    @rule()
+    def install(self) -> None:
+        self.member.install()
+
+    @rule()
+    def restart(self) -> None:
+        self.member.restart()
+        for reader in self.readers:
+            reader.again()
+        self._retire()
+
+    @rule(wanted=asked, start=st.integers(-10, 4))
+    def watch(self, wanted: Wanted, start: int) -> None:
+        start = 0 if start == 0 else max(1, self.member.revision + start)
+        try:
+            self.readers.append(Collector(self.member, wanted, start))
+        except CompactedError:
+            assert start < self.member.model.floor
+
+    @rule(which=places, times=st.integers(1, 6))
+    def read(self, which: int, times: int) -> None:
+        if self.readers:
+            reader = self.readers[which % len(self.readers)]
+            for _ in range(times):
+                reader.read()
+
+    @rule(which=places)
+    def reconnect(self, which: int) -> None:
+        if self.readers:
+            self.readers[which % len(self.readers)].again()
+            self._retire()
+
+    @rule(which=places)
+    def mark(self, which: int) -> None:
+        if self.readers:
+            self.readers[which % len(self.readers)].watcher.ask_mark()
+
+    def _retire(self) -> None:
+        self.past += [one for one in self.readers if one.compacted is not None]
+        self.readers = [one for one in self.readers if one.compacted is None]
+
+    def teardown(self) -> None:
+        self.member.apply()
+        hub = self.member.hub
+        for reader in self.readers:
+            reader.drain()
+        for reader in (*self.past, *self.readers):
+            reader.check()
+        assert hub.buffered_bytes == 0
+        assert hub.behind == sum(one.compacted is not None for one in self.readers)
+        for reader in self.readers:
+            reader.watcher.close()
+        assert hub.count == 0
+
+
+TestWatchers = Watchers.TestCase
+TestWatchers.settings = settings(
+    max_examples=max(10, settings().max_examples // 3), stateful_step_count=30
+)
+
+
+# --- every order of a few steps -----------------------------------------------------------------
+
+STEPS = "PQDCRX"
+"""Put a, put b, delete a, compact at the newest revision, read once, reconnect."""
+LENGTH = 6
+
+
+def is_meant(steps: str) -> bool:
+    """Whether every step can do something where it stands."""
+    has_a = False
+    new = 0  # revisions that were not compacted
+    for number, step in enumerate(steps):
+        match step:
+            case "D" if not has_a:
+                return False
+            case "C" if not new:
+                return False
+            case "X" if number == 0 or steps[number - 1] == "X":
+                return False
+            case "R" if number == 0:
+                return False
+            case _:
+                has_a = step == "P" or (has_a and step != "D")
+                new = 0 if step == "C" else new + (step in "PQD")
+    return True
+
+
+def histories() -> Iterator[str]:
+    """Every one that means something."""
+    for steps in product(STEPS, repeat=LENGTH):
+        if is_meant("".join(steps)):
+            yield "".join(steps)
+
+
+def play(steps: str, subscribe: int) -> None:
+    """The same for a reader of everything and one of one key, which begin before that step."""
+    settings = KvSettings(watch_buffer_revisions_max=1)
+    member = Member(settings, Limits(page_revisions=1), is_alone=True)
+    readers: list[Collector] = []
+    for number, step in enumerate(steps):
+        if number == subscribe:
+            floor = max(1, member.model.floor)
+            readers = [Collector(member, ALL, floor), Collector(member, ONE, 0)]
+        match step:
+            case "P":
+                member.do(Put(b"a", b"%d" % number))
+            case "Q":
+                member.do(Put(b"b", b"%d" % number))
+            case "D":
+                member.do(DeleteOne(b"a"))
+            case "C":
+                member.do(Compact(member.model.revision), Sweep(100))
+            case "R":
+                for reader in readers:
+                    reader.read()
+            case _:
+                for reader in readers:
+                    reader.again()
+                readers = [one for one in readers if one.compacted is None]
+    for reader in readers:
+        reader.drain().check()
+
+
+def test_every_order_of_a_few_steps_gives_the_history() -> None:
+    count = 0
+    for steps in histories():
+        play(steps, count % 3)
+        count += 1
+    assert count > 5_000
+
+
+# --- one rule each --------------------------------------------------------------------------------
+
+
+def puts(*keys: bytes) -> list[KvCommand]:
+    return [Put(key, b"v") for key in keys]
+
+
+def revisions(reader: Collector) -> list[int]:
+    return [change.revision for change in reader.got]
+
+
+def test_a_watch_from_now_shows_nothing_of_before_and_everything_after() -> None:
+    member = Member(limits=None)
+    member.do(*puts(b"a", b"a"))
+    reader = Collector(member, ALL, 0)
+    member.do(*puts(b"a"))
+    assert revisions(reader.drain()) == [4]
+
+
+def test_a_start_in_the_future_waits_for_it() -> None:
+    member = Member(limits=None)
+    reader = Collector(member, ALL, 4)
+    assert reader.watcher.is_synced
+    reader.watcher.ask_mark()
+    member.do(*puts(b"a", b"a", b"a", b"a"))
+    assert revisions(reader.drain()) == [1, 4, 5]  # the first is the mark
+
+
+def test_a_start_in_the_future_is_kept_by_a_watcher_that_falls_behind_before_it() -> None:
+    member = Member()
+    reader = Collector(member, ALL, 8)
+    member.do(*puts(*[b"a"] * 5))  # more than is handed out at once
+    assert not reader.watcher.is_synced
+    member.do(*puts(b"a", b"b"))
+    assert revisions(reader.drain()) == [8]
+
+
+def test_what_is_applied_and_not_written_is_shown_to_nobody() -> None:
+    member = Member(limits=None)
+    reader = Collector(member, ALL, 2)
+    written = member.rig.store.write
+    seen: list[int] = []
+
+    def write(batch: object) -> int:
+        # As while the store stalls: the machine is ahead of its rows, and readers run.
+        reader.drain()
+        seen.append(len(reader.got))
+        Collector(member, ALL, 0).watcher.close()
+        return written(batch)  # pyright: ignore[reportArgumentType] - it came from the store
+
+    member.rig.store.write = write
+    member.do(*puts(b"a", b"a"), slice_commands=1)
+    assert seen == [0, 1]
+    assert revisions(reader.drain()) == [2, 3]
+
+
+def test_a_revision_is_one_change_whatever_a_transaction_did() -> None:
+    member = Member(limits=None)
+    member.do(*puts(b"a", b"b"))
+    reader = Collector(member, Wanted(EVERYTHING, previous=True), 0)
+    member.do(Txn(then=(Put(b"c", b"1"), DeleteOne(b"a"), Put(b"b", b"2"))))
+    member.do(DeleteSpan(EVERYTHING))
+    first, second = reader.drain().changes
+    assert [(event.kind, event.kv.key) for event in first.events] == [
+        (EventKind.PUT, b"c"),
+        (EventKind.DELETE, b"a"),
+        (EventKind.PUT, b"b"),
+    ]
+    assert [event.is_create for event in first.events] == [True, False, False]
+    assert [event.kv.key for event in second.events] == [b"b", b"c"]
+    reader.check()
+
+
+def test_a_start_below_the_floor_is_refused_with_the_revision_to_resume_from() -> None:
+    member = Member(limits=None)
+    member.do(*puts(b"a", b"a", b"a"), DeleteOne(b"a"), Compact(5))
+    for start in (1, 4):
+        with pytest.raises(CompactedError) as caught:
+            member.hub.watch(ALL, start)
+        assert caught.value.revision == 5
+    assert member.hub.count == 0
+    # The floor's own revision is there, a delete as well (etcd #18089), swept or not.
+    for _ in range(2):
+        reader = Collector(member, Wanted(EVERYTHING, previous=True), 5)
+        ((kind, previous),) = [(one.kind, one.previous) for one in reader.drain().got[0].events]
+        assert (kind, previous) == (EventKind.DELETE, None)
+        member.do(Sweep(100))
+
+
+def test_a_reader_that_compaction_overtakes_hears_where_to_resume() -> None:
+    member = Member(KvSettings(watch_buffer_revisions_max=2), Limits())
+    reader = Collector(member, ALL, 0)
+    member.do(*puts(b"a", b"a", b"a"), slice_commands=1)
+    member.do(Compact(4), Sweep(100))
+    reader.drain()
+    assert reader.compacted == 4
+    assert reader.got == []
+    reader.check()
+    resumed = Collector(member, ALL, 4).drain()
+    assert revisions(resumed) == [4]
+
+
+def test_a_reader_that_keeps_up_loses_nothing_to_a_compaction_in_the_same_slice() -> None:
+    member = Member(limits=None)
+    reader = Collector(member, ALL, 0)
+    member.do(*puts(b"a", b"a", b"a"), Compact(4))
+    assert revisions(reader.drain()) == [2, 3, 4]
+    reader.check()
+
+
+def test_what_was_written_compacted_and_swept_in_one_slice_is_told_as_compacted() -> None:
+    member = Member(limits=None)
+    reader = Collector(member, ALL, 0)
+    member.do(*puts(b"a", b"a", b"a"), Compact(4), Sweep(2))
+    reader.drain()
+    assert (reader.got, reader.compacted) == ([], 4)
+
+
+def test_a_slow_reader_holds_nothing_and_loses_nothing() -> None:
+    member = Member(KvSettings(watch_buffer_revisions_max=5), Limits())
+    slow, quick = Collector(member, ALL, 0), Collector(member, ALL, 0)
+    for _ in range(20):
+        member.do(*puts(b"a"))
+        quick.drain()
+    assert slow.watcher.queued == member.hub.buffered_bytes == 0
+    assert member.hub.behind == 1
+    assert slow.drain().got == quick.got
+    assert member.hub.behind == 0
+
+
+def test_a_reader_of_large_values_falls_behind_by_bytes() -> None:
+    member = Member(KvSettings(watch_buffer_bytes_max=10_000), Limits())
+    reader = Collector(member, ALL, 0)
+    for number in range(20):
+        member.do(Put(b"a", b"%d" % number * 1_000))
+    assert not reader.watcher.is_synced
+    reader.drain().check()
+
+
+def test_all_readers_together_hold_no_more_than_there_is_room() -> None:
+    member = Member(KvSettings(), Limits(buffers_bytes=20_000))
+    readers = [Collector(member, ALL, 0) for _ in range(20)]
+    for number in range(30):
+        member.do(Put(b"a", b"%d" % number * 500))
+        assert member.hub.buffered_bytes <= 20_000
+    for reader in readers:
+        reader.drain().check()
+
+
+def test_a_revision_of_megabytes_comes_in_pieces_where_that_was_asked_for() -> None:
+    def pieces(reader: Collector) -> list[tuple[int, bool]]:
+        return [(len(change.events), change.is_fragment) for change in reader.drain().got]
+
+    member = Member(KvSettings(), Limits())
+    for key in range(8):
+        member.do(Put(b"%d" % key, b"v" * 500_000))
+    fragments = Wanted(EVERYTHING, previous=True, fragment=True)
+    live, whole = Collector(member, fragments, 0), Collector(member, Wanted(EVERYTHING, True), 0)
+    member.do(DeleteSpan(prefix_span(b"")))
+    assert pieces(live) == [(3, True), (3, True), (2, False)]
+    assert pieces(whole) == [(8, False)]
+    assert pieces(Collector(member, fragments, 10)) == [(3, True), (3, True), (2, False)]
+    for reader in (live, whole):
+        reader.check()
+
+
+def test_a_reader_that_falls_behind_amid_the_pieces_of_a_revision_goes_on_behind_them() -> None:
+    member = Member(KvSettings(watch_buffer_bytes_max=8_000_000), Limits())
+    for key in range(8):
+        member.do(Put(b"%d" % key, b"v" * 500_000))
+    reader = Collector(member, Wanted(EVERYTHING, previous=True, fragment=True), 0)
+    member.do(DeleteSpan(prefix_span(b"")))
+    reader.read()
+    for number in range(9):
+        member.do(Put(b"x", b"%d" % number * 1_000_000))
+    assert not reader.watcher.is_synced
+    assert [len(change.events) for change in reader.drain().got[:3]] == [3, 3, 2]
+    reader.check()
+
+
+def test_a_mark_comes_behind_everything_it_covers() -> None:
+    member = Member(limits=None)
+    reader = Collector(member, ONE, 0)
+    member.do(*puts(b"a", b"b"))
+    reader.watcher.ask_mark()
+    reader.watcher.ask_mark()  # one mark is enough
+    member.do(*puts(b"b", b"a"))
+    assert [(one.revision, bool(one.events)) for one in reader.drain().got] == [
+        (2, True),
+        (3, False),
+        (5, True),
+    ]
+
+
+def test_a_mark_asked_of_a_reader_that_is_behind_waits_until_it_is_not() -> None:
+    member = Member(limits=None)
+    member.do(*puts(b"a", b"a", b"b"))
+    reader = Collector(member, ONE, 2)
+    reader.watcher.ask_mark()
+    assert [(one.revision, bool(one.events)) for one in reader.drain().got] == [
+        (2, True),
+        (3, True),
+        (4, False),
+    ]
+
+
+def test_a_mark_that_is_dropped_with_a_full_queue_comes_later() -> None:
+    member = Member(KvSettings(watch_buffer_revisions_max=2), Limits())
+    reader = Collector(member, ONE, 0)
+    member.do(*puts(b"a"))
+    reader.watcher.ask_mark()
+    member.do(*puts(b"a"))
+    assert [(one.revision, bool(one.events)) for one in reader.drain().got] == [
+        (2, True),
+        (3, True),
+        (3, False),
+    ]
+
+
+def test_an_image_takes_watchers_on_from_their_own_revision_or_tells_them_it_cannot() -> None:
+    member = Member(KvSettings(), Limits(live_events=2))
+    reader = Collector(member, ALL, 0)
+    member.do(*puts(b"a"))
+    member.propose(*puts(b"a", b"b", b"c"))
+    member.install()
+    assert revisions(reader.drain()) == [2, 3, 4, 5]
+    reader.check()
+    late = Collector(member, ALL, 0)
+    member.propose(*puts(b"a", b"b", b"c"), Compact(8))
+    member.install()
+    late.drain()
+    assert (late.got, late.compacted) == ([], 8)
+
+
+def test_a_store_that_goes_back_is_noticed() -> None:
+    member, older = Member(limits=None), Member(limits=None)
+    older.do(*puts(b"a"))
+    Collector(member, ALL, 0)
+    member.do(*puts(b"a", b"a"))
+    member.leader = older.leader
+    with pytest.raises(InvariantError, match="I38"):
+        member.install()
+
+
+def test_there_are_no_more_watchers_than_the_settings_allow() -> None:
+    member = Member(KvSettings(watchers_max=2))
+    first, _ = Collector(member, ALL, 0), Collector(member, ALL, 0)
+    with pytest.raises(TooManyRequestsError):
+        member.hub.watch(ALL, 0)
+    first.watcher.close()
+    first.watcher.close()
+    Collector(member, ALL, 0)
+    assert member.hub.count == 2
+
+
+def test_watchers_of_the_same_keys_share_the_changes_and_readers_of_the_past_the_pages() -> None:
+    member = Member(KvSettings(), Limits())
+    readers = [Collector(member, Wanted(prefix_span(b"a")), 0) for _ in range(3)]
+    member.do(*puts(b"a1", b"b"))
+    shared = [reader.drain().got[0] for reader in readers]
+    assert all(one is shared[0] for one in shared)
+    late = [Collector(member, Wanted(span), 2) for span in (EVERYTHING, prefix_span(b"a"))]
+    events = [reader.drain().got[0].events[0] for reader in late]
+    assert events[0] is events[1]
+
+
+def test_a_closed_watcher_gives_nothing_more() -> None:
+    member = Member(limits=None)
+    reader = Collector(member, ALL, 0)
+    member.do(*puts(b"a"))
+    reader.watcher.close()
+    reader.watcher.ask_mark()
+    reader.watcher.step()
+    assert reader.watcher.take() is None
+    assert member.hub.buffered_bytes == 0
+    member.do(*puts(b"a"))
+    assert reader.watcher.take() is None
+
+
+def test_a_change_is_rung_for_once_there_is_something_to_take_or_to_do() -> None:
+    member = Member(KvSettings(watch_buffer_revisions_max=1), Limits())
+    rung: list[str] = []
+    for name, wanted in (("all", ALL), ("one", ONE)):
+        member.hub.watch(wanted, 0).ring = lambda name=name: rung.append(name)
+    member.do(*puts(b"b"))
+    assert rung == ["all"]
+    member.do(*puts(b"b"))
+    assert rung == ["all", "all"]  # to go on in history
+    member.do(*puts(b"b"))
+    assert rung == ["all", "all"]
+    member.hub.ended()
+    assert rung == ["all", "all", "all", "one"]
+    assert Change(1, ()).events == ()
