@@ -55,13 +55,18 @@ class Script:
         self.clock = ByHand()
         self.asked: list[tuple[KvCommand, float]] = []
         self.lines: list[Error | KvResult | Callable[[bytes], Error]] = []
+        self.holds: dict[int, anyio.Event] = {}
+        """What a sequence waits for, when it comes for the first time."""
         self.settings = Settings()
         self.runtime: Runtime = evolve(system_runtime(), clock=self.clock)
         self.session = Session(self, KvSettings(sessions=True))
 
     async def propose(self, command: bytes, *, timeout: float = 5.0) -> KvResult:
-        self.asked.append((decode(command), timeout))
+        asked = decode(command)
+        self.asked.append((asked, timeout))
         await checkpoint()
+        if isinstance(asked, Once) and asked.sequence in self.holds:
+            await self.holds.pop(asked.sequence).wait()
         line = self.lines.pop(0) if self.lines else None
         if callable(line):
             line = line(command)
@@ -166,6 +171,9 @@ async def test_once_a_copy_has_left_nothing_says_that_it_did_not_happen(
     node.lines = [UNKNOWN, *[then] * 200]
     with pytest.raises(OutcomeUnknownError):
         await node.put()
+    node.lines = [DeadlineError("not sent"), UNKNOWN, *[then] * 200]
+    with pytest.raises(OutcomeUnknownError):
+        await node.put()
 
 
 @pytest.mark.parametrize("then", [TooManyRequestsError("full"), ClosedError("closed")])
@@ -258,6 +266,36 @@ async def test_who_waits_for_another_to_open_the_session_has_a_deadline(node: Sc
             await node.put(timeout=0.01)
         waited.set()
     assert node.asked == []
+
+
+async def test_what_is_answered_waits_for_the_oldest_write(node: Script) -> None:
+    await node.put()
+    node.holds[1] = held = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(node.put)
+        await anyio.wait_all_tasks_blocked()
+        await node.put()
+        await node.put()
+        assert [*node.tries()][-1][:2] == (3, 1)
+        held.set()
+    await node.put()
+    assert [*node.tries()][-1][:2] == (4, 4)
+
+
+async def test_writes_that_lose_their_session_together_open_one_new_one(node: Script) -> None:
+    await node.put()
+    (grant,) = (command for command, _ in node.asked if isinstance(command, Grant))
+    node.rig.apply([Revoke(grant.lease)])
+    node.holds[2] = held = anyio.Event()
+    node.asked.clear()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(2):
+            tasks.start_soon(node.put)
+        await anyio.wait_all_tasks_blocked()
+        held.set()
+    assert sorted(kind.__name__ for kind in node.kinds()) == [
+        "Grant", *["Once"] * 4, "OpenSession"
+    ]  # fmt: skip
 
 
 async def test_a_cancelled_write_is_given_up_and_holds_nobody_up(node: Script) -> None:
