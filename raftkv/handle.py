@@ -8,6 +8,8 @@ from typing import Protocol, TypeVar, cast
 from raftkv.errors import UsageError
 from raftkv.kv import KvMachine, KvResult
 from raftkv.kv.client import Kv
+from raftkv.kv.client.chores import Chores
+from raftkv.kv.client.keeper import Keeper
 from raftkv.kv.settings import KvSettings
 from raftkv.node.audience import Audience
 from raftkv.node.node import Node as Member
@@ -39,7 +41,14 @@ class Node(Member[R_co]):
         self, setup: Setup, kv: KvMachine | None = None, kv_settings: KvSettings | None = None
     ) -> None:
         super().__init__(setup)
-        self._kv = None if kv is None else Kv(self._door(), kv, kv_settings)
+        self._kv = None
+        if kv is not None:
+            door = self._door()
+            self._kv = Kv(door, kv, kv_settings)
+            keeper = Keeper(door, kv, kv_settings or KvSettings())
+            self.answer_with(keeper.answer)
+            self.accompany("keeper", keeper.run)
+            self.accompany("chores", Chores(door, kv, kv_settings or KvSettings()).run)
 
     def _door(self) -> _Door:
         propose = cast("Propose", super().propose)

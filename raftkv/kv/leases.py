@@ -100,10 +100,13 @@ def read_leases(reader: Reader, after: int, limit: int) -> list[Granted]:
     return [_decode(rows.lease_of_key(key), row) for key, row in found]
 
 
-def read_attached(reader: Reader, lease: int) -> Iterator[bytes]:
-    """The keys of a lease, in order; none if there is no such lease."""
+def read_attached(reader: Reader, lease: int, after: bytes = b"") -> Iterator[bytes]:
+    """The keys of a lease behind ``after``, in order; none if there is no such lease."""
     if 0 < lease < 1 << _ID_BITS:
-        for row_key, _ in reader.scan(_MACHINE, *rows.attached_bounds(lease)):
+        start, stop = rows.attached_bounds(lease)
+        if after:
+            start = rows.attached_key(lease, after) + b"\0"
+        for row_key, _ in reader.scan(_MACHINE, start, stop):
             yield rows.key_attached(row_key)
 
 

@@ -6,13 +6,14 @@ nothing left this member.
 
 from __future__ import annotations
 
+from raftkv.kv.client.leases import Leases
 from raftkv.kv.client.reading import Reading
 from raftkv.kv.client.upkeep import Upkeep
 from raftkv.kv.client.watching import Watching
 from raftkv.kv.client.writing import Writing
 
 
-class Kv(Writing, Reading, Watching, Upkeep):
+class Kv(Writing, Reading, Watching, Leases, Upkeep):
     """An etcd-like key-value store. Made by ``raftkv.open_node``, as ``node.kv``.
 
     Keys and values are ``str`` (encoded as UTF-8) or ``bytes``; results are always bytes. A key has
