@@ -25,6 +25,7 @@ from typing import Final, assert_never
 from raftkv.errors import InvalidArgumentError, StorageFormatError
 from raftkv.kv.model import Span
 from raftkv.kv.requests import (
+    KEPT_LEASES_MAX,
     TXN_DEPTH_MAX,
     TXN_OPERATIONS_MAX,
     TXN_PARTS_MAX,
@@ -477,6 +478,10 @@ def _several(layout: struct.Struct, data: bytes) -> tuple[int, int, list[tuple[i
     _, _, keeper, since, count = _take(_MANY, data, 0)
     if _MANY.size + count * layout.size != len(data):
         raise InvalidArgumentError(f"{CommandKind(data[1]).name} command: its length is wrong")
+    if count > KEPT_LEASES_MAX:
+        raise InvalidArgumentError(
+            f"{CommandKind(data[1]).name} command of {count} leases, at most {KEPT_LEASES_MAX}"
+        )
     return keeper, since, list(layout.iter_unpack(data[_MANY.size :]))
 
 

@@ -195,6 +195,10 @@ class Revoke:
     lease: int
 
 
+KEPT_LEASES_MAX: Final = 1024
+"""Most leases that a keeper names in one command."""
+
+
 @frozen(slots=True)
 class TakeOver:
     """A new leader keeps the leases from here on: what keepers before it decided is void.

@@ -24,6 +24,7 @@ from raftkv.kv.model import (
     Refused,
     TxnResult,
 )
+from raftkv.kv.requests import TXN_DEPTH_MAX
 
 _PUT: Final = 1
 _DELETE: Final = 2
@@ -72,7 +73,7 @@ def encode_result(result: KvResult | RangeResult) -> bytes:
 def decode_result(data: bytes) -> KvResult:
     """The result in ``data``. Raises StorageCorruptError."""
     try:
-        result, stop = _decode(data, 0)
+        result, stop = _decode(data, 0, TXN_DEPTH_MAX)
         if stop != len(data) or isinstance(result, RangeResult):
             raise ValueError(f"{len(data) - stop} bytes too many")
     except (struct.error, ValueError) as error:
@@ -98,7 +99,7 @@ def _items(items: tuple[KeyValue, ...]) -> bytes:
     return b"".join(parts)
 
 
-def _decode(data: bytes, at: int) -> tuple[KvResult | RangeResult, int]:
+def _decode(data: bytes, at: int, levels: int) -> tuple[KvResult | RangeResult, int]:
     kind, revision = _HEAD.unpack_from(data, at)
     at += _HEAD.size
     if kind == _PUT:
@@ -114,7 +115,9 @@ def _decode(data: bytes, at: int) -> tuple[KvResult | RangeResult, int]:
         items, at = _decode_items(data, at + _NUMBER.size + _TOLD.size)
         return RangeResult(items, count, more, revision), at
     if kind == _TXN:
-        return _decode_txn(data, at, revision)
+        if not levels:
+            raise ValueError(f"transactions stand in it deeper than {TXN_DEPTH_MAX}")
+        return _decode_txn(data, at, revision, levels - 1)
     if kind == _COMPACT:
         return CompactResult(revision, *_NUMBER.unpack_from(data, at)), at + _NUMBER.size
     if kind == _LEASE:
@@ -129,12 +132,12 @@ def _decode(data: bytes, at: int) -> tuple[KvResult | RangeResult, int]:
     raise ValueError(f"its kind is {kind}")
 
 
-def _decode_txn(data: bytes, at: int, revision: int) -> tuple[TxnResult, int]:
+def _decode_txn(data: bytes, at: int, revision: int, levels: int) -> tuple[TxnResult, int]:
     succeeded, count = _TOLD.unpack_from(data, at)
     at += _TOLD.size
     results: list[OperationResult] = []
     for _ in range(count):
-        result, at = _decode(data, at)
+        result, at = _decode(data, at, levels)
         if not isinstance(result, PutResult | DeleteResult | RangeResult | TxnResult):
             raise ValueError(f"a transaction holds a {type(result).__name__}")
         results.append(result)

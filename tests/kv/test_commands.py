@@ -24,6 +24,7 @@ from raftkv.kv.commands import (
 )
 from raftkv.kv.model import EVERYTHING, Span
 from raftkv.kv.requests import (
+    KEPT_LEASES_MAX,
     TXN_DEPTH_MAX,
     TXN_OPERATIONS_MAX,
     AlarmKind,
@@ -354,6 +355,17 @@ def test_a_command_in_a_session_stands_in_no_other_session() -> None:
         decode(encode_once(1, 2, 3, inner))
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_a_keeper_names_so_many_leases_at_once_and_no_more(more: int) -> None:
+    leases = tuple(range(1, KEPT_LEASES_MAX + 1 + more))
+    for command in (Expire(1, leases), Checkpoint(1, tuple((lease, 5) for lease in leases))):
+        if more:
+            with pytest.raises(InvalidArgumentError, match="at most 1024"):
+                decode(encode(command))
+        else:
+            assert decode(encode(command)) == command
+
+
 @pytest.mark.parametrize(("kind", "active"), [(0, 0), (3, 1), (1, 2)])
 def test_an_alarm_that_nobody_knows_is_refused(kind: int, active: int) -> None:
     data = bytearray(encode(SetAlarm(1, AlarmKind.NO_SPACE, True)))
@@ -398,7 +410,10 @@ def test_the_bytes_of_version_1_never_change() -> None:
         "REVOKE": "01090201000000000000",
         "TAKE_OVER": "010a0201000000000000",
         "EXPIRE": "010b020100000000000005000000000000000200000003000000000000000400000000000000",
-        "CHECKPOINT": "010c020100000000000005000000000000000100000003000000000000000400000000000000",
+        "CHECKPOINT": (
+            "010c0201000000000000050000000000000001000000"  # keeper, since, how many
+            "03000000000000000400000000000000"
+        ),
         "SET_ALARM": "010d02010201000000000000",
         "OPEN_SESSION": "010e0201000000000000",
         "ONCE": "010f010000000000000002000000000000000300000000000000696e6e6572",

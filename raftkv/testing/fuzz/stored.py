@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Final
 from zlib import crc32
 
@@ -11,13 +12,41 @@ from raftkv.core.types import Entry, EntryKind, Membership
 from raftkv.encoding import encode_entry
 from raftkv.errors import InvalidArgumentError, StorageCorruptError, StorageFormatError
 from raftkv.kv import image, rows
+from raftkv.kv.alarms import read_alarms
 from raftkv.kv.commands import decode as decode_command
 from raftkv.kv.commands import encode as encode_command
+from raftkv.kv.compaction import unswept
+from raftkv.kv.leases import read_lease, read_table
 from raftkv.kv.machine import KvMachine
-from raftkv.kv.model import Span
-from raftkv.kv.requests import DeleteOne, DeleteSpan, Put
+from raftkv.kv.model import Refused, Span
+from raftkv.kv.requests import (
+    AlarmKind,
+    Checkpoint,
+    Compact,
+    Compare,
+    CompareResult,
+    CompareTarget,
+    DeleteOne,
+    DeleteSpan,
+    Expire,
+    Grant,
+    KvCommand,
+    Once,
+    OpenSession,
+    Put,
+    Range,
+    Revoke,
+    SetAlarm,
+    SortOrder,
+    SortTarget,
+    Sweep,
+    TakeOver,
+    Txn,
+)
+from raftkv.kv.results import decode_result, encode_result
+from raftkv.kv.sessions import KEPT_RESULT_BYTES_MAX
 from raftkv.machine import Command
-from raftkv.storage.base import Damage, Identity, Loss, Space, WitnessRecord
+from raftkv.storage.base import Damage, Identity, Loss, Reader, Space, WitnessRecord
 from raftkv.storage.memory import MemoryDisk, MemoryStore
 from raftkv.storage.records import (
     FORMAT,
@@ -37,11 +66,37 @@ from raftkv.testing.fuzz.trial import Target
 _MEMBERS: Final = Membership((1, 2, 3), (1, 2), (4,), (5,), True, (6, 7))
 _IDENTITY: Final = Identity(11, 12, b"0123456789abcdef", 13, b"fedcba9876543210")
 _WITNESSED: Final = WitnessRecord(_IDENTITY, 3, 1, 40, 2, 77)
-_COMMANDS: Final = (
+_TXN: Final = Txn(
+    (
+        Compare(b"key", CompareTarget.VALUE, CompareResult.GREATER, b"given"),
+        Compare(Span(b"from", None), CompareTarget.LEASE, CompareResult.NOT_EQUAL, 21),
+    ),
+    (Put(b"zoo", b"value", 21), DeleteSpan(Span(b"from", b"to")), Range(Span(b"a", None), 2)),
+    (
+        Txn(otherwise=(DeleteOne(b"key", previous=True),)),
+        Range(Span(b"a", b"z"), 0, 2, SortOrder.DESCEND, SortTarget.MOD, True, False, 1, 9, 2, 8),
+    ),
+)
+_COMMANDS: Final[tuple[KvCommand, ...]] = (
+    Grant(21, 60),
     Put(b"key", b"value"),
     Put(b"key", b"value", 21, previous=True),
     Put(b"another", b"long" * 500),
+    Put(b"key", b"", 21, ignore_value=True),
+    OpenSession(21),
+    Once(21, 1, 0, encode_command(Put(b"once", b"value", previous=True))),
+    Once(21, 2, 0, encode_command(_TXN)),
+    _TXN,
+    SetAlarm(11, AlarmKind.CORRUPT, True),
+    TakeOver(3),
+    Checkpoint(3, ((21, 40),), 5),
+    Compact(3),
+    Sweep(1),
     DeleteOne(b"key", previous=True),
+)
+_REMOVING: Final[tuple[KvCommand, ...]] = (
+    Expire(3, (21, 22), 5),
+    Revoke(21),
     DeleteSpan(Span(b"from", b"to")),
     DeleteSpan(Span(b"from", None), previous=True),
 )
@@ -78,27 +133,70 @@ def _fix_slot(data: bytes) -> bytes:
 
 
 def _check_kv_command(data: bytes) -> None:
+    """It is read as nothing else, and every member does it or refuses it, beside others."""
     command = decode_command(data)
     if encode_command(command) != data:
         raise AssertionError(f"{command} would have been encoded as other bytes")
+    store = _kv_store()
+    machine = KvMachine()
+    machine.open(store)
+    with suppress(StorageFormatError):  # what a session carries may be of a newer version
+        before, after = Command(1, encode_command(_TXN)), Command(1, encode_command(Revoke(21)))
+        for result in machine.apply_durable([before, Command(2, data), after], store.batch()):
+            if not isinstance(result, Refused):
+                encode_result(result)
 
 
+@cache
 def _kv_store() -> MemoryStore:
+    """A store with every kind of row. Nobody writes to it."""
     store = MemoryStore(MemoryDisk())
     machine = KvMachine()
     machine.open(store)
-    commands = [encode_command(one) for one in _COMMANDS if not isinstance(one, DeleteSpan)]
     batch = store.batch()
+    commands = [encode_command(one) for one in _COMMANDS]
     machine.apply_durable([Command(1, one) for one in commands], batch)
     store.write(batch)
     return store
+
+
+def _results() -> Sequence[bytes]:
+    machine = KvMachine()
+    machine.open(MemoryStore(MemoryDisk()))
+    commands = [encode_command(one) for one in (*_COMMANDS, *_REMOVING)]
+    batch = machine.store.batch()
+    return [
+        encode_result(one)
+        for one in machine.apply_durable([Command(1, data) for data in commands], batch)
+    ]
 
 
 def _kv_rows() -> Sequence[bytes]:
     return [part for row in _kv_store().scan(Space.MACHINE) for part in row]
 
 
+class _Everywhere(Reader):
+    """A store in which these bytes are every row, and a row has them as its key."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def get(self, space: Space, key: bytes) -> bytes:
+        return self._data
+
+    def scan(
+        self, space: Space, start: bytes = b"", stop: bytes | None = None, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        yield self._data, self._data
+
+
 _READERS: Final[Sequence[Callable[[bytes], object]]] = (
+    lambda row: read_table(_Everywhere(row)),
+    lambda row: read_lease(_Everywhere(row), 21),
+    lambda row: read_alarms(_Everywhere(row)),
+    lambda row: unswept(_Everywhere(row)),
+    rows.lease_of,
+    rows.value_bytes,
     rows.decode_head,
     rows.decode_version,
     lambda row: list(rows.decode_events(row)),
@@ -200,8 +298,16 @@ STORED_TARGETS: Final = (
         read=decode_command,
         check=_check_kv_command,
         refusals=(InvalidArgumentError, StorageFormatError),
-        valid=lambda: [encode_command(one) for one in _COMMANDS],
+        valid=lambda: [encode_command(one) for one in (*_COMMANDS, *_REMOVING)],
         bytes_max=FRAME_BYTES_MAX,
+    ),
+    Target(
+        name="kv results",
+        about="results that the KV keeps for its sessions",
+        read=decode_result,
+        refusals=_REFUSALS,
+        valid=_results,
+        bytes_max=KEPT_RESULT_BYTES_MAX,
     ),
     Target(
         name="kv rows",

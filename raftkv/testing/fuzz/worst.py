@@ -22,6 +22,11 @@ from raftkv.core.messages import (
 )
 from raftkv.core.types import Entry, EntryKind, Membership, Payload, Snapshot
 from raftkv.encoding import CBOR_BYTES_MAX
+from raftkv.kv.commands import encode as encode_command
+from raftkv.kv.model import PutResult, TxnResult
+from raftkv.kv.requests import TXN_DEPTH_MAX, DeleteOne, Expire, Txn
+from raftkv.kv.results import encode_result
+from raftkv.kv.sessions import KEPT_RESULT_BYTES_MAX
 from raftkv.node.commands import encode_commands
 from raftkv.testing.fuzz.targets import FRAME_BYTES_MAX
 from raftkv.transport.codec import ITEMS_MAX, encode_messages
@@ -117,6 +122,28 @@ def _commands() -> Iterator[bytes]:
     yield encode_commands(1, 2, 3, [])[:-4] + b"\xff" * 4
 
 
+def _kv_commands() -> Iterator[bytes]:
+    # A crowd that is refused; then what is taken, with as many parts, and as deep, as may be.
+    yield encode_command(Expire(1, (7,) * ((FRAME_BYTES_MAX - 100) // 8)))
+    several = tuple(DeleteOne(b"%d" % number) for number in range(60))
+    yield encode_command(Txn(then=tuple(Txn(otherwise=several) for _ in range(16))))
+    deep = Txn(then=several[:32])
+    for _ in range(TXN_DEPTH_MAX - 1):
+        deep = Txn(then=(*several[:10], deep))
+    yield encode_command(deep)
+    long = DeleteOne(b"k" * (FRAME_BYTES_MAX // 2 - 100))
+    yield encode_command(Txn(then=(long, Txn(then=(long,)))))
+    many = Txn(then=several)
+    yield encode_command(Txn(then=(Txn(then=(many,) * 60),) * 60))
+
+
+def _kv_results() -> Iterator[bytes]:
+    size = KEPT_RESULT_BYTES_MAX
+    level = encode_result(TxnResult(1, True, (PutResult(1),)))[: -len(encode_result(PutResult(1)))]
+    yield level * (size // len(level))
+    yield encode_result(TxnResult(1, True, (PutResult(1),) * (size // 13 - 2)))
+
+
 WORST: Final[Mapping[str, Callable[[], Iterator[bytes]]]] = {
     "cbor": _cbor,
     "rosters": _cbor,
@@ -128,5 +155,7 @@ WORST: Final[Mapping[str, Callable[[], Iterator[bytes]]]] = {
     "commands": _commands,
     "artifacts": _files,
     "histories": _files,
+    "kv commands": _kv_commands,
+    "kv results": _kv_results,
 }
 """By the names of targets."""
