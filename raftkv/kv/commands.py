@@ -251,15 +251,17 @@ def decode(data: bytes) -> KvCommand:
         return Put(*parse_put(data))
     if kind == _KIND_ONCE:
         return Once(*parse_once(data))
-    if kind in _OPERATIONS:
-        operation = _decode_operation(kind, data, _Left())
-        if isinstance(operation, Range):
-            raise InvalidArgumentError("a range stands in a transaction: alone it is no command")
-        return operation
+    if kind == CommandKind.TXN:
+        return _decode_txn(memoryview(data), _Left())
+    if kind in _SIMPLE:
+        operation = _SIMPLE[kind](data)
+        if isinstance(operation, Put | DeleteOne | DeleteSpan):
+            return operation
+        raise InvalidArgumentError("a range stands in a transaction: alone it is no command")
     return _OTHERS[kind](data)
 
 
-def _kind(data: bytes) -> int:
+def _kind(data: bytes | memoryview) -> int:
     if len(data) < 2:
         raise InvalidArgumentError(f"not a KV command: {len(data)} bytes")
     version, kind = data[0], data[1]
@@ -321,12 +323,6 @@ class _Left:
     def __init__(self) -> None:
         self.levels = TXN_DEPTH_MAX
         self.parts = TXN_PARTS_MAX
-
-
-def _decode_operation(kind: int, data: bytes, left: _Left) -> Operation:
-    if kind == CommandKind.TXN:
-        return _decode_txn(data, left)
-    return _SIMPLE[kind](data)
 
 
 def _decode_keep(data: bytes) -> Put:
@@ -399,7 +395,7 @@ def _decode_range(data: bytes) -> Range:
     )  # fmt: skip
 
 
-def _decode_txn(data: bytes, left: _Left) -> Txn:
+def _decode_txn(data: memoryview, left: _Left) -> Txn:
     if not left.levels:
         raise InvalidArgumentError(
             f"transactions nested deeper than {TXN_DEPTH_MAX}: split them into several"
@@ -430,16 +426,19 @@ def _decode_txn(data: bytes, left: _Left) -> Txn:
         if at > len(data):
             raise InvalidArgumentError("transaction: its lengths do not add up")
         kind = _kind(part)
-        if kind not in _OPERATIONS:
+        if kind == CommandKind.TXN:
+            inner.append(_decode_txn(part, left))
+        elif kind in _SIMPLE:
+            inner.append(_SIMPLE[kind](bytes(part)))
+        else:
             raise InvalidArgumentError(f"{_NO_OPERATION} {CommandKind(kind).name}")
-        inner.append(_decode_operation(kind, part, left))
     if at != len(data):
         raise InvalidArgumentError("transaction: its lengths do not add up")
     left.levels += 1
     return Txn(tuple(when), tuple(inner[:thens]), tuple(inner[thens:]))
 
 
-def _decode_compare(data: bytes, at: int) -> tuple[Compare, int]:
+def _decode_compare(data: memoryview, at: int) -> tuple[Compare, int]:
     mode, target, result, *lengths = _take(_COMPARE, data, at)
     first = at + _COMPARE.size
     second = first + lengths[0]
@@ -449,8 +448,8 @@ def _decode_compare(data: bytes, at: int) -> tuple[Compare, int]:
         raise InvalidArgumentError("transaction: its lengths do not add up")
     if target > CompareTarget.LEASE or result > CompareResult.NOT_EQUAL:
         raise InvalidArgumentError(f"compare: unknown target {target} or result {result}")
-    keys = _decode_keys("compare", mode, data[first:second], data[second:third])
-    given: int | bytes = data[third:behind]
+    keys = _decode_keys("compare", mode, bytes(data[first:second]), bytes(data[second:third]))
+    given: int | bytes = bytes(data[third:behind])
     if target != CompareTarget.VALUE:
         if len(given) != _GIVEN.size:
             raise InvalidArgumentError(f"compare: a number of {len(given)} bytes")
@@ -458,7 +457,7 @@ def _decode_compare(data: bytes, at: int) -> tuple[Compare, int]:
     return Compare(keys, CompareTarget(target), CompareResult(result), given), behind
 
 
-def _take(layout: struct.Struct, data: bytes, at: int) -> tuple[int, ...]:
+def _take(layout: struct.Struct, data: bytes | memoryview, at: int) -> tuple[int, ...]:
     if at + layout.size > len(data):
         raise InvalidArgumentError(f"command cut short: {len(data)} bytes")
     return layout.unpack_from(data, at)
@@ -513,7 +512,6 @@ _SIMPLE: Final[dict[int, Callable[[bytes], Operation]]] = {
     CommandKind.KEEP: _decode_keep,
     CommandKind.RANGE: _decode_range,
 }
-_OPERATIONS: Final = frozenset((*_SIMPLE, int(CommandKind.TXN)))
 _OTHERS: Final[dict[int, Callable[[bytes], KvCommand]]] = {
     CommandKind.COMPACT: lambda data: Compact(*_exactly(_ONE, data)),
     CommandKind.SWEEP: lambda data: Sweep(*_exactly(_ONE, data)),
