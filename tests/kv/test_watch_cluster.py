@@ -204,7 +204,7 @@ def test_a_watch_ends_with_its_node() -> None:
             await anyio.sleep(1)
             cluster.node(failing).tell(Broken())
             await (await cluster.leader()).kv.put("k", "v")
-            assert isinstance(await cluster.failed(failing), MachineError)
+            assert isinstance(await cluster.failed(failing), NodeStoppedError)
             await cluster.node(closed).close()
         assert raised == {closed: ClosedError, failing: NodeStoppedError}
 
