@@ -52,6 +52,34 @@ class Turn:
         """Whether nothing but the default was decided in it."""
         return not any(answer.value for answer in self.answers)
 
+    @property
+    def is_moment(self) -> bool:
+        """Whether only time passes in it: it cannot be left out, and is no event by itself."""
+        return is_moment(self.key)
+
+    @property
+    def is_event(self) -> bool:
+        """Whether something happens in it, be it only that something else goes wrong."""
+        return not self.is_left_out and not (self.is_moment and self.is_plain)
+
+    def without(self) -> Turn:
+        """The turn in which nothing happens.
+
+        Of an act the answers stay: what tells when it happens tells when the next one does.
+        """
+        if self.is_moment:
+            return Turn(self.key)
+        return Turn(self.key, self.answers if _is_act(self.key) else (), is_left_out=True)
+
+
+def is_moment(key: Key) -> bool:
+    """Whether it is the key of a turn in which only time passes."""
+    return len(key) == 1 and isinstance(key[0], int)
+
+
+def _is_act(key: Key) -> bool:
+    return bool(key) and isinstance(key[0], str)
+
 
 class RunTooLongError(Exception):
     """More turns were begun than a run may take that is to be shorter than another."""
@@ -64,21 +92,28 @@ class AlignedChoices(Choices):
         "_answers",
         "_given",
         "_keys",
+        "_left",
         "_left_out",
         "_only_these",
         "_plain",
-        "_turns_max",
         "_waiting",
     )
 
     def __init__(self, turns: Iterable[Turn], turns_max: int, *, only_these: bool = False) -> None:
-        """Of turns that are not among those given, all or (``only_these``) none happen."""
+        """Of turns that are not among those given, all or (``only_these``) none happen.
+
+        Acts from outside that are not among them never happen. ``turns_max`` counts no moments: of
+        them there may be twice as many as were given, and as many more.
+        """
         super().__init__()
         self._only_these = only_these
         self._waiting: dict[Key, deque[Turn]] = {}
+        moments = 0
         for turn in turns:
             self._waiting.setdefault(turn.key, deque()).append(turn)
-        self._turns_max = turns_max
+            moments += turn.is_moment
+        self._left = [turns_max, 2 * moments + turns_max]
+        """How many more turns may be begun: of those in which something happens, and moments."""
         self._given: dict[Site, deque[int]] = {}
         self._keys: list[Key] = []
         self._answers: list[list[Answer]] = []
@@ -87,21 +122,27 @@ class AlignedChoices(Choices):
     def begin(self, *key: int | str) -> bool:
         """Start the next turn, with the answers of the one that has this key."""
         super().begin(*key)
-        if len(self._keys) >= self._turns_max:
-            raise RunTooLongError(f"more than {self._turns_max} turns")
+        of_moment = is_moment(key)
+        self._left[of_moment] -= 1
+        if self._left[of_moment] < 0:
+            raise RunTooLongError("many more turns than in the run that it comes from")
         self._keys.append(key)
         self._answers.append([])
         self._given = {}
         waiting = self._waiting.get(key)
         turn = waiting.popleft() if waiting else None
-        is_left_out = turn.is_left_out if turn is not None else self._only_these and bool(key)
+        is_left_out = self._is_left_out(key) if turn is None else turn.is_left_out
         self._left_out.append(is_left_out)
         if is_left_out:
             self._turn += SKIPPED
-        elif turn is not None:
+        if turn is not None:
             for answer in turn.answers:
                 self._given.setdefault(answer.site, deque()).append(answer.value)
         return is_left_out
+
+    def _is_left_out(self, key: Key) -> bool:
+        """Of a turn that is not known."""
+        return _is_act(key) or (self._only_these and bool(key) and not is_moment(key))
 
     def choose(self, n: int) -> int:
         """What is known for this place, or 0 if that is nothing below ``n``."""
@@ -150,14 +191,12 @@ class NotingChoices(AlignedChoices):
 
     def begin(self, *key: int | str) -> bool:
         """Start the next turn, on the next turn of the record."""
-        super().begin(*key)
         self._plain = next(self._source, ())
-        self._place = 0
-        if self._plain != SKIPPED:
-            return False
-        self._turn += SKIPPED
-        self._left_out[-1] = True
-        return True
+        self._place = len(SKIPPED) if self._is_left_out(key) else 0
+        return super().begin(*key)
+
+    def _is_left_out(self, key: Key) -> bool:
+        return self._plain[:1] == SKIPPED
 
     def _found(self, n: int, site: Site) -> int:
         place = self._place

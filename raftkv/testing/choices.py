@@ -7,8 +7,9 @@ every part of a record is a record of some run, and a part with fewer decisions 
 
 Decisions are grouped by *turn* (one thing that happens in the world), so that leaving out those of
 one turn does not shift those of the next. A record may also say of a turn that nothing happens in
-it (:data:`SKIPPED`); no seed decides so, but :mod:`~raftkv.testing.shrink` does, to find out which
-turns matter.
+it (it begins with :data:`SKIPPED`); no seed decides so, but :mod:`~raftkv.testing.shrink` does, to
+find out which turns matter. What else such a turn decides, say how long it is until the next one,
+is decided all the same.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ Decisions = tuple[tuple[int, ...], ...]
 """One run: what was decided in each turn, zeros at the ends left out."""
 
 SKIPPED: Final = (-1,)
-"""What a record has in place of the decisions of a turn in which nothing is to happen."""
+"""How the decisions of a turn begin in which nothing is to happen."""
 
 _MASK: Final = 2**64 - 1
 _GAMMA: Final = 0x9E3779B97F4A7C15
@@ -42,7 +43,9 @@ class Choices(ABC):
         """Start the next turn; True if what was to happen in it is left out (no seed says that).
 
         ``key`` tells the turn from others by what it is (when, what and where, not how many turns
-        were before it): by it, a part of a record is fitted to a run in which less happens.
+        were before it): by it, a part of a record is fitted to a run in which less happens. A key
+        that is a single number is a *moment*, in which only time passes: it cannot be left out. One
+        that begins with a word is an *act* from outside of the world, which follows from nothing.
         """
         del key
         self._turn = []
@@ -127,9 +130,10 @@ class ReplayedChoices(Choices):
         super().begin(*key)
         self._given = next(self._source, ())
         self._place = 0
-        if self._given != SKIPPED:
+        if self._given[:1] != SKIPPED:
             return False
         self._turn += SKIPPED
+        self._place = 1
         return True
 
     def _recorded(self) -> int:

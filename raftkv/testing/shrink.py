@@ -2,26 +2,31 @@
 
 Works on any level: all it needs is a function that runs decisions (:class:`Runs`). A turn of the
 world that is begun with a key (``choices.begin(at, what, node)``) can be left out, and the others
-keep their decisions (:mod:`~raftkv.testing.aligned`); a world may also take no notice of what is
-left out, then only decisions are made smaller.
+keep their decisions (:mod:`~raftkv.testing.aligned`); of a moment, in which only time passes, the
+decisions are put to the default instead. A world may also take no notice of what is left out, then
+only decisions are made smaller.
 
-In this order, until nothing helps any more or time is up: what follows the finding is cut; kinds of
-decisions (a fault, a delay) are put to the default together; options (the decisions of the first
-turn) are lowered; then turns are left out in halves, quarters, and so on down to single ones; and
-at last numbers are lowered. A smaller run counts only if it breaks *the same* invariant.
+In this order, until nothing helps any more or time is up: what follows the finding is cut, and of a
+run that breaks in its recovery as many steps before it as can be; the most frequent kinds of
+decisions (a fault, a delay) are put to the default together; then turns are left out kind by kind,
+in halves, quarters, and so on down to single ones; options (the decisions of the first turn) are
+lowered; and at last numbers are. A smaller run counts only if it breaks *the same* invariant.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from attrs import evolve, frozen
 
-from raftkv.testing.aligned import AlignedChoices, Answer, NotingChoices, Site, Turn
+from raftkv.testing.aligned import AlignedChoices, Answer, Key, NotingChoices, Site, Turn
 from raftkv.testing.choices import Choices, Decisions
 from raftkv.testing.finding import Finding, Outcome
 
+_KINDS_FIRST = 12
+"""How many kinds of decisions are put to the default before anything is left out."""
 _SLACK = 64
 """Turns that a smaller run may take beyond those of the run that it comes from."""
 _PAIR_DISTANCE = 16
@@ -70,7 +75,7 @@ class _Case:
 
     @property
     def events(self) -> int:
-        return sum(not turn.is_left_out for turn in self.turns[_FIRST:])
+        return sum(turn.is_event for turn in self.turns[_FIRST:])
 
     @property
     def weight(self) -> tuple[int, int, int]:
@@ -125,11 +130,11 @@ class _Work:
 
     def all(self) -> None:
         """Every way to make it smaller, until none helps."""
-        self.no_whole_kinds()
+        self.much_fewer_steps()
+        self.no_whole_kinds(_KINDS_FIRST)
         events = self.case.events + 1
         while self.case.events < events and not self._is_over():
             events = self.case.events
-            self.fewer_steps()
             self.fewer_turns()
             self.fewer_decisions()
             self.lower_options()
@@ -141,19 +146,30 @@ class _Work:
 
     # --- the ways ---------------------------------------------------------------------------
 
-    def fewer_steps(self) -> None:
-        """What breaks in the recovery may break after fewer steps as well."""
+    def much_fewer_steps(self) -> None:
+        """What breaks in the recovery may break after hardly any steps: those cost little."""
         steps = self.case.steps
-        if self.case.finding.step < steps:
-            return
-        halves = [steps >> shift for shift in range(12, 0, -1)]
-        for fewer in (0, *halves, steps * 3 // 4, steps * 7 // 8):
-            if fewer < steps and self._fails(self.case.turns, fewer):
-                return
+        if self.case.finding.step >= steps:
+            for fewer in (0, *(steps >> shift for shift in range(12, 1, -1))):
+                if fewer < steps and self._fails(self.case.turns, fewer):
+                    break
+        self.fewer_steps()
 
-    def no_whole_kinds(self) -> None:
-        """Put all decisions that one place of the program asks for to the default."""
-        for site in self._sites():
+    def fewer_steps(self) -> None:
+        """The same by halves, or quarters."""
+        steps = self.case.steps + 1
+        while self.case.finding.step >= self.case.steps and self.case.steps < steps:
+            steps = self.case.steps
+            for fewer in (steps // 2, steps * 3 // 4, steps * 7 // 8):
+                if fewer < steps and self._fails(self.case.turns, fewer):
+                    break
+
+    def no_whole_kinds(self, count: int | None = None) -> None:
+        """Put all decisions that one place of the program asks for to the default.
+
+        All places, or the ``count`` that decide most often.
+        """
+        for site in self._sites()[:count]:
             turns = self.case.turns
             self._fails((*turns[:1], *(_without(turn, site) for turn in turns[1:])))
 
@@ -171,13 +187,13 @@ class _Work:
 
     def fewer_turns(self) -> None:
         """Leave out what happens: kind by kind, then in halves, quarters, ..., one by one."""
-        for part in range(1, _key_parts(self.case.turns)):
+        self._leave_out(place for place in self._places() if self.case.turns[place].is_moment)
+        for part in range(_key_parts(self.case.turns)):
             for key in self._key_values(part):
                 self._leave_out(
                     place
                     for place in self._places()
-                    if len(self.case.turns[place].key) > part
-                    and self.case.turns[place].key[part] == key
+                    if _shared(self.case.turns[place].key)[part : part + 1] == (key,)
                 )
         size = max(len(self._places()) // 2, 1)
         while True:
@@ -187,6 +203,7 @@ class _Work:
                 first = max(stop - size, 0)
                 self._leave_out(self._places()[first:stop])
                 stop = min(first, len(self._places()))
+            self.fewer_steps()
             if size == 1 or self._is_over():
                 return
             size //= 2
@@ -221,7 +238,7 @@ class _Work:
     def _leave_out_with(self, cause: int, effects: Sequence[int]) -> None:
         turns = list(self.case.turns)
         for place in (cause, *effects):
-            turns[place] = Turn(turns[place].key, (), is_left_out=True)
+            turns[place] = turns[place].without()
         if self._fails(turns, only_these=True):
             return
         earlier = _earlier(turns, effects[0])
@@ -233,18 +250,20 @@ class _Work:
     def _places(self) -> list[int]:
         """Where turns happen that could be left out; the one that breaks the invariant cannot."""
         turns = self.case.turns
-        return [place for place in range(_FIRST, len(turns) - 1) if not turns[place].is_left_out]
+        return [place for place in range(_FIRST, len(turns) - 1) if turns[place].is_event]
 
     def _key_values(self, part: int) -> list[int | str]:
+        """What several keys have in this part, and not all: the most frequent first."""
         turns = self.case.turns
-        keys = [turns[place].key for place in self._places()]
-        return list(dict.fromkeys(key[part] for key in keys if len(key) > part))
+        keys = [_shared(turns[place].key) for place in self._places()]
+        count = Counter(key[part] for key in keys if len(key) > part)
+        return [value for value, times in count.most_common() if 1 < times < len(keys)]
 
     def _leave_out(self, places: Iterator[int] | Sequence[int]) -> bool:
         turns = list(self.case.turns)
         chosen = list(places)
         for place in chosen:
-            turns[place] = Turn(turns[place].key, (), is_left_out=True)
+            turns[place] = turns[place].without()
         return bool(chosen) and self._fails(turns)
 
     def fewer_decisions(self) -> None:
@@ -305,7 +324,7 @@ class _Work:
             return False
         case = self.case
         steps = case.steps if steps is None else steps
-        choices = AlignedChoices(turns, len(case.turns) + _SLACK, only_these=only_these)
+        choices = AlignedChoices(turns, _acts(case.turns) + _SLACK, only_these=only_these)
         ran = self._run(choices, steps)
         self.trials += 1
         found = ran.finding
@@ -358,6 +377,17 @@ def _changed(turns: Sequence[Turn], place: int, position: int, value: int) -> li
     changed = list(turns)
     changed[place] = evolve(turns[place], answers=tuple(answers))
     return changed
+
+
+def _shared(key: Key) -> Key:
+    """What turns have in common with others: not when they happen, nor their number."""
+    if key and isinstance(key[0], str):
+        return tuple(part for part in key if isinstance(part, str))
+    return key[1:]
+
+
+def _acts(turns: Sequence[Turn]) -> int:
+    return sum(not turn.is_moment for turn in turns)
 
 
 def _key_parts(turns: Sequence[Turn]) -> int:

@@ -112,7 +112,7 @@ def sized(choices: Choices, steps: int) -> str:
 
 def test_a_recovery_that_fails_does_so_after_fewer_steps() -> None:
     small = shrink(lambda choices, steps: ran(choices, steps, sized), (), 9)
-    assert small.steps == 4
+    assert small.steps == 3
 
 
 def test_it_stops_when_time_is_up() -> None:

@@ -44,6 +44,7 @@ __all__ = [
     "TxnResult",
     "Written",
     "load_kv_history",
+    "revision_named",
     "written_in",
 ]
 
@@ -151,6 +152,13 @@ KV_TYPES: Final = (
 def load_kv_history(path: Path) -> KvHistory:
     """Read a history of the KV that ``History.save`` wrote."""
     return History[KvRequest, KvResponse].load(path, KV_TYPES)
+
+
+def revision_named(response: KvResponse) -> int:
+    """The revision that an answer names: that of the version it shows, else of the store; or 0."""
+    if isinstance(response, KeyValue):
+        return response.mod_revision
+    return 0 if response is None else response.revision
 
 
 @frozen(slots=True)

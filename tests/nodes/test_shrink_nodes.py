@@ -1,0 +1,95 @@
+"""Failed runs of whole nodes are made small, also those of which only the end tells."""
+
+from __future__ import annotations
+
+import pytest
+from attrs import evolve
+
+from raftkv.handle import Node
+from raftkv.testing import SeededChoices
+from raftkv.testing.aligned import AlignedChoices, NotingChoices, Turn
+from raftkv.testing.histories.kv import Get, KvRequest, KvResponse
+from raftkv.testing.nodes.clients import KvClient, Plan
+from raftkv.testing.nodes.run import replay, run, simulate
+from raftkv.testing.shrink import shrink
+
+STEPS = 300
+BUSY = 13
+"""A seed with clients and a nemesis that have much to do."""
+
+
+@pytest.fixture
+def stale(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every get is answered by whoever is asked, perhaps from the past: no step shows that."""
+    send = KvClient.send
+
+    async def asked(
+        self: KvClient, node: Node[object], request: KvRequest, plan: Plan[KvRequest]
+    ) -> KvResponse:
+        given = evolve(request, serializable=True) if isinstance(request, Get) else request
+        return await send(self, node, given, plan)
+
+    monkeypatch.setattr(KvClient, "send", asked)
+
+
+@pytest.mark.usefixtures("stale")
+def test_what_only_the_history_shows_is_made_small() -> None:
+    failed = simulate(26, STEPS)
+    told: list[int] = []
+    small = shrink(
+        run,
+        failed.decisions,
+        STEPS,
+        is_over=lambda: len(told) >= 40,
+        on_progress=lambda _trials, events: told.append(events),
+    )
+    assert small.finding.invariant == "I48"
+    assert small.events <= 100 < told[0]
+    assert small.steps < STEPS
+    assert replay(small.decisions, small.steps).finding == small.finding
+
+
+def test_a_run_of_nodes_is_the_same_when_its_turns_are_looked_up() -> None:
+    drawn = run(SeededChoices(BUSY), STEPS)
+    noted = NotingChoices(drawn.decisions, 1 << 60)
+    assert run(noted, STEPS).digest == drawn.digest
+    aligned = AlignedChoices(noted.turns(), 1 << 60)
+    assert run(aligned, STEPS).digest == drawn.digest
+
+
+def moments_of_acts(turns: list[Turn]) -> list[object]:
+    """When, to the millisecond, the nemesis acts or leaves it."""
+    found: list[object] = []
+    moment: object = None
+    for turn in turns:
+        moment = turn.key[0] if turn.is_moment else moment
+        if turn.key[:1] == ("nemesis",):
+            found.append(moment)
+    return found
+
+
+def test_what_is_left_out_does_not_move_what_follows_it() -> None:
+    noted = NotingChoices(run(SeededChoices(BUSY), STEPS).decisions, 1 << 60)
+    run(noted, STEPS)
+    turns = noted.turns()
+    acts = [place for place, turn in enumerate(turns) if turn.key[:1] == ("nemesis",)]
+    left = [turn.without() if place in acts[::2] else turn for place, turn in enumerate(turns)]
+    aligned = AlignedChoices(left, 1 << 60)
+    less = run(aligned, STEPS)
+    before, after = moments_of_acts(turns), moments_of_acts(aligned.turns())
+    both = min(len(before), len(after))  # with fewer crashes the steps are taken in less time
+    assert both > 5
+    assert after[:both] == before[:both]
+    assert replay(less.decisions, STEPS).digest == less.digest
+
+
+def test_a_client_of_which_nothing_is_recorded_is_silent() -> None:
+    drawn = run(SeededChoices(BUSY), STEPS)
+    noted = NotingChoices(drawn.decisions, 1 << 60)
+    run(noted, STEPS)
+    others = [turn for turn in noted.turns() if turn.key[:1] != ("client",)]
+    silent = run(AlignedChoices(others, 1 << 60), STEPS)
+    assert drawn.marks["operation done"] > 0
+    assert silent.finding is None
+    assert silent.operations == silent.options.clients  # each does one thing in the recovery
+    assert replay(silent.decisions, STEPS).operations == silent.operations
