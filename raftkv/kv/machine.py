@@ -1,14 +1,18 @@
 """The KV as a replicated machine: commands in, rows and results out, the same on every member.
 
-Revisions are counted as etcd counts them: a fresh store is at 1; every command that changes
-something makes one new revision, however many keys it touches, their sub-revisions in key order; a
-delete that matches nothing changes nothing. A command that no version can read is refused alike
-everywhere; one of a newer version stops the node (:mod:`raftkv.kv.commands`).
+Revisions are counted as etcd counts them: a fresh store is at 1; every command that changes keys
+makes one new revision, however many it touches, their sub-revisions in the order of its operations
+and, within one, in key order (the expiry of several leases makes one for each); what changes no key
+makes none. What is refused is refused alike everywhere and without any effect, also a command that
+no version can read; one of a newer version stops the node (:mod:`raftkv.kv.commands`). What each
+command means stands in a module of its own; here they come together: all rows of a slice, and the
+head once, in one batch.
 
 Cost of a command on the event loop: a put is one get and two rows (three if the key existed); a
 delete of N keys is one scan and one row a key, about 5 ms per 1,000 keys, in one go, as one command
 is one revision. Who deletes far more than 10,000 keys at once makes the member late for its
-heartbeats by that time, and does better with several smaller spans.
+heartbeats by that time, and does better with several smaller spans. The same goes for a transaction
+that reads, or compares, a range of so many keys.
 """
 
 from __future__ import annotations
@@ -244,6 +248,8 @@ def _lease(writes: Slice, command: Grant | Revoke | TakeOver | Expire | Checkpoi
 def _check_revisions(data: bytes, before: int, after: int) -> None:
     """I26, I27: one revision for each command that changed something, and none taken back."""
     command = decode(data)
+    if isinstance(command, Once):
+        command = decode(command.command)
     most = len(command.leases) if isinstance(command, Expire) else 1
     if not before <= after <= before + most:
         raise InvariantError(

@@ -27,7 +27,18 @@ from raftkv.kv.model import (
     prefix_stop,
 )
 from raftkv.kv.reader import read_head, read_key
-from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put
+from raftkv.kv.requests import (
+    DeleteOne,
+    DeleteSpan,
+    Expire,
+    Grant,
+    KvCommand,
+    Once,
+    OpenSession,
+    Put,
+    Revoke,
+    TakeOver,
+)
 from raftkv.machine import Command, DurableStateMachine
 from raftkv.storage.batch import DELETE, DELETE_RANGE, ChangeList
 from tests.kv.oracle import Oracle, apply_all, commands, edges, keys
@@ -45,6 +56,19 @@ def test_a_fresh_store_is_at_revision_1_and_its_first_write_makes_2() -> None:
     assert read_head(rig.store).revision == 1
     assert rig.apply([Put(b"k", b"v")]) == [PutResult(2)]
     assert read_head(rig.store).revision == 2
+
+
+def test_an_expiry_makes_a_revision_for_each_lease_also_in_a_session() -> None:
+    rig = memory_rig()
+    for session in (0, 9):
+        rig.apply([Grant(lease, 60) for lease in (1, 2, 9)])
+        rig.apply([OpenSession(9), Put(b"a", b"", 1), Put(b"b", b"", 2), TakeOver(3)])
+        before = read_head(rig.store).revision
+        expire: KvCommand = Expire(3, (2, 1), 99)
+        if session:
+            expire = Once(session, 1, 0, encode(expire))
+        assert rig.apply([expire, DeleteOne(b"x")])[1] == DeleteResult(before + 2, 0)
+        rig.apply([Revoke(9)])
 
 
 @pytest.mark.parametrize("wrong", [0, 4])
