@@ -19,6 +19,7 @@ from anyio.from_thread import BlockingPortal
 from raftkv.handle import Node as AsyncNode
 from raftkv.kv import KvResult
 from raftkv.kv.client import Kv as AsyncKv
+from raftkv.kv.client.leases import Lease
 from raftkv.kv.client.upkeep import KvStatus
 from raftkv.kv.settings import KvSettings
 from raftkv.machine import DurableStateMachine, Machine, StateMachine
@@ -28,7 +29,8 @@ from raftkv.node.status import Event, Events, MemberStatus, Status
 from raftkv.open import open_node as open_async
 from raftkv.runtime.hosting import HostThread
 from raftkv.transport.tcp_tls import Tls
-from raftkv.twins import Twin, without_await
+from raftkv.twins import Twin, entered, without_await
+from raftkv.watches import BlockingWatch
 
 __all__ = ["Kv", "Members", "Node", "open_node"]
 
@@ -45,6 +47,11 @@ class Kv(Twin[AsyncKv]):
     range = without_await(AsyncKv.range)
     count = without_await(AsyncKv.count)
     txn = without_await(AsyncKv.txn)
+    grant = without_await(AsyncKv.grant)
+    revoke = without_await(AsyncKv.revoke)
+    keep_alive = without_await(AsyncKv.keep_alive)
+    time_to_live = without_await(AsyncKv.time_to_live)
+    leases = without_await(AsyncKv.leases)
     compact = without_await(AsyncKv.compact)
     hash = without_await(AsyncKv.hash)
     alarms = without_await(AsyncKv.alarms)
@@ -53,6 +60,49 @@ class Kv(Twin[AsyncKv]):
     def status(self) -> KvStatus:
         """Where this member's store stands now, whatever the others have."""
         return self._portal.call(self._inner.status)
+
+    def lease(self, ttl: int = 10, *, timeout: float = 5.0) -> AbstractContextManager[Lease]:
+        """Hold a lease while the context is open: it is renewed in the node's thread meanwhile.
+
+        A thread cannot be cancelled: if the lease is lost, the body goes on, and LeaseNotFoundError
+        is raised when it is left. ``lease.seconds_left`` tells how long it surely lives.
+        """
+        return entered(self._portal, lambda: self._inner.lease(ttl, timeout=timeout))
+
+    def watch(
+        self,
+        key: str | bytes | None = None,
+        stop: str | bytes | None = None,
+        *,
+        prefix: str | bytes | None = None,
+        start: int = 0,
+        previous: bool = False,
+        puts: bool = True,
+        deletes: bool = True,
+        progress_seconds: float | None = None,
+        fragment: bool = False,
+        serializable: bool = False,
+        timeout: float = 5.0,
+    ) -> BlockingWatch:
+        """Watch ``key``, or the keys from it up to ``stop``, or with ``prefix``; all without any.
+
+        ``with kv.watch(...) as changes: for change in changes: ...``; arguments and guarantees are
+        those of the async ``watch``.
+        """
+        watch = self._inner.watch(
+            key,
+            stop,
+            prefix=prefix,
+            start=start,
+            previous=previous,
+            puts=puts,
+            deletes=deletes,
+            progress_seconds=progress_seconds,
+            fragment=fragment,
+            serializable=serializable,
+            timeout=timeout,
+        )
+        return BlockingWatch(self._portal, watch)
 
 
 class Members(Twin[AsyncMembers]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable
+from functools import partial
 from typing import Protocol, TypeVar, cast
 
 from raftkv.errors import UsageError
@@ -48,6 +49,9 @@ class Node(Member[R_co]):
             keeper = Keeper(door, kv, kv_settings or KvSettings())
             self.answer_with(keeper.answer)
             self.accompany("keeper", keeper.run)
+            session = self._kv._session  # pyright: ignore[reportPrivateUsage] - it is made of it
+            if session is not None:
+                self.accompany("session", partial(session.keep, self._kv.keep_alive))
             self.accompany("chores", Chores(door, kv, kv_settings or KvSettings()).run)
 
     def _door(self) -> _Door:

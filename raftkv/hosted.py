@@ -17,11 +17,15 @@ import anyio
 from raftkv.errors import ClosedError
 from raftkv.handle import Node
 from raftkv.kv.client import Kv
+from raftkv.kv.client.upkeep import KvStatus
+from raftkv.kv.client.watching import Watch
 from raftkv.node.members import Members
 from raftkv.node.status import Event, Events, MemberStatus, Status
 from raftkv.node.tasks import first_cause
+from raftkv.runtime.base import Clock
 from raftkv.runtime.hosting import HostThread
-from raftkv.runtime.system import make_promise, poster
+from raftkv.runtime.system import make_promise, poster, system_runtime
+from raftkv.watches import HostedWatch
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -72,6 +76,46 @@ class HostedKv(Kv):
         # Not the base's: everything is done by the inner one, over there.
         self._thread = thread
         self._inner = inner
+
+    @property
+    def _lease_clock(self) -> Clock:
+        # A lease is held where its context is: in the host's loop.
+        return system_runtime().clock
+
+    def watch(
+        self,
+        key: str | bytes | None = None,
+        stop: str | bytes | None = None,
+        *,
+        prefix: str | bytes | None = None,
+        start: int = 0,
+        previous: bool = False,
+        puts: bool = True,
+        deletes: bool = True,
+        progress_seconds: float | None = None,
+        fragment: bool = False,
+        serializable: bool = False,
+        timeout: float = 5.0,
+    ) -> Watch:
+        """As :meth:`Kv.watch`."""
+        watch = self._inner.watch(
+            key,
+            stop,
+            prefix=prefix,
+            start=start,
+            previous=previous,
+            puts=puts,
+            deletes=deletes,
+            progress_seconds=progress_seconds,
+            fragment=fragment,
+            serializable=serializable,
+            timeout=timeout,
+        )
+        return HostedWatch(self._thread, watch)
+
+    def status(self) -> KvStatus:
+        """As :meth:`Kv.status`; waits for one turn of the node's loop."""
+        return self._thread.portal.call(self._inner.status)
 
 
 @_runs_over_there(Members)

@@ -13,13 +13,15 @@ from raftkv.kv.client import Kv, Replica
 from raftkv.kv.client.reading import STEP_KEYS
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import PutResult
+from raftkv.kv.settings import KvSettings
 from tests.node.rig import QUICK, Cluster, cluster
 
 MEMBERS = (1, 2, 3)
 
 
 def kv_of(made: Cluster, number: int) -> Kv:
-    return Kv(cast("Replica", made.nodes[number]), machine_of(made, number))
+    node = cast("Replica", made.nodes[number])
+    return Kv(node, machine_of(made, number), KvSettings(sessions=False))
 
 
 def machine_of(made: Cluster, number: int) -> KvMachine:

@@ -19,6 +19,7 @@ from anyio import Lock, fail_after
 from raftkv.errors import (
     DeadlineError,
     Error,
+    LeaseNotFoundError,
     OutcomeUnknownError,
     TooManyRequestsError,
     UnavailableError,
@@ -59,7 +60,7 @@ class KeepAlive(Protocol):
     """How a lease is kept alive."""
 
     async def __call__(self, lease: int, /, *, timeout: float) -> int:
-        """Its time to live from now on in seconds; 0 if there is no such lease."""
+        """Its time to live from now on in seconds. Raises LeaseNotFoundError if it has ended."""
         ...
 
 
@@ -146,11 +147,11 @@ class Session:
                 self._lost(session)  # nobody used it for a while: it ends with its lease
                 continue
             try:
-                remains = await keep_alive(session.id, timeout=self._ttl / 3)
-            except Error:
-                continue  # the next turn may still be in time
-            if not remains:
+                await keep_alive(session.id, timeout=self._ttl / 3)
+            except LeaseNotFoundError:
                 self._lost(session)
+            except (UnavailableError, OutcomeUnknownError):
+                continue  # the next turn may still be in time
 
     def _lost(self, session: _Open) -> None:
         if self._open is session:
