@@ -32,7 +32,7 @@ from attrs import frozen
 from raftkv.errors import InvariantError, StorageCorruptError
 from raftkv.kv import rows
 from raftkv.kv.engine import Slice
-from raftkv.kv.model import CompactResult, Done, KvResult, Refusal, Refused
+from raftkv.kv.model import FIRST_REVISION, CompactResult, Done, KvResult, Refusal, Refused
 from raftkv.kv.requests import Compact, Sweep
 from raftkv.kv.sizes import EVENT_BYTES, VERSION_BYTES, value_bytes_of
 from raftkv.storage.base import Reader, Space
@@ -97,7 +97,7 @@ def _resume(reader: Reader, floor: int) -> _Cursor:
     """Where to go on for ``floor``, which may have risen since."""
     row = reader.get(_MACHINE, rows.SWEEP_KEY)
     if row is None:
-        return _Cursor(floor, 0 if floor else 1, 0)
+        return _Cursor(floor, FIRST_REVISION, 0)
     if len(row) != _CURSOR.size:
         raise StorageCorruptError(
             f"the row of the KV's sweep has {len(row)} bytes instead of {_CURSOR.size}; "

@@ -9,7 +9,7 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftkv.errors import CompactedError, StorageCorruptError
+from raftkv.errors import CompactedError, InvariantError, StorageCorruptError
 from raftkv.kv import rows
 from raftkv.kv.compaction import unswept
 from raftkv.kv.hashing import read_hash
@@ -173,16 +173,32 @@ def test_a_key_deleted_above_the_floor_is_still_there_at_the_floor() -> None:
     assert read_key(rig.store, b"a", 4) is None
 
 
-def test_a_floor_that_rises_in_the_midst_of_its_own_revision_leaves_no_event_behind() -> None:
+@pytest.mark.parametrize("row_bytes", [40, rows.EVENTS_BYTES_MAX])
+def test_a_floor_that_rises_in_the_midst_of_its_own_revision_leaves_no_event_behind(
+    monkeypatch: pytest.MonkeyPatch, row_bytes: int
+) -> None:
+    monkeypatch.setattr(rows, "EVENTS_BYTES_MAX", row_bytes)
     rig = memory_rig()
-    names = [b"k%d" % number for number in range(5)]
-    rig.apply([*(Put(key, b"") for key in names), DeleteSpan(prefix_span(b"k")), Compact(7)])
-    rig.apply([Sweep(8)])  # three of the five events of the floor itself
+    names = [b"k%d" % number for number in range(9)]
+    rig.apply([*(Put(key, b"") for key in names), DeleteSpan(prefix_span(b"k")), Compact(11)])
+    rig.apply([Sweep(14)])  # five of the nine events of the floor itself
     assert unswept(rig.store) == 1
-    rig.apply([Put(b"x", b""), Compact(8)])
+    rig.apply([Put(b"x", b""), Compact(12)])
     assert sweep_all(rig, 2) > 1
-    assert {key[:1] for key in rig.rows()} == {*(b"CKMR"[n : n + 1] for n in range(4))}
-    assert events_of(rig) == [(8, b"x")]
+    assert {key[:1] for key in rig.rows()} == {b"C", b"K", b"M", b"R"}
+    assert events_of(rig) == [(12, b"x")]
+
+
+def test_an_event_that_points_to_a_version_in_force_at_the_floor_stops_the_member() -> None:
+    rig = memory_rig()
+    rig.apply([Put(b"a", b"1"), Put(b"b", b""), Put(b"a", b"2")])
+    batch = rig.store.batch()
+    row = rig.rows()[rows.history_key(b"a", 2, 0)][8:]
+    batch.put(Space.MACHINE, rows.events_key(3, 0), rows.encode_event(0, row, b"a"))
+    rig.store.write(batch)
+    rig.apply([Compact(3)])
+    with pytest.raises(InvariantError, match=r"I30: the sweep for revision 3 met .* revision 4"):
+        rig.apply([Sweep(9)])
 
 
 def test_a_sweep_looks_at_so_many_events_and_goes_on_inside_a_row() -> None:
