@@ -9,7 +9,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftkv.errors import StorageCorruptError, StorageFormatError
-from raftkv.kv.requests import KvCommand, Put
+from raftkv.kv.commands import encode
+from raftkv.kv.model import EVERYTHING, Done, Refusal, Refused
+from raftkv.kv.requests import (
+    AlarmKind,
+    Checkpoint,
+    Compact,
+    Grant,
+    KvCommand,
+    Once,
+    OpenSession,
+    Put,
+    Revoke,
+    SetAlarm,
+    Sweep,
+    TakeOver,
+)
 from raftkv.node.images import CHUNK_BYTES_MAX
 from tests.kv.oracle import commands
 from tests.kv.rig import memory_rig
@@ -42,6 +57,38 @@ def test_a_flipped_bit_or_a_lost_end_is_never_restored(
         del stream[data.draw(st.integers(0, len(stream) - 1)) :]
     with pytest.raises((StorageCorruptError, StorageFormatError)):
         memory_rig().install([bytes(stream)])
+
+
+def test_a_snapshot_carries_leases_sessions_alarms_and_the_sweep() -> None:
+    once = Once(9, 1, 0, encode(Put(b"once", b"1", 9, previous=True)))
+    first, second = memory_rig(), memory_rig()
+    (result,) = first.apply(
+        [
+            Grant(9, 60),
+            OpenSession(9),
+            TakeOver(3),
+            Checkpoint(3, ((9, 5),), 99),
+            *(Put(b"k", b"l" * 2000) for _ in range(5)),
+            once,
+            Compact(4),
+            Sweep(1),
+            SetAlarm(1, AlarmKind.NO_SPACE, True),
+        ]
+    )[9:10]
+    assert {row_key[:1] for row_key in first.rows()} == {bytes((tag,)) for tag in b"ACHKLMRSTV"}
+    second.install(first.image())
+    assert second.machine.state_hash() == first.machine.state_hash()
+    for rig in (first, second):
+        again, refused, _, revoked = rig.apply(
+            [once, Put(b"k", b""), SetAlarm(1, AlarmKind.NO_SPACE, False), Revoke(9)]
+        )
+        assert again == result
+        assert isinstance(refused, Refused)
+        assert refused.why is Refusal.NO_SPACE
+        assert isinstance(revoked, Done)
+        assert [item.key for item in rig.range(EVERYTHING).items] == [b"k"]
+        rig.apply([Sweep(100)])
+    assert second.rows() == first.rows()
 
 
 def test_bytes_behind_the_end_are_refused() -> None:

@@ -28,6 +28,7 @@ from raftkv.kv.model import (
 )
 from raftkv.kv.reader import read_head, read_key
 from raftkv.kv.requests import (
+    Compact,
     DeleteOne,
     DeleteSpan,
     Expire,
@@ -37,6 +38,7 @@ from raftkv.kv.requests import (
     OpenSession,
     Put,
     Revoke,
+    Sweep,
     TakeOver,
 )
 from raftkv.machine import Command, DurableStateMachine
@@ -56,6 +58,32 @@ def test_a_fresh_store_is_at_revision_1_and_its_first_write_makes_2() -> None:
     assert read_head(rig.store).revision == 1
     assert rig.apply([Put(b"k", b"v")]) == [PutResult(2)]
     assert read_head(rig.store).revision == 2
+
+
+def test_a_store_of_the_first_format_is_measured_and_goes_on() -> None:
+    old, new = memory_rig(), memory_rig()
+    long = b"l" * 2000
+    for rig in (old, new):
+        rig.apply([Put(b"a", b"1"), Put(b"a", long), Put(b"a", b"2"), Put(b"b", long)])
+    batch = old.store.batch()
+    for row_key, row in old.rows().items():
+        if row_key == rows.HEAD_KEY:
+            batch.put(MACHINE, row_key, b"\x01" + row[1:17])
+        elif row.endswith(b"\xd0\x07\0\0"):
+            batch.put(MACHINE, row_key, row[:-4])  # long versions did not tell their length
+    old.store.write(batch)
+    assert (
+        sum(one != other for one, other in zip(old.rows().items(), new.rows().items(), strict=True))
+        == 3
+    )
+    old.restart()
+    assert old.machine.head == new.machine.head
+    more: list[KvCommand] = [DeleteOne(b"x"), Put(b"b", b"", previous=True), DeleteOne(b"a", True)]
+    assert old.apply(more) == new.apply(more)
+    assert read_head(old.store) == read_head(new.store)
+    sweep: list[KvCommand] = [Compact(7), Sweep(100), Put(b"c", b"")]
+    assert old.apply(sweep) == new.apply(sweep)
+    assert old.rows() == new.rows()
 
 
 def test_an_expiry_makes_a_revision_for_each_lease_also_in_a_session() -> None:
