@@ -8,13 +8,14 @@ addresses are kept in the roster, the transport learns whom to connect to, and i
 Nothing here decides about votes: a learner that is to become a voter is proposed with every tick by
 the member that leads, and the core takes it when it is in sync. Nobody is proposed before the log
 says which disk is its own: of two directories opened for one member only one may ever vote.
+When a member that was removed may go is told by :mod:`raftkv.node.settling`.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Final, Protocol
+from typing import Final
 
 from attrs import evolve
 
@@ -23,7 +24,6 @@ from raftkv.core import (
     ChangeKind,
     EntryKind,
     ForwardProposal,
-    Input,
     Membership,
     MembershipChange,
     ProposalRefused,
@@ -54,10 +54,11 @@ from raftkv.node.roster import (
     encode_roster,
     records_of,
 )
+from raftkv.node.settling import Core, Settling
 from raftkv.node.waiters import InFlight
 from raftkv.runtime.base import Promise
 from raftkv.storage.base import Batch, Reader, Space
-from raftkv.transport.base import Transport
+from raftkv.transport.base import Lane, Transport
 
 _log = logging.getLogger("raftkv.node")
 
@@ -108,19 +109,6 @@ def _nothing() -> None:
     pass
 
 
-class Core(Protocol):
-    """Who holds the core's State."""
-
-    @property
-    def state(self) -> State:
-        """The State now."""
-        ...
-
-    def step(self, given: Input) -> None:
-        """Give the core an input."""
-        ...
-
-
 class Asked:
     """A change that a caller waits for."""
 
@@ -162,6 +150,8 @@ class Changes:
         """What another member told, where that is more than the log here tells."""
         self._peers = peers
         self._transport = transport
+        self.settling = Settling(roster.index)
+        peers.removals_are_settled = lambda: self.settling.is_settled
         self._in_flight = in_flight
         self._patience_ticks = 2 * election_ticks
         self._waiting: list[Asked] = []
@@ -170,7 +160,7 @@ class Changes:
         self._linger_ticks = 0
         self._departing: tuple[int, str, int] | None = None  # id, address, ticks left
         self.is_removed = False
-        """Whether this member was removed."""
+        """Whether this member was told that it was removed, for good."""
         self.is_over = False
         """Whether it was, leads no more and has answered everybody: the node ends."""
         self.on_alarm: Callable[[str], None] = _log.error
@@ -227,6 +217,9 @@ class Changes:
         self._end_if_removed(core.state)
         if core.state.role is Role.LEADER:
             self._promote(core)
+        if self.settling.tick(core):
+            for peer in self._peers.addresses:
+                self._transport.send(peer, self.settling.frame, Lane.BULK)
 
     def _end_if_removed(self, state: State) -> None:
         """Not before the next tick: what we had to say last has left by then.
@@ -331,12 +324,13 @@ class Changes:
 
     def _adopt(self, roster: Roster, membership: Membership, state: State, batch: Batch) -> None:
         me = self._in_flight.member
-        if membership.removed is not None and me in membership.removed:
-            self.removed(batch)
-            if state.leader == me:
-                self._linger_ticks = self._patience_ticks // 2
+        removed = frozenset(membership.removed or ())
+        if me in removed and state.leader == me:
+            self._linger_ticks = self._patience_ticks // 2
+        if removed - self._peers.removed:
+            self.settling.removed(roster.index)
         before = {one.id: one.address for one in self.roster.members}
-        self._peers.adopt(roster.members, frozenset(membership.removed or ()))
+        self._peers.adopt(roster.members, removed)
         if roster == self.roster:
             return
         self.roster = roster
@@ -392,7 +386,7 @@ class Changes:
         return encode_roster(self.roster)
 
     def removed(self, batch: Batch) -> None:
-        """We are no member any more: remember it, and end."""
+        """A member that may tell it says that we are none any more: remember it, and end."""
         self.is_removed = True
         batch.put(Space.META, _REMOVED_KEY, b"\x01")
 

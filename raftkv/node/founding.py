@@ -16,7 +16,7 @@ from raftkv.core.log import chain_of
 from raftkv.errors import ConfigError
 from raftkv.node.changes import load_roster, removed_error, save_roster, was_removed
 from raftkv.node.roster import FIRST_INDEX, Member, Roster, decode_roster, encode_roster
-from raftkv.storage.base import Batch, LogStore, Reader, Recovered, Space
+from raftkv.storage.base import Batch, LogStore, Reader, Space
 
 _FOUNDERS_KEY: Final = b"founders"
 _FIRST_TERM: Final = 0  # no leader's: a member that has met no term has promised nothing
@@ -39,16 +39,13 @@ def know(batch: Batch, members: tuple[Member, ...], *, are_founders: bool) -> No
         batch.put(Space.META, _FOUNDERS_KEY, encode_roster(roster))
 
 
-def check_said(
-    store: Reader, me: Member, said: tuple[Member, ...] | None, recovered: Recovered
-) -> None:
+def check_said(store: Reader, me: Member, said: tuple[Member, ...] | None) -> None:
     """Compare what the user says with what the directory knows; ``said`` None: nothing.
 
     Raises RemovedError if this member was removed, ConfigError if the user contradicts.
     """
     roster = load_roster(store)
-    removed = recovered.applied.membership.removed or ()
-    if was_removed(store) or me.id in removed:
+    if was_removed(store):
         raise removed_error(me.name)
     known = None if roster is None else roster.member(me.id)
     if roster is None or known is None:

@@ -73,6 +73,7 @@ from raftkv.node.repair import Repair
 from raftkv.node.retention import History
 from raftkv.node.sending import Sender
 from raftkv.node.settings import Settings
+from raftkv.node.settling import SETTLED
 from raftkv.node.snapshots import Arrived
 from raftkv.node.status import EventHub, LeaderChanged, RoleChanged
 from raftkv.node.upkeep import AGAIN, MEMBERS, SEEN, Upkeep
@@ -549,6 +550,8 @@ class Loop:
     def _on_members_frame(self, _peer: int, frame: bytes) -> None:
         if frame[0] == MEMBERS:
             self._changes.hear(frame[1:])
+        elif frame[0] == SETTLED:
+            self._changes.settling.hear(frame)
 
     # --- images that arrive -----------------------------------------------------------------------
 

@@ -122,8 +122,9 @@ class Members:
     async def remove(self, member: str | int, *, timeout: float = 5.0) -> None:
         """Remove a member, by name or id; ourselves and the leader included.
 
-        A leader hands over first. The removed member ends with RemovedError as soon as it hears of
-        it, and its id never returns. Refused where too few of the others answer (``unhealthy``),
+        A leader hands over first. The removed member ends with RemovedError once a majority of the
+        others surely knows of it, and its id never returns; let it end by itself, for until then
+        the others may need its vote. Refused where too few of the others answer (``unhealthy``),
         and for the last voter.
         """
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from raftkv.node.disks import Disks
 from raftkv.node.roster import Member
@@ -21,7 +21,10 @@ class Peers:
         self.me = me
         self.cluster_id = cluster_id
         self._members = {member.id: member for member in members}
-        self._removed: frozenset[int] = frozenset()
+        self.removed: frozenset[int] = frozenset()
+        """Ids that never return."""
+        self.removals_are_settled: Callable[[], bool] = _always
+        """Whether who was removed may be told (raftkv.node.settling)."""
         self._told: dict[int, Member] = {}
         self.departing = 0
         """A removed leader that is still let in: it hands over before it goes."""
@@ -32,7 +35,7 @@ class Peers:
     def adopt(self, members: tuple[Member, ...], removed: frozenset[int]) -> None:
         """These are the members from now on, and those never again."""
         self._members = {member.id: member for member in members}
-        self._removed = removed
+        self.removed = removed
         self.me = self._members.get(self.me.id, self.me)
 
     def hear(self, members: tuple[Member, ...]) -> None:
@@ -54,7 +57,7 @@ class Peers:
         return {
             one.id: one.address
             for one in known.values()
-            if one.id != self.me.id and one.id not in self._removed
+            if one.id != self.me.id and one.id not in self.removed
         }
 
     def name_of(self, member: int) -> str:
@@ -103,11 +106,17 @@ class Peers:
             )
         if hello.member_id == self.departing:
             return self.disks.refusal(hello)
-        if hello.member_id in self._removed:
-            return Refusal(
-                Code.REMOVED, f"member id {hello.member_id} was removed from this cluster for good"
-            )
+        if hello.member_id in self.removed:
+            if self.removals_are_settled():
+                what = f"member id {hello.member_id} was removed from this cluster for good"
+                return Refusal(Code.REMOVED, what)
+            what = f"member id {hello.member_id} is being removed; others may still need its vote"
+            return Refusal(Code.IDENTITY, what)
         is_known = hello.member_id in self._members or hello.member_id in self._told
         if not is_known or hello.member_id == self.me.id:
             return Refusal(Code.IDENTITY, f"member id {hello.member_id} is not of this cluster")
         return self.disks.refusal(hello)
+
+
+def _always() -> bool:
+    return True

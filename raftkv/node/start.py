@@ -91,7 +91,7 @@ async def recover(setup: Setup, wal: Worker) -> Recovered:
     """
     storage = setup.storage
     recovered = await wal.run(storage.log.recover)  # off the loop: it reads the whole log
-    check_said(storage.store, setup.me, None if setup.joins else setup.members, recovered)
+    check_said(storage.store, setup.me, None if setup.joins else setup.members)
     knows_nobody = recovered.applied.membership == Membership()
     if load_roster(storage.store) is None or (knows_nobody and setup.joins):
         batch = storage.store.batch()
@@ -363,6 +363,7 @@ def assemble(
     care = _care(setup, recovered, events, spawner, wal, snapshot, disk, peers)
     care.upkeep.reconnect = care.recovery.reconnect = changes.reconnect
     care.upkeep.roster = changes.encoded
+    care.upkeep.settled = lambda: changes.settling.frame
     parts = Parts(
         settings=settings,
         clock=runtime.clock,

@@ -6,6 +6,7 @@ to each peer that connects, once that peer's boot is durable here::
     SEEN     20 u8 | boot u64 | boot token (16) | table of disks   your boot, and all that I know
     AGAIN    21 u8                                                 I have not heard that from you
     MEMBERS  40 u8 | roster in CBOR                                who the members are
+    SETTLED  41 u8 | index u64                                     see raftkv.node.settling
 
 Who has no leader asks again: it may have missed the change that made the leader a member.
 
@@ -77,6 +78,8 @@ class Upkeep:
         """Gives the core an input in the next turn."""
         self.roster: Callable[[], bytes] = bytes
         """Who the members are, encoded; no bytes: nothing is told of them."""
+        self.settled: Callable[[], bytes] = bytes
+        """The frame that tells which removals are settled; no bytes: none."""
         self.reconnect: Callable[[list[int]], None] = _nobody
         """Closes the connections with members, to be made anew."""
         self.on_regressed: Callable[[str], None] = _nobody
@@ -171,6 +174,9 @@ class Upkeep:
                     roster = self.roster()
                     if roster:
                         self._transport.send(peer, bytes((MEMBERS,)) + roster, Lane.BULK)
+                    settled = self.settled()
+                    if settled:
+                        self._transport.send(peer, settled, Lane.BULK)
 
     def on_frame(self, peer: int, frame: bytes, membership: Membership) -> None:
         """A peer tells what it knows, or wants to hear what we do."""

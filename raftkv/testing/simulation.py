@@ -508,7 +508,7 @@ class Simulation(World):
 
     def _lag(self) -> int:
         newest = self.checker.newest_membership
-        known = [] if newest is None else newest.members()
+        known: tuple[int, ...] = () if newest is None else newest.members()
         ends = [one.disk.last_index for one in self.living() if one.id in known]
         return max(ends) - min(ends) if ends else 0
 

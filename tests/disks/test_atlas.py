@@ -23,6 +23,7 @@ class Cluster:
 
     def __init__(self, size: int) -> None:
         self.names = NAMES[:size]
+        self.electorates: list[tuple[str, ...]] = [self.names]
         self.disks = {name: SimDisk(number=at) for at, name in enumerate(self.names)}
         for disk in self.disks.values():
             writer = Writer(disk.open(CLUSTER, MEMBER))
@@ -33,7 +34,7 @@ class Cluster:
             disk.crash(deciding())
 
     def atlas(self, choices: Choices) -> Atlas:
-        return Atlas(choices, lambda name: self.disks[name], lambda: self.names)
+        return Atlas(choices, lambda name: self.disks[name].is_whole, lambda: self.electorates)
 
     def damage(self, name: str) -> None:
         assert self.disks[name].lose_store()
@@ -74,6 +75,15 @@ def test_a_majority_of_the_voters_stays_whole(size: int, losses: int) -> None:
     assert len(lost) == losses
     for name in lost:
         assert atlas.spares_enough(name), "who lost something may lose more"
+
+
+def test_a_majority_of_each_half_and_of_those_who_may_come_to_vote_stays_whole() -> None:
+    cluster = Cluster(5)
+    cluster.electorates = [NAMES[:3], NAMES[2:4]]
+    atlas = cluster.atlas(deciding(0, 7))
+    assert [name for name in NAMES if atlas.spares_enough(name)] == ["n1", "n2", "n5"]
+    cluster.damage("n1")
+    assert [name for name in NAMES if atlas.spares_enough(name)] == ["n1", "n5"]
 
 
 def test_a_member_that_is_whole_again_lets_others_be_damaged() -> None:

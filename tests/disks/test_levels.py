@@ -138,7 +138,7 @@ def run_cluster(seed: int, make_disk: Callable[[int], SimDisk], trace: list[obje
                 trace.append((*now, after.commit, after.log.last_chain))
 
             cluster.on_step.append(note)
-            atlas = Atlas(choices, lambda name: disks[name], lambda: list(disks))
+            atlas = Atlas(choices, lambda name: disks[name].is_whole, lambda: [list(disks)])
             for _ in range(6):
                 choices.begin()
                 await put(cluster, choices)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from struct import pack
+
 import pytest
 from attrs import evolve
 
@@ -38,6 +40,7 @@ from raftkv.node.disks import Disks
 from raftkv.node.notes import Booted
 from raftkv.node.peers import Peers
 from raftkv.node.roster import ChangeNote, Member, Roster, encode_change_note, encode_roster
+from raftkv.node.settling import SETTLED
 from raftkv.node.waiters import InFlight
 from raftkv.runtime.system import system_runtime
 from raftkv.storage.memory import open_memory
@@ -106,6 +109,22 @@ class Stage:
         assert isinstance(given, ProposeChange)
         self.given.append(given)
 
+    def refused(self) -> int:
+        """With what code the member 2 is refused."""
+        refusal = self.peers.refusal(Hello(77, 2, b"x" * 16, 1))
+        assert refusal is not None
+        return refusal.code
+
+    def settle(self) -> None:
+        """Another member tells that all removals are settled."""
+        self.changes.settling.hear(pack("<BQ", SETTLED, self.changes.roster.index))
+
+    def told(self) -> None:
+        """A member that may tell it refuses us as one who was removed."""
+        batch = self.storage.store.batch()
+        self.changes.removed(batch)
+        self.storage.store.write(batch)
+
     def ask(self, plan: object = None, *, deadline_ns: int = 100, patient_ns: int = 50) -> Told:
         told = Told()
 
@@ -139,9 +158,9 @@ def test_a_caller_hears_when_its_change_is_applied() -> None:
     assert (told.done(), told.error) == (True, None)
     assert load_roster(stage.storage.store) == Roster((ONE, THREE), 6)
     assert stage.transport.peers == {3: "n3:1"}
-    refusal = stage.peers.refusal(Hello(77, 2, b"x" * 16, 1))
-    assert refusal is not None
-    assert refusal.code == Code.REMOVED
+    assert stage.refused() == Code.IDENTITY
+    stage.settle()
+    assert stage.refused() == Code.REMOVED
 
 
 def test_who_does_not_wait_any_more_is_not_proposed_for() -> None:
@@ -247,15 +266,20 @@ def test_a_leader_that_was_removed_is_heard_while_it_hands_over_and_answers() ->
         stage.state = evolve(stage.state, leader=3)  # others may still wait for its answers
     stage.changes.tick(stage, 0)
     assert stage.transport.peers == {3: "n3:1"}
-    refusal = stage.peers.refusal(Hello(77, 2, b"x" * 16, 1))
-    assert refusal is not None
-    assert refusal.code == Code.REMOVED
+    stage.settle()
+    assert stage.refused() == Code.REMOVED
 
 
-def test_a_removed_member_ends_with_the_next_tick() -> None:
+def test_a_removed_member_stays_until_it_is_told_and_ends_with_the_next_tick() -> None:
     stage = Stage()
     gone = MembershipChange((Change(ChangeKind.REMOVE, 1),))
     stage.applied(gone, Membership((2, 3), removed=(1,)))
+    for _ in range(3 * ELECTION_TICKS):
+        stage.changes.tick(stage, 0)
+    assert not stage.changes.is_over, "others may need its vote"
+    assert stage.transport.peers == {2: "n2:1", 3: "n3:1"}
+    assert not was_removed(stage.storage.store), "it may be started again"
+    stage.told()
     assert was_removed(stage.storage.store)
     assert not stage.changes.is_over
     stage.changes.tick(stage, 0)
@@ -271,6 +295,7 @@ def test_a_removed_leader_ends_when_it_has_handed_over_and_answered() -> None:
         stage.changes.tick(stage, 0)
         assert not stage.changes.is_over
     stage.state = evolve(stage.state, role=Role.FOLLOWER, leader=0)
+    stage.told()
     for _ in range(ELECTION_TICKS):
         stage.changes.tick(stage, 0)
         assert not stage.changes.is_over

@@ -2,7 +2,9 @@
 
 Two rules, for a run as a whole and for each moment of it. A run damages only some zones of some
 members, another run others. And a member may lose something only while enough voters besides it
-hold all they ever promised: every entry was committed by a majority, so one of those has it.
+hold all they ever promised: every entry was committed by a majority, so one of those has it. That
+is so for every membership that may come into force, too: a change under way is not taken back
+because a disk failed, and two voters of whom one lost everything agree on nothing any more.
 
 One run in twenty heeds neither. Then entries may be gone for good, and the cluster has to stand
 still rather than decide anything anew.
@@ -89,21 +91,22 @@ DISK_FAULTS: Final = (
 class Atlas:
     """Where disks may be damaged in one run.
 
-    ``disk`` finds a member's disk by its name, ``voters`` says who counts at the moment. Drawing it
-    takes two decisions; 0 for both: nothing is lost at all.
+    ``is_whole`` tells whether a member is there, or comes back, with all it promised; of each of
+    the ``electorates`` a majority has to be so. Drawing it takes two decisions; 0 for both: nothing
+    is lost at all.
     """
 
     def __init__(
         self,
         choices: Choices,
-        disk: Callable[[str], SimDisk],
-        voters: Callable[[], Collection[str]],
+        is_whole: Callable[[str], bool],
+        electorates: Callable[[], Collection[Collection[str]]],
     ) -> None:
         self.is_reckless: Final = choices.chance(_RECKLESS_PER_MILLE)
         """Whether nothing is spared, so that the run may end in a standstill."""
         self._salt = choices.choose(PLACES)
-        self._disk = disk
-        self._voters = voters
+        self._is_whole = is_whole
+        self._electorates = electorates
 
     def allows(self, name: str, zone: Zone) -> bool:
         """Whether this zone of a member may be damaged now."""
@@ -112,10 +115,11 @@ class Atlas:
         return self._is_marked(name, zone) and self.spares_enough(name)
 
     def spares_enough(self, name: str) -> bool:
-        """Whether a majority of the voters is whole without this member."""
-        voters = self._voters()
-        whole = [one for one in voters if one != name and self._disk(one).is_whole]
-        return len(whole) > len(voters) // 2
+        """Whether majorities of the voters are whole without this member."""
+        return all(
+            2 * sum(one != name and self._is_whole(one) for one in voters) > len(voters)
+            for voters in self._electorates()
+        )
 
     def _is_marked(self, name: str, zone: Zone) -> bool:
         if not self._salt:

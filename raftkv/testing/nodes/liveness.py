@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from raftkv.core import EntryKind, Membership, Role, State, decode_change
-from raftkv.core.membership import apply_change
-from raftkv.errors import Error, MembershipError
+from raftkv.core import Membership, Role
+from raftkv.errors import Error
 from raftkv.testing.choices import Choices
+from raftkv.testing.damage import memberships
 from raftkv.testing.invariants import ViolationError, broken, is_quorum
 from raftkv.testing.nodes.clients import AnyClient
 from raftkv.testing.nodes.options import Options
@@ -23,22 +23,6 @@ ELECTIONS: Final = 20
 """Election timeouts (at their longest) within which a healed quorum must agree."""
 _CALM_ELECTIONS: Final = 4
 _TERMS_MAX: Final = 2
-
-
-def memberships(state: State) -> list[Membership]:
-    """The membership of a member, and those that follow if its log's changes are committed."""
-    found = [state.membership]
-    log, membership, progress = state.log, state.membership, state.progress
-    for entry in log.slice(max(state.applied + 1, log.first_index), log.last_index + 1):
-        if entry.kind is EntryKind.NORMAL:
-            continue
-        try:
-            change = decode_change(entry.data)
-            membership, progress = apply_change(membership, progress, change, entry.index)
-        except MembershipError:
-            continue  # applied already, or never to be
-        found.append(membership)
-    return found
 
 
 class Liveness:

@@ -27,6 +27,7 @@ from raftkv.errors import (
 from raftkv.handle import Node
 from raftkv.storage.base import Storage
 from raftkv.testing.choices import Choices
+from raftkv.testing.damage import memberships
 from raftkv.testing.invariants import ViolationError, broken
 from raftkv.testing.nodes.atlas import Atlas
 from raftkv.testing.nodes.checks import NodeChecks
@@ -443,13 +444,22 @@ class Stage:
             disk.mend()
         self.later(self.cluster.settings.tick_seconds, lambda: self.bring_up(name))
 
-    def voters(self) -> list[str]:
-        """Who counts, as far as the member knows that applied most."""
-        states = list(self.cluster.states.values())
+    def is_whole(self, name: str) -> bool:
+        """Whether a member has, or will have when it is up again, all that it promised."""
+        disk = self.cluster.disk(name)
+        return name not in self.retired and isinstance(disk, SimDisk) and disk.is_whole
+
+    def electorates(self) -> list[list[str]]:
+        """Voters of the newest membership, and of all to which the members' logs may lead."""
+        states = list(self.states().values())
         newest = max(states, key=lambda state: state.applied, default=None)
         if newest is None:
-            return list(self.cluster.names)
-        return [self.cluster.name_of(node) for node in newest.membership.voters]
+            return [list(self.cluster.names)]
+        possible = [newest.membership]
+        for state in states:
+            possible += memberships(state)[1:]
+        halves = [half for one in possible for half in (one.voters, one.outgoing) if half]
+        return [[self.cluster.name_of(node) for node in half] for half in halves]
 
     # --- members ----------------------------------------------------------------------------------
 
