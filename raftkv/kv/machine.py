@@ -23,7 +23,7 @@ from typing import Final, assert_never, cast, overload
 from raftkv.errors import InvalidArgumentError, InvariantError, UsageError
 from raftkv.kv import alarms, compaction, image, leases, rows, txn
 from raftkv.kv.checks import check_put, check_txn
-from raftkv.kv.commands import decode, is_once, is_put, parse_once, parse_put
+from raftkv.kv.commands import decode, is_once, is_put, parse_put
 from raftkv.kv.engine import Slice
 from raftkv.kv.model import KvResult, PutResult, Refused
 from raftkv.kv.reader import read_head
@@ -117,10 +117,7 @@ class KvMachine:
             if is_put(data):  # by far the commonest: without an object in between
                 return _put(writes, *parse_put(data))
             if is_once(data):
-                session, sequence, answered, inner = parse_once(data)
-                return self._sessions.once(
-                    writes, session, sequence, answered, lambda: self._apply(writes, inner)
-                )
+                return self._sessions.once(writes, data, self._apply)
             command = decode(data)
             result = self._dispatch(writes, command)
         except InvalidArgumentError as error:

@@ -29,6 +29,7 @@ from collections.abc import Callable
 from typing import Final
 
 from raftkv.errors import StorageCorruptError
+from raftkv.kv.commands import parse_once
 from raftkv.kv.engine import Slice
 from raftkv.kv.leases import is_granted, not_granted
 from raftkv.kv.model import Done, KvResult, Refusal, Refused
@@ -64,13 +65,13 @@ _RESULT_PART: Final = 2
 class _Session:
     """One session as far as memory holds it."""
 
-    __slots__ = ("answered", "chunks", "dirty", "moved")
+    __slots__ = ("answered", "chunks", "dirty", "written")
 
-    def __init__(self, answered: int) -> None:
+    def __init__(self, answered: int, written: int) -> None:
         self.answered = answered
+        self.written = written  # what the row says of it; -1: there is none yet
         self.chunks: dict[int, list[int]] = {}
         self.dirty: set[int] = set()  # chunks to write at the end of the slice
-        self.moved = False  # whether `answered` is to be written
 
 
 class Sessions:
@@ -98,23 +99,21 @@ class Sessions:
         if lease <= 0 or not is_granted(writes, lease):
             return not_granted(lease)
         if self._find(writes, lease) is None:
-            self._cached[lease] = found = _Session(0)
-            found.moved = True
-            self._touched[lease] = found
+            self._cached[lease] = self._touched[lease] = _Session(0, -1)
         return Done(writes.revision)
 
     def once(
         self,
         writes: Slice,
-        session: int,
-        sequence: int,
-        answered: int,
-        apply: Callable[[], KvResult | int],
+        data: bytes,
+        apply: Callable[[Slice, bytes], KvResult | int],
     ) -> KvResult | int:
-        """What ``apply`` gives if this sequence comes for the first time, else what it gave then.
+        """What the command in it gives if it comes for the first time, else what it gave then.
 
-        A plain put gives its revision as a mere number.
+        A plain put gives its revision as a mere number. Raises InvalidArgumentError for contents
+        that no version ever wrote.
         """
+        session, sequence, answered, command = parse_once(data)
         found = self._cached.get(session) or self._find(writes, session)
         if found is None:
             return Refused(
@@ -127,23 +126,23 @@ class Sessions:
             return _too_late(session, sequence)
         if chunk is not None and chunk[place]:
             return chunk[place] if chunk[place] != _OWN_ROW else _first(writes, session, sequence)
+        self._touched[session] = found
         if answered > found.answered:
-            self._advance(writes, session, found, answered)
+            if answered >> _CHUNK_BITS != found.answered >> _CHUNK_BITS:
+                self._drop(writes, session, found, answered >> _CHUNK_BITS)
+            found.answered = answered
         if sequence - found.answered >= UNANSWERED_MAX:
             return _too_many(session, sequence - found.answered)
-        result = apply()
-        if self._cached.get(session) is not found:
-            return result  # the command ended its own session
+        result = apply(writes, command)
+        if not isinstance(result, int):
+            if self._cached.get(session) is not found:
+                return result  # the command ended its own session
+            writes.put_row(_PART.pack(SESSIONS, session, _RESULT_PART, sequence), _kept(result))
         if chunk is None:
             chunk = found.chunks[number] = _EMPTY.copy()
             self._chunks += 1
-        if isinstance(result, int):
-            chunk[place] = result
-        else:
-            chunk[place] = _OWN_ROW
-            writes.put_row(_PART.pack(SESSIONS, session, _RESULT_PART, sequence), _kept(result))
+        chunk[place] = result if isinstance(result, int) else _OWN_ROW
         found.dirty.add(number)
-        self._touched[session] = found
         return result
 
     def end(self, writes: Slice, lease: int) -> None:
@@ -163,9 +162,11 @@ class Sessions:
         if not touched:
             return
         for session, found in touched.items():
-            if found.moved:
-                writes.put_row(_KEY.pack(SESSIONS, session) + _HEAD_PART, _head(found.answered))
-                found.moved = False
+            if found.answered != found.written:
+                writes.put_row(
+                    _KEY.pack(SESSIONS, session) + _HEAD_PART, _ANSWERED.pack(found.answered)
+                )
+                found.written = found.answered
             for number in found.dirty:
                 key = _PART.pack(SESSIONS, session, _CHUNK_PART, number)
                 writes.put_row(key, _pack(found.chunks[number]))
@@ -176,21 +177,17 @@ class Sessions:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _advance(self, writes: Slice, session: int, found: _Session, answered: int) -> None:
-        first = answered >> _CHUNK_BITS
-        if first > found.answered >> _CHUNK_BITS:
-            for number in [number for number in found.chunks if number < first]:
-                chunk = found.chunks.pop(number)
-                self._chunks -= 1
-                found.dirty.discard(number)
-                writes.delete_row(_PART.pack(SESSIONS, session, _CHUNK_PART, number))
-                for place, result in enumerate(chunk):
-                    if result == _OWN_ROW:
-                        sequence = number << _CHUNK_BITS | place
-                        writes.delete_row(_PART.pack(SESSIONS, session, _RESULT_PART, sequence))
-        found.answered = answered
-        found.moved = True
-        self._touched[session] = found
+    def _drop(self, writes: Slice, session: int, found: _Session, first: int) -> None:
+        """Everything in the chunks before ``first`` is answered: they go."""
+        for number in [number for number in found.chunks if number < first]:
+            chunk = found.chunks.pop(number)
+            self._chunks -= 1
+            found.dirty.discard(number)
+            writes.delete_row(_PART.pack(SESSIONS, session, _CHUNK_PART, number))
+            for place, result in enumerate(chunk):
+                if result == _OWN_ROW:
+                    sequence = number << _CHUNK_BITS | place
+                    writes.delete_row(_PART.pack(SESSIONS, session, _RESULT_PART, sequence))
 
     def _find(self, writes: Slice, session: int) -> _Session | None:
         """The session, from memory or the rows; None if there is none."""
@@ -204,7 +201,8 @@ class Sessions:
             return None
         if len(row) != _ANSWERED.size:
             raise _corrupt(f"the row of session {session:x} has {len(row)} bytes")
-        found = _Session(_ANSWERED.unpack(row)[0])
+        (answered,) = _ANSWERED.unpack(row)
+        found = _Session(answered, answered)
         first = _PART.pack(SESSIONS, session, _CHUNK_PART, 0)
         behind = _PART.pack(SESSIONS, session, _RESULT_PART, 0)
         for key, packed in writes.scan(_MACHINE, first, behind):
@@ -242,10 +240,6 @@ def _too_many(session: int, ahead: int) -> Refused:
         f" answered, at most {UNANSWERED_MAX - 1} are allowed; wait for answers",
         Refusal.TOO_MANY_UNANSWERED,
     )
-
-
-def _head(answered: int) -> bytes:
-    return _ANSWERED.pack(answered)
 
 
 def _kept(result: KvResult) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from attrs import frozen
@@ -197,12 +197,19 @@ def test_a_result_too_large_to_be_kept_says_so_when_it_is_asked_for_again() -> N
 def test_memory_holds_no_more_chunks_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sessions, "CACHED_CHUNKS_MAX", 8)
     store, own = MemoryStore(MemoryDisk()), sessions.Sessions()
+
+    def answer(revision: int) -> Callable[[Slice, bytes], int]:
+        return lambda _writes, _command: revision
+
+    def asked(lease: int, sequence: int) -> bytes:
+        return encode(once(sequence, put(0), session=lease))
+
     for lease in range(1, 60):
         writes = Slice(store, Head())
         grant(writes, Grant(lease, 60))
         own.begin(writes, OpenSession(lease))
         for sequence in range(0, 320, 64):
-            assert own.once(writes, lease, sequence, 0, lambda: 1000) == 1000
+            assert own.once(writes, asked(lease, sequence), answer(1000)) == 1000
         own.flush(writes)
         batch = store.batch()
         writes.flush(batch)
@@ -210,8 +217,8 @@ def test_memory_holds_no_more_chunks_than_it_may(monkeypatch: pytest.MonkeyPatch
         assert own.cached_chunks <= 8
     for lease in range(1, 60):
         writes = Slice(store, Head())
-        assert own.once(writes, lease, 64, 0, lambda: 2000) == 1000
-        assert own.once(writes, lease, 64 + lease, 0, lambda: 2000) == 2000
+        assert own.once(writes, asked(lease, 64), answer(2000)) == 1000
+        assert own.once(writes, asked(lease, 64 + lease), answer(2000)) == 2000
         own.flush(writes)
         assert own.cached_chunks <= 8
         own.end(writes, lease)
