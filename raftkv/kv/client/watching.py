@@ -324,6 +324,7 @@ def _watched(key: str | bytes | None, stop: str | bytes | None, prefix: str | by
     span = span_of(key, stop, prefix)
     if span.is_empty:
         raise InvalidArgumentError(
-            f"nothing can lie between {span.start!r} and {span.stop!r}: stop must be greater"
+            f"watcher range is empty: nothing lies between {span.start!r} and {span.stop!r}; "
+            "stop must be greater"
         )
     return span

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from typing import Final
 
+import anyio
 import pytest
 
-from tests.kv.differential.asks import Answer, Ask, Seen, WatchBegin, Wrong
+from tests.kv.differential import ours
+from tests.kv.differential.asks import Answer, Ask, Seen, Watch, WatchBegin, Wrong
 from tests.kv.differential.etcd import Etcd, program, running
+from tests.kv.differential.known import Known, read_known
+from tests.kv.differential.probes import probes
 from tests.kv.differential.requests import Requests
 
 ASKED: Final = 10_500
@@ -73,41 +78,86 @@ def errors_in(answer: Answer) -> list[str]:
             return []
 
 
-@pytest.fixture(scope="module")
-def conversation() -> list[tuple[Ask, Answer]]:
-    """What is asked, and what the model answers."""
-    return list(Requests(seed=1).take(ASKED))
+class Conversation:
+    """Everything asked, and what the model answers to what was drawn."""
+
+    def __init__(self) -> None:
+        requests = Requests(seed=1)
+        drawn = list(requests.take(ASKED))
+        self.by_model = [answer for _, answer in drawn]
+        self.asks = [ask for ask, _ in drawn] + list(probes(requests.model.revision))
+
+    def differences(
+        self, one: Sequence[Answer], other: Sequence[Answer]
+    ) -> Iterator[tuple[Ask | Watch, object, object]]:
+        """Of answers to all, or to the first, those that differ; watchers one by one."""
+        watchers: tuple[Watch, ...] = ()
+        for ask, this, that in zip(self.asks, one, other, strict=False):
+            if isinstance(ask, WatchBegin):
+                watchers = ask.watchers
+            if isinstance(this, Seen) and isinstance(that, Seen):
+                seen = zip(watchers, this.changes, that.changes, strict=True)
+                yield from (row for row in seen if row[1] != row[2])
+            elif this != that:
+                yield ask, this, that
 
 
 @pytest.fixture(scope="module")
-def by_etcd(conversation: list[tuple[Ask, Answer]]) -> list[Answer]:
+def conversation() -> Conversation:
+    return Conversation()
+
+
+@pytest.fixture(scope="module")
+def by_etcd(conversation: Conversation) -> list[Answer]:
     etcd = program()
     assert etcd is not None
     with running(etcd) as port, contextlib.closing(Etcd(port)) as asked:
-        return [asked.ask(ask) for ask, _ in conversation]
+        return [asked.ask(ask) for ask in conversation.asks]
+
+
+@pytest.fixture(scope="module")
+def by_raftkv(conversation: Conversation) -> list[Answer]:
+    async def ask_all() -> list[Answer]:
+        async with ours.running() as asked:
+            return [await asked.ask(ask) for ask in conversation.asks]
+
+    return anyio.run(ask_all)
 
 
 def test_every_kind_of_request_and_of_error_is_met_often(
-    conversation: list[tuple[Ask, Answer]],
+    conversation: Conversation, by_etcd: list[Answer]
 ) -> None:
     kinds = Counter[str]()
-    for ask, _ in conversation:
+    for ask in conversation.asks:
         kind, count = asked_for(ask)
         kinds[kind] += count
-    errors = Counter(words for _, answer in conversation for words in errors_in(answer))
+    errors = Counter(words for answer in by_etcd for words in errors_in(answer))
     assert kinds.total() >= 10_000
     assert {kind: kinds[kind] for kind, least in KINDS_MIN.items() if kinds[kind] < least} == {}
-    assert {
-        words: errors[words] for words, least in ERRORS_MIN.items() if errors[words] < least
-    } == {}
+    assert {one: errors[one] for one, least in ERRORS_MIN.items() if errors[one] < least} == {}
 
 
-def test_the_model_answers_as_etcd_does(
-    conversation: list[tuple[Ask, Answer]], by_etcd: list[Answer]
+def test_the_model_answers_as_etcd_does(conversation: Conversation, by_etcd: list[Answer]) -> None:
+    assert list(conversation.differences(conversation.by_model, by_etcd))[:3] == []
+
+
+def test_raftkv_answers_as_etcd_does_but_for_what_is_known(
+    conversation: Conversation, by_etcd: list[Answer], by_raftkv: list[Answer]
 ) -> None:
-    differences = [
-        (ask, model, etcd)
-        for (ask, model), etcd in zip(conversation, by_etcd, strict=True)
-        if model != etcd
-    ]
-    assert differences[:3] == []
+    known = read_known()
+    met = set[Known]()
+    unknown: list[tuple[Ask | Watch, object, object]] = []
+    for ask, theirs, ours_ in conversation.differences(by_etcd, by_raftkv):
+        row = next((row for row in known if row.covers(ask, theirs, ours_)), None)
+        if row is None:
+            unknown.append((ask, theirs, ours_))
+        else:
+            met.add(row)
+    assert unknown[:3] == []
+    assert [row for row in known if row not in met] == [], "no longer different: strike it out"
+
+
+def test_the_known_differences_are_few_and_have_their_reasons() -> None:
+    known = read_known()
+    assert 0 < len(known) <= 20
+    assert all(len(row.reason) > 20 for row in known)
