@@ -64,7 +64,7 @@ from raftkv.errors import (
 )
 from raftkv.handle import Node
 from raftkv.kv import DeleteResult, KeyValue, KvResult, PutResult, RangeResult
-from raftkv.kv.client import Kv
+from raftkv.kv.client import op, when
 from raftkv.kv.settings import KvSettings
 from raftkv.machine import Command, DurableStateMachine, StateMachine
 from raftkv.node.members import Members
@@ -85,6 +85,7 @@ from raftkv.node.status import (
     Status,
 )
 from raftkv.open import open_node
+from raftkv.recipes.store import Kv
 from raftkv.storage.base import Batch, Reader, Space, Store
 from raftkv.transport.tcp_tls import Tls
 
@@ -163,6 +164,8 @@ __all__ = [
     "__version__",
     "blocking",
     "core",
+    "op",
     "open_cluster",
     "open_node",
+    "when",
 ]

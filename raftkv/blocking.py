@@ -16,9 +16,9 @@ from typing import Generic, TypeVar, overload
 
 from anyio.from_thread import BlockingPortal
 
+from raftkv.blocking_recipes import Barrier, Counter, Election, Gathering, Queue
 from raftkv.handle import Node as AsyncNode
 from raftkv.kv import KvResult
-from raftkv.kv.client import Kv as AsyncKv
 from raftkv.kv.client.leases import Lease
 from raftkv.kv.client.upkeep import KvStatus
 from raftkv.kv.settings import KvSettings
@@ -27,6 +27,8 @@ from raftkv.node.members import Members as AsyncMembers
 from raftkv.node.settings import Settings
 from raftkv.node.status import Event, Events, MemberStatus, Status
 from raftkv.open import open_node as open_async
+from raftkv.recipes import Held
+from raftkv.recipes.store import Kv as AsyncKv
 from raftkv.runtime.hosting import HostThread
 from raftkv.transport.tcp_tls import Tls
 from raftkv.twins import Twin, entered, without_await
@@ -103,6 +105,32 @@ class Kv(Twin[AsyncKv]):
             timeout=timeout,
         )
         return BlockingWatch(self._portal, watch)
+
+    def lock(
+        self, name: str | bytes, *, ttl: int = 10, timeout: float | None = None
+    ) -> AbstractContextManager[Held]:
+        """Wait for a lock of the cluster and hold it in the body."""
+        return entered(self._portal, lambda: self._inner.lock(name, ttl=ttl, timeout=timeout))
+
+    def election(self, name: str | bytes, *, ttl: int = 10) -> Election:
+        """One leader among those who campaign under ``name``."""
+        return Election(self._portal, self._inner.election(name, ttl=ttl))
+
+    def counter(self, key: str | bytes) -> Counter:
+        """A number that many add to."""
+        return Counter(self._portal, self._inner.counter(key))
+
+    def barrier(self, key: str | bytes) -> Barrier:
+        """A barrier that is there, or is not."""
+        return Barrier(self._portal, self._inner.barrier(key))
+
+    def gathering(self, name: str | bytes, parties: int, *, ttl: int = 10) -> Gathering:
+        """A barrier that opens once so many have come."""
+        return Gathering(self._portal, self._inner.gathering(name, parties, ttl=ttl))
+
+    def queue(self, name: str | bytes, *, ttl: int = 10) -> Queue:
+        """A first-in, first-out queue."""
+        return Queue(self._portal, self._inner.queue(name, ttl=ttl))
 
 
 class Members(Twin[AsyncMembers]):

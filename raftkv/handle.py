@@ -8,7 +8,6 @@ from typing import Protocol, TypeVar, cast
 
 from raftkv.errors import UsageError
 from raftkv.kv import KvMachine, KvResult
-from raftkv.kv.client import Kv
 from raftkv.kv.client.chores import Chores
 from raftkv.kv.client.keeper import Keeper
 from raftkv.kv.settings import KvSettings
@@ -16,6 +15,7 @@ from raftkv.node.audience import Audience
 from raftkv.node.node import Node as Member
 from raftkv.node.settings import Settings
 from raftkv.node.start import Setup
+from raftkv.recipes.store import Kv
 from raftkv.runtime.base import Runtime
 
 R_co = TypeVar("R_co", covariant=True)

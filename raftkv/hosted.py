@@ -16,12 +16,12 @@ import anyio
 
 from raftkv.errors import ClosedError
 from raftkv.handle import Node
-from raftkv.kv.client import Kv
 from raftkv.kv.client.upkeep import KvStatus
 from raftkv.kv.client.watching import Watch
 from raftkv.node.members import Members
 from raftkv.node.status import Event, Events, MemberStatus, Status
 from raftkv.node.tasks import first_cause
+from raftkv.recipes.store import Kv
 from raftkv.runtime.base import Clock
 from raftkv.runtime.hosting import HostThread
 from raftkv.runtime.system import make_promise, poster, system_runtime

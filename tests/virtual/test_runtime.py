@@ -231,7 +231,7 @@ def test_promises_of_a_killed_process_are_broken_and_no_new_ones_made() -> None:
         one.kill()
         with pytest.raises(CrashedError, match="n1 was killed"):
             await made[-1]
-        with pytest.raises(CrashedError, match="ask another"):
+        with pytest.raises(ClosedError, match="ask another"):
             one.runtime.promise()
 
     run_virtual(main)

@@ -275,9 +275,9 @@ class Promises:
         self._pruned = 256
 
     def make(self) -> Promise[object]:
-        """A new one. Raises CrashedError once the process is dead."""
+        """A new one. Raises ClosedError once the process is dead: nothing is under way in it."""
         if not self._owner.is_alive:
-            raise CrashedError(f"the process {self._owner.name} was killed: ask another one")
+            raise ClosedError(f"the process {self._owner.name} was killed: ask another one")
         made = self._made
         if len(made) > self._pruned:
             made[:] = [one for one in made if not one.done()]
