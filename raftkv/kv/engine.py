@@ -186,7 +186,7 @@ class Slice(Reader):
         if old is not None:
             own[rows.ended_key(key, old)] = rows.encode_ended(revision, old)
             before = rows.lease_of(old)
-            if before and before != lease:
+            if before:
                 own[rows.attached_key(before, key)] = None
         if rows.is_long(value):
             own[rows.value_key(revision, sub)] = value

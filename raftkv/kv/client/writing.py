@@ -105,7 +105,7 @@ class Writing(Part):
     ) -> TxnResult:
         """If all of ``when`` hold, do ``then``, else ``otherwise``: all of it in one revision.
 
-        Conditions are made by :mod:`raftkv.kv.when`, operations by :mod:`raftkv.kv.op`; without a
+        Conditions are made by ``raftkv.when``, operations by ``raftkv.op``; without a
         condition ``then`` is done. Operations see what earlier ones wrote; conditions see the store
         as it was. One that cannot be done, for want of a lease, a key or a revision, leaves all
         undone, and raises what it would alone. ``results`` of the answer are those of the branch
@@ -113,8 +113,8 @@ class Writing(Part):
         returns. ``revision`` is the new one, or the unchanged one if nothing was written.
 
         Raises InvalidArgumentError beyond 128 conditions or operations of a branch, those around a
-        transaction inside included, or for a key that both of two operations would change, in
-        whichever branch; RequestTooLargeError beyond 1.5 MiB.
+        transaction inside included, or 1,024 in all, or for a key that both of two operations would
+        change, in whichever branch; RequestTooLargeError beyond 1.5 MiB.
         """
         asked = op.txn(when=when, then=then, otherwise=otherwise)
         check_txn(asked)
