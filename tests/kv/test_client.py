@@ -66,6 +66,13 @@ class AloneReplica:
             await self.on_read()
         return 1
 
+    async def ask(self, question: bytes, *, timeout: float = 5.0) -> bytes:
+        raise NoLeaderError("nobody keeps the leases here")
+
+    @property
+    def leading(self) -> int:
+        return 1
+
     def check(self) -> None:
         self.asked.append("check")
 

@@ -73,6 +73,15 @@ def test_a_bit_that_differs_makes_another_hash(tag: bytes, place: int) -> None:
     assert read_hash(rig.store).hash != before.hash
 
 
+def test_a_version_belongs_to_it_from_behind_the_floor_to_the_revision_that_ends_it() -> None:
+    rigs = [rig_of(Put(b"a", value), DeleteOne(b"a"), Put(b"b", b"")) for value in (b"1", b"2")]
+    for revision in (2, 3, 4):
+        assert len({read_hash(rig.store, revision).hash for rig in rigs}) == 2
+    for rig in rigs:
+        rig.apply([Compact(3)])  # not swept
+    assert len({read_hash(rig.store).hash for rig in rigs}) == 1
+
+
 def test_where_a_key_ends_and_its_value_begins_matters() -> None:
     said = {read_hash(rig_of(Put(key, value)).store).hash for key, value in
             ((b"ab", b"c"), (b"a", b"bc"), (b"abc", b""))}  # fmt: skip

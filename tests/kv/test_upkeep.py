@@ -18,6 +18,7 @@ from raftkv.errors import (
     NoSpaceError,
     OutcomeUnknownError,
 )
+from raftkv.kv import rows
 from raftkv.kv.alarms import Alarm
 from raftkv.kv.client import Kv, op
 from raftkv.kv.client.upkeep import STEP_ROWS, KvStatus
@@ -26,6 +27,7 @@ from raftkv.kv.model import CompactResult, KvResult, PutResult
 from raftkv.kv.requests import AlarmKind, Compact, KvCommand, Put, SetAlarm, Sweep
 from raftkv.kv.settings import KvSettings
 from raftkv.kv.sizes import PUT_BYTES, measure
+from raftkv.storage.base import Space
 from tests.kv.rig import memory_rig
 from tests.kv.test_client import AloneReplica
 
@@ -226,6 +228,19 @@ async def test_without_a_quota_there_is_always_room() -> None:
     bench.rig.apply([Put(b"k", b"v" * 1_000_000) for _ in range(3)])
     await bench.kv.put("x", "")
     assert bench.kv.status().quota_bytes == 0
+
+
+async def test_the_size_of_a_store_of_the_first_format_is_measured(bench: Bench) -> None:
+    await bench.kv.put("k", "v" * 100)
+    size = bench.kv.status().size_bytes
+    batch = bench.rig.store.batch()
+    head = bench.rig.rows()[rows.HEAD_KEY]
+    batch.put(Space.MACHINE, rows.HEAD_KEY, b"\x01" + head[1:17])
+    bench.rig.store.write(batch)
+    bench.rig.machine.open(bench.rig.store)
+    assert bench.kv.status().size_bytes == size == PUT_BYTES + 2 + 100
+    await bench.kv.delete("k")
+    assert bench.kv.status().size_bytes == measure(bench.rig.store)
 
 
 BAD: tuple[Callable[[Kv], Awaitable[object]], ...] = (

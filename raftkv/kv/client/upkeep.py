@@ -18,6 +18,7 @@ from raftkv.kv.hashing import HashRead
 from raftkv.kv.model import CompactResult, Done, KvHash
 from raftkv.kv.reader import read_head
 from raftkv.kv.requests import Compact, SetAlarm, Sweep
+from raftkv.kv.rows import UNMEASURED
 from raftkv.node.waiters import checked_timeout
 
 STEP_ROWS: Final = 256
@@ -57,16 +58,20 @@ class Upkeep(Part):
         Raises FutureRevisionError for a revision that is not reached, CompactedError unless it is
         above that of the last compaction.
         """
-        is_physical = flag_of("physical", physical)
-        clock = self._node.runtime.clock
-        until = clock.monotonic_ns() + round(checked_timeout(timeout) * 1e9)
         command = encode(Compact(check_count("revision", revision)))
-        result = await self._propose(command, timeout)
-        if type(result) is not CompactResult:
-            raise refusal_of(result)
-        if is_physical:
-            await self._sweep(result.floor, until)
+        if not flag_of("physical", physical):
+            return await self._compact(command, timeout)
+        clock = self._node.runtime.clock
+        until_ns = clock.monotonic_ns() + round(min(checked_timeout(timeout), 1e9) * 1e9)
+        result = await self._compact(command, timeout)
+        await self._sweep(result.floor, until_ns)
         return result
+
+    async def _compact(self, command: bytes, timeout: float) -> CompactResult:
+        result = await self._propose(command, timeout)
+        if type(result) is CompactResult:
+            return result
+        raise refusal_of(result)
 
     async def hash(
         self, revision: int = 0, *, serializable: bool = False, timeout: float = 5.0
@@ -116,10 +121,12 @@ class Upkeep(Part):
         self._node.check()
         store = self._machine.store
         head = read_head(store)
+        # A store of the first format has no size in it: the machine measured it.
+        size = self._machine.head.size if head.size == UNMEASURED else head.size
         return KvStatus(
             head.revision,
             head.floor,
-            head.size,
+            size,
             self._settings.quota_bytes,
             unswept(store),
             read_alarms(store),
