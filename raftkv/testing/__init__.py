@@ -35,7 +35,8 @@ How raftkv itself is tried; one seed is one run, the same in every process:
 - :mod:`~raftkv.testing.mutants`: bugs seeded on purpose, each of which must be noticed;
 - :mod:`~raftkv.testing.shrink`: a failed run of any level, made small.
 
-``python -m raftkv.testing simulate --seeds 0..100`` tries a hundred of them.
+``python -m raftkv.testing simulate --seeds 0..100`` tries a hundred of them. The standard campaign
+is ``simulate --level all --jobs 2``: 2,000 seeds of bare cores and 200 of whole nodes in minutes.
 
 :mod:`raftkv.testing.campaigns` breaks real processes and disks instead: ``crash``, ``members`` and
 others are commands beside ``simulate``; :mod:`raftkv.testing.fuzz` feeds hostile bytes to all that

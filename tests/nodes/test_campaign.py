@@ -13,7 +13,9 @@ from raftkv.node.waiters import InFlight
 from raftkv.testing.__main__ import main
 from raftkv.testing.artifact import load
 from raftkv.testing.campaigns.ledger import load_ledger
+from raftkv.testing.invariants import ViolationError
 from raftkv.testing.nodes.campaign import FLOORS_PER_MILLION_STEPS, ROWS, Share, Summary
+from raftkv.testing.nodes.liveness import Liveness
 
 
 def _guessed(self: InFlight, request: int, what: str) -> DeadlineError:
@@ -66,3 +68,28 @@ def test_rows_and_floors_are_of_marks_that_runs_make() -> None:
     assert not summary.is_green
     summary.add(Share(2, 0, 1.0, 1, Counter(FLOORS_PER_MILLION_STEPS), None))
     assert summary.is_green
+
+
+def test_one_command_tries_all_levels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger = tmp_path / "campaigns.json"
+    command = ["simulate", "--level", "all", "--seeds", "3..14", "--steps", "100", "--json"]
+    assert main([*command, "--ledger", str(ledger)]) == 0
+    told = json.loads(capsys.readouterr().out)["levels"]
+    assert {level: one["seeds"] for level, one in told.items()} == {"L1": 11, "L2": 2}
+    for level, one in told.items():
+        assert one["findings"] == []
+        assert one["steps_per_second_and_process"] == one["steps_per_second"] > 0
+        assert load_ledger(ledger)["simulate"][level].cases == one["seeds"]
+
+
+def test_one_level_that_is_red_makes_the_whole_red(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def late(*_given: object) -> None:
+        raise ViolationError("I53", "they do not agree")
+
+    monkeypatch.setattr(Liveness, "run", late)
+    assert main(["simulate", "--level", "all", "--seeds", "2", "--steps", "60"]) == 1
+    told = capsys.readouterr().out
+    assert "level 1: 1 seeds" in told
+    assert "I53 at step" in told

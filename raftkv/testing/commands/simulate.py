@@ -10,6 +10,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final, Protocol
 
+from attrs import frozen
+
 from raftkv.testing.artifact import Artifact, save
 from raftkv.testing.campaign import Summary as CoresSummary
 from raftkv.testing.campaign import run_campaign
@@ -32,6 +34,9 @@ from raftkv.testing.viewer import as_text, write_html
 _TAIL: Final = 40
 _BLOCK: Final = 64  # seeds of bare cores between two looks at the clock, for each process
 _STEPS: Final = {1: 6000, 2: 3000, 3: 3000}
+_LEVELS: Final[Mapping[str, Sequence[int]]] = {"1": (1,), "2": (2,), "3": (3,), "all": (1, 2)}
+_SEEDS: Final = {"1": 100, "all": 2000}
+_SCARCER: Final = 10  # seeds of cores for one of whole nodes
 _ENDLESS: Final = 1 << 40
 
 
@@ -60,19 +65,52 @@ class Summary(Protocol):
         ...
 
 
+@frozen
+class _Ran:
+    """What came of the seeds of one level."""
+
+    level: int
+    steps: int
+    """Asked for, of each seed."""
+    jobs: int
+    summary: Summary
+    seconds: float
+    files: Sequence[str]
+
+    @property
+    def rate(self) -> float:
+        """Steps a second, of all processes together."""
+        return self.summary.steps / self.seconds if self.seconds else 0.0
+
+
 def add(commands: Commands) -> None:
     """The arguments."""
-    one = commands.add_parser("simulate", help="clusters under faults, seed by seed")
+    one = commands.add_parser(
+        "simulate",
+        help="clusters under faults, seed by seed",
+        description="Clusters under faults, seed by seed. The standard campaign is"
+        f" `simulate --level all --jobs 2`: {_SEEDS['all']} seeds of bare cores and a tenth as"
+        " many of whole nodes, about five minutes on two quiet cores. Exits with 1 if anything is"
+        " broken, or too little was met to tell.",
+    )
     one.add_argument(
         "--level",
-        type=int,
-        choices=(1, 2, 3),
-        default=1,
-        help="1: bare cores; 2: whole nodes in virtual time; 3: the same with a real RocksDB each",
+        choices=tuple(_LEVELS),
+        default="1",
+        help="1: bare cores; 2: whole nodes in virtual time; 3: the same with a real RocksDB each;"
+        " all: level 1, then 2 with a tenth of the seeds",
     )
-    one.add_argument("--seeds", type=seeds, default=range(100), metavar="A..B", help="B excluded")
     one.add_argument(
-        "--minutes", type=minutes, metavar="M", help="from seed A on for so long, beyond B"
+        "--seeds",
+        type=seeds,
+        metavar="A..B",
+        help=f"B excluded; else 0..{_SEEDS['1']}, and 0..{_SEEDS['all']} for all levels",
+    )
+    one.add_argument(
+        "--minutes",
+        type=minutes,
+        metavar="M",
+        help="from seed A on for so long, beyond B; of several levels each has its share",
     )
     one.add_argument(
         "--steps", type=positive, help="core steps before recovery; 6000 on level 1, else 3000"
@@ -91,24 +129,39 @@ def add(commands: Commands) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Simulate; 1 if something is broken or too little was met."""
-    level: int = options.level
-    steps: int = options.steps or _STEPS[level]
+    name: str = options.level
+    levels = _LEVELS[name]
+    chosen: range = options.seeds or range(_SEEDS.get(name, _SEEDS["1"]))
     if options.trace:
-        return _trace(level, options.seeds[0], steps)
+        return _trace(levels[0], chosen[0], options.steps or _STEPS[levels[0]])
+    ran: list[_Ran] = []
+    for level in levels:
+        part = -(-len(chosen) // _SCARCER) if len(levels) > 1 and level > 1 else len(chosen)
+        ran.append(_run(options, level, chosen[:part], len(levels)))
+    if options.json:
+        told = {f"L{one.level}": _as_json(one) for one in ran}
+        tell(json.dumps({"levels": told} if len(ran) > 1 else _as_json(ran[0])))
+    return 0 if all(one.summary.is_green for one in ran) else 1
+
+
+def _run(options: argparse.Namespace, level: int, chosen: range, levels: int) -> _Ran:
+    """Simulate on one level, and enter it in the ledger."""
+    steps: int = options.steps or _STEPS[level]
     began = perf_counter()
     progress = Progress(quiet=options.json)
-    until = None if options.minutes is None else began + 60 * options.minutes
-    chosen: range = options.seeds
+    minutes_left = None if options.minutes is None else options.minutes / levels
+    until = None if minutes_left is None else began + 60 * minutes_left
     if until is not None:
         chosen = range(chosen.start, _ENDLESS)
 
     def show(summary: Summary) -> None:
         passed = max(perf_counter() - began, 1e-9)
-        of = len(chosen) if until is None else f"{passed / 60:.1f} of {options.minutes:g} minutes"
+        of = f"{len(chosen)}" if until is None else f"{passed / 60:.1f} of {minutes_left:g} minutes"
         text = f"{summary.seeds}/{of} seeds" if until is None else f"{summary.seeds} seeds in {of}"
         rate = summary.steps / passed
         progress.show(
-            f"{text}, {summary.steps} steps, {rate:.0f} steps/s, {len(summary.found)} found"
+            f"level {level}: {text}, {summary.steps} steps, {rate:.0f} steps/s,"
+            f" {len(summary.found)} found"
         )
 
     def is_over() -> bool:
@@ -129,10 +182,9 @@ def run(options: argparse.Namespace) -> int:
     progress.end()
     seconds = perf_counter() - began
     files = [_kept(options.save, one) for one in summary.found] if options.save else []
-    if options.json:
-        tell(json.dumps(_as_json(summary, steps, seconds, files)))
-    else:
-        _tell(summary, seconds, files)
+    ran = _Ran(level, steps, options.jobs, summary, seconds, files)
+    if not options.json:
+        _tell(ran)
     if options.ledger is not None:
         enter(
             options.ledger,
@@ -143,7 +195,7 @@ def run(options: argparse.Namespace) -> int:
             seconds=seconds,
             figures=summary.figures,
         )
-    return 0 if summary.is_green else 1
+    return ran
 
 
 def _cores(
@@ -184,20 +236,21 @@ def _kept(directory: Path, one: Artifact) -> str:
     return str(path)
 
 
-def _as_json(
-    summary: Summary, steps: int, seconds: float, files: Sequence[str]
-) -> dict[str, object]:
+def _as_json(ran: _Ran) -> dict[str, object]:
+    summary = ran.summary
     return {
         "seeds": summary.seeds,
-        "steps_per_seed": steps,
+        "steps_per_seed": ran.steps,
         "steps": summary.steps,
         "figures": dict(summary.figures),
-        "seconds": round(seconds, 3),
-        "steps_per_second": round(summary.steps / seconds) if seconds else 0,
+        "seconds": round(ran.seconds, 3),
+        "jobs": ran.jobs,
+        "steps_per_second": round(ran.rate),
+        "steps_per_second_and_process": round(ran.rate / ran.jobs),
         "marks": dict(sorted(summary.marks.items())),
         "seeds_per_row": dict(sorted(summary.rows.items())),
         "below_floor": summary.unmet,
-        "files": list(files),
+        "files": list(ran.files),
         "findings": [
             {"seed": one.seed, "invariant": one.invariant, "broken": one.broken, "step": one.step}
             for one in summary.found
@@ -205,13 +258,14 @@ def _as_json(
     }
 
 
-def _tell(summary: Summary, seconds: float, files: Sequence[str]) -> None:
+def _tell(ran: _Ran) -> None:
+    summary = ran.summary
     for one in summary.found:
         tell(f"\nseed {one.seed}: {one.invariant} at step {one.step}: {one.broken}")
         tell(f"  {one.options}")
         for text in one.trace[-_TAIL:]:
             tell(f"  {text}")
-    for path in files:
+    for path in ran.files:
         tell(f"replay with: python -m raftkv.testing replay {path}")
     for text in summary.unmet:
         tell(f"below its floor: {text}")
@@ -219,11 +273,11 @@ def _tell(summary: Summary, seconds: float, files: Sequence[str]) -> None:
         tell(f"  {count:>9}  {name}")
     for name, count in sorted(summary.rows.items(), key=_number_of_row):
         tell(f"  {count:>9}  seeds for row {name}")
-    rate = summary.steps / seconds if seconds else 0
     hours = summary.figures["simulated seconds"] / 3600
     tell(
-        f"{summary.seeds} seeds, {summary.steps} steps, {hours:.2f} simulated hours in"
-        f" {seconds:.1f} s ({rate:.0f} steps/s): {len(summary.found)} found"
+        f"level {ran.level}: {summary.seeds} seeds, {summary.steps} steps, {hours:.2f} simulated"
+        f" hours in {ran.seconds:.1f} s ({ran.rate:.0f} steps/s, {ran.rate / ran.jobs:.0f} a"
+        f" process): {len(summary.found)} found"
     )
 
 

@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 
 from raftkv.testing.artifact import Artifact, artifact
 from raftkv.testing.choices import ReplayedChoices, SeededChoices
+from raftkv.testing.nodes.opinion import INCONCLUSIVE, SEARCHED
 from raftkv.testing.nodes.run import run
 from raftkv.testing.viewer import as_text
 
@@ -67,6 +68,7 @@ FLOORS_PER_MILLION_STEPS: Final[Mapping[str, int]] = {
     "frame reset": 300,
     "heartbeat of an older term": 150,
     "heir hastened": 150,
+    SEARCHED: 15,
     "joined": 20,
     "late refusal ignored": 150,
     "leader paused": 30,
@@ -193,6 +195,7 @@ class Summary:
             "faults": sum(self.marks[name] for name in _FAULTS) + frames + disks,
             "histories": self.seeds,
             "operations": self.operations,
+            "inconclusive": self.marks[INCONCLUSIVE],
         }
 
 

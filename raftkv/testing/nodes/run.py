@@ -45,6 +45,7 @@ from raftkv.testing.nodes.liveness import Liveness
 from raftkv.testing.nodes.loop import run_virtual
 from raftkv.testing.nodes.nemesis import Nemesis
 from raftkv.testing.nodes.network import Weather
+from raftkv.testing.nodes.opinion import second_opinion
 from raftkv.testing.nodes.options import MachineKind, Options, draw_options
 from raftkv.testing.nodes.rocks import RocksDisk
 from raftkv.testing.nodes.runtime import Pace
@@ -316,6 +317,10 @@ class _Run:
         verdict = check_revisions(self.kv_history, written)
         if verdict.judgement is Judgement.WRONG or not (early or verdict.is_right):
             raise broken("I48", str(verdict))
+        if not early:
+            second = second_opinion(self.kv_history, self.options.clients, self.marks)
+            if second is not None and second.judgement is Judgement.WRONG:
+                raise broken("I48", str(second))
 
     async def _close(self, stage: Stage) -> None:
         """I52: every member closes in order, and leaves nothing behind."""
