@@ -34,7 +34,7 @@ PAGE_BYTES: Final = 256 * 1024
 """A page ends with the row that reaches one of these."""
 
 FRAGMENT_BYTES_MAX: Final = 1536 * 1024
-"""Where fragments are asked for, no Change is larger, unless a single event is."""
+"""Where fragments are asked for, no Change is larger, unless a single event is (etcd's size)."""
 
 _EVENT_BYTES: Final = 256
 """What an event takes beside its keys and values, generously."""
@@ -51,7 +51,8 @@ class Wanted:
     previous: bool = False
     puts: bool = True
     deletes: bool = True
-    fragment: bool = False
+    fragment_bytes: int = 0
+    """A Change of more comes in pieces; 0: in one, however large."""
 
     def has(self, kind: int) -> bool:
         """Whether events of that kind (as it stands in rows) are asked for."""
@@ -172,7 +173,7 @@ def _row_with(reader: Reader, place: Place) -> Place:
 
 
 def _check_gap(due: Place, place: Place, floor: int) -> None:
-    """Behind the events up to ``due``, the next are at ``place``: are any missing in between?
+    """Behind the events up to ``due`` the next are at ``place``: see that none are missing.
 
     A revision's events go on, or the next one's begin. Below the floor anything may be missing.
     """
@@ -222,10 +223,10 @@ def _ended(reader: Reader, key: bytes, revision: int, sub: int) -> KeyValue:
 class Gathering:
     """Puts events together to Changes: whole revisions, or pieces of one that is too large."""
 
-    __slots__ = ("_events", "_fragment", "_size", "revision")
+    __slots__ = ("_events", "_fragment_bytes", "_size", "revision")
 
-    def __init__(self, *, fragment: bool) -> None:
-        self._fragment = fragment
+    def __init__(self, fragment_bytes: int) -> None:
+        self._fragment_bytes = fragment_bytes
         self._events: list[KeyEvent] = []
         self._size = 0
         self.revision = 0
@@ -237,7 +238,7 @@ class Gathering:
         done = None
         if self.revision != revision:
             done = self.end()
-        elif self._fragment and self._size + size > FRAGMENT_BYTES_MAX:
+        elif self._events and 0 < self._fragment_bytes < self._size + size:
             done = Change(revision, tuple(self._events), is_fragment=True)
             self._events, self._size = [], 0
         self.revision = revision
@@ -261,7 +262,7 @@ class Walk:
 
     def __init__(self, wanted: Wanted, start: Place) -> None:
         self._wanted = wanted
-        self._gathering = Gathering(fragment=wanted.fragment)
+        self._gathering = Gathering(wanted.fragment_bytes)
         self._skip = 0
         self.next = start
 

@@ -5,17 +5,17 @@ The oracle is a list of what each revision did; every bound is so low that it is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
+from typing import TypeAlias
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from raftkv.errors import CompactedError, InvariantError, TooManyRequestsError
 from raftkv.kv.client.hub import Limits
-from raftkv.kv.history import Wanted
+from raftkv.kv.history import FRAGMENT_BYTES_MAX, Wanted
 from raftkv.kv.model import EVERYTHING, Change, EventKind, Span, prefix_span
 from raftkv.kv.requests import (
     Compact,
@@ -29,95 +29,90 @@ from raftkv.kv.requests import (
     Txn,
 )
 from raftkv.kv.settings import KvSettings
-from tests.kv.model.requests import keys, spans, writes
+from tests.kv.model.requests import writes
 from tests.kv.watchers import Collector, Member
 
 ALL = Wanted(EVERYTHING)
 ONE = Wanted(Span(b"a", b"a\0"))
 
-alone = keys.map(lambda key: Span(key, key + b"\0"))
+# Few keys, and commands that do something: they are to meet each other.
+some_keys = st.sampled_from([b"a", b"ab", b"b"])
+some_puts = st.builds(Put, some_keys, st.sampled_from([b"1", b"2", b"v" * 900]))
+wanted_spans = st.sampled_from(
+    [EVERYTHING, Span(b"a", b"a\0"), prefix_span(b"a"), Span(b"ab", None), Span(b"a", b"b")]
+)
 asked = st.builds(
     Wanted,
-    st.one_of(alone, spans, st.just(EVERYTHING)).filter(lambda span: not span.is_empty),
+    wanted_spans,
     st.booleans(),
     st.sampled_from([True, True, False]),
     st.sampled_from([True, True, True, False]),
-    st.booleans(),
+    st.sampled_from([0, 0, 600]),
+)
+some_txns = st.lists(some_puts, min_size=2, max_size=3, unique_by=lambda put: put.key).map(
+    lambda puts: Txn(then=tuple(puts))
 )
 changes: st.SearchStrategy[KvCommand] = st.one_of(
-    writes(), writes(), st.builds(Grant, st.integers(1, 2), st.just(60)),
-    st.builds(Revoke, st.integers(1, 2)),
-)  # fmt: skip
+    some_puts,
+    some_puts,
+    some_txns,
+    st.builds(DeleteOne, some_keys),
+    st.builds(DeleteSpan, wanted_spans),
+    st.builds(Put, some_keys, st.just(b"leased"), st.just(1)),
+    st.just(Grant(1, 60)),
+    st.just(Revoke(1)),
+    writes(),
+)
+parts = st.lists(changes, min_size=1, max_size=6)
 places = st.integers(0, 7)
 
+Step: TypeAlias = Callable[["Story"], None]
 
-class Watchers(RuleBasedStateMachine):
+
+class Story:
     """Readers of any speed on a member that lags, is compacted, restarted and given images."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.member = Member()
         self.readers: list[Collector] = []
         self.past: list[Collector] = []
 
-    @rule(given=st.lists(changes, max_size=6))
-    def propose(self, given: list[KvCommand]) -> None:
-        self.member.propose(*given)
-
-    @rule(sizes=st.lists(st.integers(1, 5), min_size=1, max_size=4))
-    def apply(self, sizes: list[int]) -> None:
-        self.member.apply(sizes)
-
-    @rule(back=st.integers(0, 8))
-    def compact(self, back: int) -> None:
-        self.member.propose(Compact(max(0, self.member.model.revision - back)))
-
-    @rule(events=st.integers(1, 20))
-    def sweep(self, events: int) -> None:
-        self.member.propose(Sweep(events))
-
-    @rule()
-    def install(self) -> None:
-        self.member.install()
-
-    @rule()
-    def restart(self) -> None:
-        self.member.restart()
-        for reader in self.readers:
-            reader.again()
-        self._retire()
-
-    @rule(wanted=asked, start=st.integers(-10, 4))
-    def watch(self, wanted: Wanted, start: int) -> None:
-        start = 0 if start == 0 else max(1, self.member.revision + start)
+    def watch(self, wanted: Wanted, back: int) -> None:
+        start = max(1, self.member.revision + 1 - back) if back else 0
         try:
             self.readers.append(Collector(self.member, wanted, start))
         except CompactedError:
             assert start < self.member.model.floor
 
-    @rule(which=places, times=st.integers(1, 6))
     def read(self, which: int, times: int) -> None:
         if self.readers:
             reader = self.readers[which % len(self.readers)]
             for _ in range(times):
                 reader.read()
 
-    @rule(which=places)
     def reconnect(self, which: int) -> None:
         if self.readers:
             self.readers[which % len(self.readers)].again()
-            self._retire()
+            self.retire()
 
-    @rule(which=places)
-    def mark(self, which: int) -> None:
-        if self.readers:
-            self.readers[which % len(self.readers)].watcher.ask_mark()
+    def restart(self) -> None:
+        self.member.restart()
+        for reader in self.readers:
+            reader.again()
+        self.retire()
 
-    def _retire(self) -> None:
+    def mark(self) -> None:
+        for reader in self.readers:
+            reader.watcher.ask_mark()
+
+    def compact(self, back: int) -> None:
+        self.member.propose(Compact(max(0, self.member.model.revision - back)), Sweep(1 + back))
+
+    def retire(self) -> None:
         self.past += [one for one in self.readers if one.compacted is not None]
         self.readers = [one for one in self.readers if one.compacted is None]
 
-    def teardown(self) -> None:
+    def end(self) -> None:
         self.member.apply()
         hub = self.member.hub
         for reader in self.readers:
@@ -131,10 +126,54 @@ class Watchers(RuleBasedStateMachine):
         assert hub.count == 0
 
 
-TestWatchers = Watchers.TestCase
-TestWatchers.settings = settings(
-    max_examples=max(10, settings().max_examples // 3), stateful_step_count=30
-)
+def doing(given: list[KvCommand], size: int) -> Step:
+    return lambda story: story.member.do(*given, slice_commands=size)
+
+
+def proposing(given: list[KvCommand]) -> Step:
+    return lambda story: story.member.propose(*given)
+
+
+def watching(wanted: Wanted, back: int) -> Step:
+    return lambda story: story.watch(wanted, back)
+
+
+def reading(which: int, times: int) -> Step:
+    return lambda story: story.read(which, times)
+
+
+def compacting(back: int) -> Step:
+    return lambda story: story.compact(back)
+
+
+def reconnecting(which: int) -> Step:
+    return lambda story: story.reconnect(which)
+
+
+def installing(story: Story) -> None:
+    story.member.install()
+
+
+does = st.builds(doing, parts, st.integers(1, 6))
+watches = st.builds(watching, asked, st.integers(-3, 9))
+reads = st.builds(reading, places, st.integers(1, 4))
+steps: st.SearchStrategy[Step] = st.one_of(
+    does, does, does, watches, reads, reads,
+    st.builds(proposing, parts),
+    st.builds(compacting, st.integers(0, 8)),
+    st.just(Story.mark),
+    st.builds(reconnecting, places),
+    st.sampled_from([installing, Story.restart]),
+)  # fmt: skip
+
+
+@settings(max_examples=max(50, settings().max_examples // 2))
+@given(watches, st.lists(steps, min_size=8, max_size=30))
+def test_whatever_happens_watchers_give_the_history(first: Step, then: list[Step]) -> None:
+    story = Story()
+    for step in (first, *then):
+        step(story)
+    story.end()
 
 
 # --- every order of a few steps -----------------------------------------------------------------
@@ -227,6 +266,14 @@ def test_a_watch_from_now_shows_nothing_of_before_and_everything_after() -> None
     assert revisions(reader.drain()) == [4]
 
 
+def test_a_watch_from_the_newest_revision_shows_it() -> None:
+    member = Member(limits=None)
+    member.do(*puts(b"a", b"a"))
+    reader = Collector(member, ALL, 3).drain()
+    member.do(*puts(b"a"))
+    assert revisions(reader.drain()) == [3, 4]
+
+
 def test_a_start_in_the_future_waits_for_it() -> None:
     member = Member(limits=None)
     reader = Collector(member, ALL, 4)
@@ -289,7 +336,11 @@ def test_a_start_below_the_floor_is_refused_with_the_revision_to_resume_from() -
             member.hub.watch(ALL, start)
         assert caught.value.revision == 5
     assert member.hub.count == 0
-    # The floor's own revision is there, a delete as well (etcd #18089), swept or not.
+
+
+def test_a_delete_at_the_floor_is_shown_whether_or_not_the_sweep_has_passed() -> None:
+    member = Member(limits=None)
+    member.do(*puts(b"a", b"a", b"a"), DeleteOne(b"a"), Compact(5))
     for _ in range(2):
         reader = Collector(member, Wanted(EVERYTHING, previous=True), 5)
         ((kind, previous),) = [(one.kind, one.previous) for one in reader.drain().got[0].events]
@@ -364,7 +415,7 @@ def test_a_revision_of_megabytes_comes_in_pieces_where_that_was_asked_for() -> N
     member = Member(KvSettings(), Limits())
     for key in range(8):
         member.do(Put(b"%d" % key, b"v" * 500_000))
-    fragments = Wanted(EVERYTHING, previous=True, fragment=True)
+    fragments = Wanted(EVERYTHING, previous=True, fragment_bytes=FRAGMENT_BYTES_MAX)
     live, whole = Collector(member, fragments, 0), Collector(member, Wanted(EVERYTHING, True), 0)
     member.do(DeleteSpan(prefix_span(b"")))
     assert pieces(live) == [(3, True), (3, True), (2, False)]
@@ -378,7 +429,9 @@ def test_a_reader_that_falls_behind_amid_the_pieces_of_a_revision_goes_on_behind
     member = Member(KvSettings(watch_buffer_bytes_max=8_000_000), Limits())
     for key in range(8):
         member.do(Put(b"%d" % key, b"v" * 500_000))
-    reader = Collector(member, Wanted(EVERYTHING, previous=True, fragment=True), 0)
+    reader = Collector(
+        member, Wanted(EVERYTHING, previous=True, fragment_bytes=FRAGMENT_BYTES_MAX), 0
+    )
     member.do(DeleteSpan(prefix_span(b"")))
     reader.read()
     for number in range(9):

@@ -422,7 +422,7 @@ class Hub:
         self, page: Page, revision: int, numbers: list[int], wanted: Wanted, floor: int
     ) -> tuple[list[Change], int] | None:
         """The Changes of one revision and their size; None if that would be too much at once."""
-        gathering = Gathering(fragment=wanted.fragment)
+        gathering = Gathering(wanted.fragment_bytes)
         changes: list[Change] = []
         size = 0
         for number in numbers:

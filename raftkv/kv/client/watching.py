@@ -13,7 +13,7 @@ from raftkv.errors import ClosedError, InvalidArgumentError, UnavailableError, U
 from raftkv.kv.client.base import Part, Replica
 from raftkv.kv.client.edge import bound_of, check_count, flag_of, key_of, span_of
 from raftkv.kv.client.hub import Hub, Watcher
-from raftkv.kv.history import Wanted
+from raftkv.kv.history import FRAGMENT_BYTES_MAX, Wanted
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import Change, Span
 from raftkv.kv.settings import KvSettings
@@ -296,7 +296,7 @@ class Watching(Part):
             flag_of("previous", previous),
             flag_of("puts", puts),
             flag_of("deletes", deletes),
-            flag_of("fragment", fragment),
+            FRAGMENT_BYTES_MAX if flag_of("fragment", fragment) else 0,
         )
         if not (puts or deletes):
             raise InvalidArgumentError("a watch of neither puts nor deletes shows nothing")
