@@ -509,7 +509,9 @@ class Loop:
     def _post(self, message: PeerMessage) -> None:
         if isinstance(message, InstallSnapshot):
             snapshot = evolve(message.snapshot, data=self._changes.encoded())
-            self._sender.begin(evolve(message, snapshot=snapshot), self._applier.mark)
+            message = evolve(message, snapshot=snapshot)
+            if not self._sender.begin(message, self._applier.mark):
+                self._applying.offer_image()  # the core asks again
         else:
             self._outgoing.post(message)
 

@@ -135,10 +135,11 @@ class Sender:
         self.on_ended: Callable[[int, bool], None] | None = None
         """Told for each snapshot that the peer has it, or that it will not get it."""
 
-    def begin(self, message: InstallSnapshot, applied: AppliedMark) -> None:
+    def begin(self, message: InstallSnapshot, applied: AppliedMark) -> bool:
         """Send the newest image there is, which is at least as new as the one the core names.
 
-        One that is on its way already goes on, under the newest term.
+        One that is on its way already goes on, under the newest term. False if there is none yet:
+        the core names the beginning of the cluster, which an in-memory machine has no image of.
         """
         peer = message.to
         sending = self._sending.get(peer)
@@ -148,11 +149,11 @@ class Sender:
                 sending.is_held = False
                 sending.message = newer
                 sending.ask_again()
-            return
+            return True
         source = self._images.source(applied)
         if source is None:
             self._ended(peer, False)
-            return
+            return False
         self._transfers += 1
         sending = self._sending[peer] = _Sending(
             transfer_of(self._boot, self._transfers),
@@ -162,6 +163,7 @@ class Sender:
             self._clock.monotonic_ns(),
         )
         self._spawner.spawn(f"snapshot to {peer}", lambda: self._send(peer, sending))
+        return True
 
     def answered(self, peer: int, frame: Frame) -> None:
         """The receiver says how it goes."""
