@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import NoReturn
 
-from benchmarks import catchup, core, failover, handover, put
+from benchmarks import catchup, core, failover, handover, kv, put
 from benchmarks.report import Report, print_reports
 
 BENCHMARKS = {
@@ -18,6 +18,7 @@ BENCHMARKS = {
     "failover": failover,
     "handover": handover,
     "catchup": catchup,
+    "kv": kv,
 }
 
 FAILED = "failed"

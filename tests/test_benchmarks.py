@@ -67,6 +67,18 @@ def test_put_compares_raftkv_with_pysyncobj_and_verifies_both() -> None:
     assert [target["verdict"] for target in found["targets"]] == ["not measured"] * 2
 
 
+def test_kv_tells_what_operations_and_stores_cost() -> None:
+    options = ("--keys", "2000", "--seconds", "0.2", "--sizes", "1", "--systems", "raftkv")
+    found = report("kv", *options)
+    rows = found["rows"]
+    assert len(rows) == 12
+    # A busy machine may not get to one operation in so short a time, but not to none of any kind.
+    assert sum(number(row, "per_second") for row in rows[:-1]) > 0
+    assert all(number(row, "failed") == 0 for row in rows[:-1])
+    assert number(rows[-1], "rss_mib") > 0
+    assert [target["holds"] is None for target in found["targets"]] == [False] * 3 + [True]
+
+
 def test_failover_kills_a_leader_and_sees_writes_go_on() -> None:
     times = ("--heartbeat-ms", "20", "--election-ms", "200")
     found = report("failover", "--runs", "1", "--systems", "raftkv", *times)
