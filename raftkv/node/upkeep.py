@@ -8,7 +8,7 @@ to each peer that connects, once that peer's boot is durable here::
     MEMBERS  40 u8 | roster in CBOR                                who the members are
     SETTLED  41 u8 | index u64                                     see raftkv.node.settling
 
-Who has no leader asks again: it may have missed the change that made the leader a member.
+Who hears no leader asks again: it may have missed the change that made the leader a member.
 
 The rest goes through the log as notes, which the leader proposes (:mod:`raftkv.node.notes`).
 """
@@ -110,7 +110,7 @@ class Upkeep:
             self._save()
         self.hashes.tick(state.leader, state.membership)
         now = self._clock.monotonic_ns()
-        if (not self.admission.is_open or not state.leader) and now >= self._again_due_ns:
+        if (not self.admission.is_open or self._is_alone(state)) and now >= self._again_due_ns:
             self._again_due_ns = now + self._retry_ns
             for peer in self._peers.addresses:
                 self._transport.send(peer, bytes((AGAIN,)), Lane.BULK)
@@ -126,6 +126,11 @@ class Upkeep:
         if notes:
             payloads = [Payload(EntryKind.NORMAL, encode_note(note)) for note in notes]
             self.give(Propose(tuple(payloads)))
+
+    def _is_alone(self, state: State) -> bool:
+        """Whether no leader is heard; a learner keeps the one it heard last, gone or not."""
+        is_silent = state.election_elapsed >= state.config.election_ticks
+        return not state.leader or (state.role is not Role.LEADER and is_silent)
 
     def _boots_to_log(self, membership: Membership) -> list[Booted]:
         members = membership.members()

@@ -5,6 +5,7 @@ Found by clusters in simulation (level 2, seeds 15, 75 and 147).
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from raftkv.core import Membership
@@ -56,6 +57,26 @@ def test_who_missed_that_the_leader_became_a_member_catches_up() -> None:
                 await new.kv.put("a", b"1")
             await cluster.node(away).ready(timeout=5)
             assert cluster.node(away).status().leader_name == new.name
+
+    run_virtual(main)
+
+
+def test_a_learner_that_missed_that_the_leader_became_a_member_catches_up() -> None:
+    """It does not campaign, and goes on taking the one it heard last for the leader."""
+
+    async def main() -> None:
+        async with SimCluster(size=3, settings=SETTINGS) as cluster:
+            old = await cluster.leader()
+            away = await cluster.add(promote=False)
+            others = [name for name in cluster.names if name not in (old.name, away.name)]
+            with cluster.partition([old.name, away.name], others):
+                await cluster.leader()
+                new = await cluster.add()
+                await (await cluster.leader()).transfer_leadership(new.name)
+                await new.kv.put("a", b"1")
+            await anyio.sleep(5)
+            assert away.status().leader_name == new.name
+            assert away.status().applied == new.status().applied
 
     run_virtual(main)
 
