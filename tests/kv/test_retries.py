@@ -16,6 +16,7 @@ from raftkv.errors import (
     NodeStoppedError,
     OutcomeUnknownError,
     TooManyRequestsError,
+    UnavailableError,
 )
 from raftkv.kv.client.sessions import Session
 from raftkv.kv.commands import decode, encode
@@ -57,6 +58,7 @@ class Script:
         self.lines: list[Error | KvResult | Callable[[bytes], Error]] = []
         self.holds: dict[int, anyio.Event] = {}
         """What a sequence waits for, when it comes for the first time."""
+        self.refusal: Error | None = None
         self.settings = Settings()
         self.runtime: Runtime = evolve(system_runtime(), clock=self.clock)
         self.session = Session(self, KvSettings(sessions=True))
@@ -75,6 +77,10 @@ class Script:
         if isinstance(line, Error):
             raise line
         return line or self.apply(command)
+
+    def check(self) -> None:
+        if self.refusal is not None:
+            raise self.refusal
 
     def apply(self, command: bytes) -> KvResult:
         (result,) = self.rig.apply_bytes([command])
@@ -249,6 +255,15 @@ async def test_a_session_that_cannot_be_opened_in_time_means_that_nothing_happen
     with pytest.raises(DeadlineError, match="nothing was proposed"):
         await node.put()
     assert list(node.tries()) == []
+
+
+async def test_a_member_that_recovers_may_write_and_one_that_is_closed_not(node: Script) -> None:
+    node.refusal = ClosedError("closed")
+    with pytest.raises(ClosedError):
+        await node.put()
+    assert node.asked == []
+    node.refusal = UnavailableError("recovers")
+    assert await node.put() == PutResult(2)
 
 
 async def test_who_waits_for_another_to_open_the_session_has_a_deadline(node: Script) -> None:

@@ -12,6 +12,7 @@ full, writes go without.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final, Protocol
 
 from anyio import Lock, fail_after
@@ -43,6 +44,10 @@ class Proposer(Protocol):
 
     def propose(self, command: bytes, *, timeout: float = 5.0) -> Awaitable[KvResult]:
         """Replicate a command once."""
+        ...
+
+    def check(self) -> None:
+        """Raise what any call would."""
         ...
 
     @property
@@ -207,6 +212,8 @@ class Session:
 
     async def _in_new_one(self, command: bytes, timeout: float) -> KvResult:
         """The same in a session that is opened first, by whichever write comes first."""
+        with suppress(UnavailableError):  # a member that recovers may write
+            self._node.check()  # before another loop than the node's meets the lock
         clock = self._node.runtime.clock
         deadline_ns = clock.monotonic_ns() + round(min(timeout, 1e9) * 1e9)
 
