@@ -304,6 +304,9 @@ class _Run:
         holder = max(stage.running(), key=lambda name: stage.state(name).applied, default=None)
         if holder is None:
             return  # a safe halt
+        committed = stage.checks.checker.last_committed
+        if self.marks["safe halt"] and stage.state(holder).applied < committed:
+            return  # who has all that clients were told is down for good
         if self.options.machine is not MachineKind.KV:
             commands = stage.machines[holder].commands
             told = max((one.response or 0 for one in self.list_history), default=0)
