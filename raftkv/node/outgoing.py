@@ -11,11 +11,9 @@ from typing import Final
 
 from raftkv.core import AppendEntries, ForwardProposal, PeerMessage
 from raftkv.transport.base import Transport
-from raftkv.transport.codec import encode_messages
+from raftkv.transport.codec import MESSAGES_MAX, encode_messages
 
 _FRAME_BYTES_MAX: Final = 1024 * 1024  # then further messages to the peer get a frame of their own
-_FRAME_MESSAGES_MAX: Final = 512
-"""A peer may ask more in a turn than the answers to it may be in one frame."""
 
 
 class Outgoing:
@@ -82,8 +80,9 @@ class Outgoing:
         self._transport.flush()
 
     def _send_frame(self, peer: int, messages: list[PeerMessage]) -> None:
-        for start in range(0, len(messages), _FRAME_MESSAGES_MAX):
-            some = messages[start : start + _FRAME_MESSAGES_MAX]
+        # A peer may ask more in a turn than the answers to it may be in one frame.
+        for start in range(0, len(messages), MESSAGES_MAX):
+            some = messages[start : start + MESSAGES_MAX]
             if not self._transport.send(peer, encode_messages(some)):
                 self._not_sent(peer, some)
 

@@ -15,7 +15,9 @@ when encoding, and the one slice when decoding.
 Bytes from outside are hostile: every count is compared with the bytes that are left before
 anything is allocated for it, and a frame holds at most :data:`ITEMS_MAX` messages, entries and
 payloads together, because an empty entry is 29 bytes on the wire and two hundred in memory. The
-message that announces a snapshot counts as several, and so does each member that it names.
+message that announces a snapshot counts as several, and so does each member that it names. Of
+messages alone there are at most :data:`MESSAGES_MAX`: each is a step of the core, and takes it
+longer than it took to read.
 Whatever is wrong is a :class:`~raftkv.errors.WireError`, never another exception.
 """
 
@@ -49,7 +51,7 @@ from raftkv.core.messages import (
 from raftkv.core.types import Entry, EntryKind, Membership, Payload, Snapshot
 from raftkv.errors import InvariantError, WireError
 
-__all__ = ["ITEMS_MAX", "decode_messages", "encode_messages", "misrouted"]
+__all__ = ["ITEMS_MAX", "MESSAGES_MAX", "decode_messages", "encode_messages", "misrouted"]
 
 FORMAT: Final = 1
 ITEMS_MAX: Final = 32_768
@@ -58,6 +60,8 @@ ITEMS_MAX: Final = 32_768
 Decoding that many takes some 40 ms and 7 MB. An append of 1 MiB has fewer even if all entries are
 empty.
 """
+MESSAGES_MAX: Final = 512
+"""Messages in one frame; encoding more is an InvariantError. They cost the core some 5 ms."""
 _SNAPSHOT_ITEMS: Final = 8
 """An InstallSnapshot counts as so many and one for each member: it is that much more work."""
 
@@ -152,8 +156,8 @@ def encode_messages(messages: Sequence[PeerMessage]) -> bytes:
     Raises InvariantError for what no frame can carry: none or too many messages, or a number that
     is negative or above 64 bits.
     """
-    if not messages:
-        raise InvariantError("a frame carries at least one message")
+    if not 0 < len(messages) <= MESSAGES_MAX:
+        raise InvariantError(f"{len(messages)} messages for one frame: 1 to {MESSAGES_MAX}")
     parts: list[bytes] = [b"\x01"]
     items = len(messages)
     try:
@@ -180,7 +184,7 @@ def encode_messages(messages: Sequence[PeerMessage]) -> bytes:
 
 
 def decode_messages(frame: bytes) -> tuple[PeerMessage, ...]:
-    """The messages of a frame, at least one. Raises WireError for anything else."""
+    """The messages of a frame, 1 to MESSAGES_MAX. Raises WireError for anything else."""
     size = len(frame)
     if size < 2 or frame[0] != FORMAT:
         raise WireError(f"not a frame of messages: {frame[:16]!r} and so on, {size} bytes")
@@ -211,8 +215,10 @@ def decode_messages(frame: bytes) -> tuple[PeerMessage, ...]:
             else:
                 rare, offset = _take_rare(frame, offset)
                 messages.append(rare)
-            if items >= ITEMS_MAX and offset < size:
-                raise WireError(f"more than {ITEMS_MAX} messages and entries in one frame")
+            if (items >= ITEMS_MAX or len(messages) >= MESSAGES_MAX) and offset < size:
+                raise WireError(
+                    f"more than {MESSAGES_MAX} messages in one frame, or {ITEMS_MAX} with entries"
+                )
     except struct.error as error:
         raise WireError(
             f"message {len(messages)} is cut short at byte {offset} of {size}"

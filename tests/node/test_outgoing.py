@@ -7,7 +7,7 @@ from typing import cast
 from raftkv.core import HeartbeatResponse, PeerMessage
 from raftkv.node.outgoing import Outgoing
 from raftkv.transport.base import Transport
-from raftkv.transport.codec import ITEMS_MAX, decode_messages
+from raftkv.transport.codec import MESSAGES_MAX, decode_messages
 
 
 class _Lane:
@@ -28,7 +28,7 @@ def test_a_peer_that_asks_more_than_a_frame_holds_answers_to_stops_nobody() -> N
     dropped: list[PeerMessage] = []
     outgoing = Outgoing(cast("Transport", lane), lambda _peer, lost: dropped.extend(lost))
     answers: list[PeerMessage] = [
-        HeartbeatResponse(1, 2, 1, number, 0) for number in range(ITEMS_MAX + 1)
+        HeartbeatResponse(1, 2, 1, number, 0) for number in range(3 * MESSAGES_MAX + 1)
     ]
     for answer in answers:
         outgoing.post(answer)

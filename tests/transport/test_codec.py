@@ -34,7 +34,13 @@ from raftkv.core.messages import (
 )
 from raftkv.core.types import Entry, EntryKind, Membership, Payload, Snapshot
 from raftkv.errors import InvariantError, WireError
-from raftkv.transport.codec import ITEMS_MAX, decode_messages, encode_messages, misrouted
+from raftkv.transport.codec import (
+    ITEMS_MAX,
+    MESSAGES_MAX,
+    decode_messages,
+    encode_messages,
+    misrouted,
+)
 
 numbers = st.integers(0, 2**64 - 1) | st.integers(0, 20)
 positions = st.integers(0, 2**63 - 1) | st.integers(0, 20)  # terms and indexes
@@ -237,9 +243,20 @@ def test_items_in_a_frame_are_bounded_on_both_ways(over: int) -> None:
         decode_messages(bytes(first))
 
 
+def test_messages_in_a_frame_are_bounded_on_both_ways() -> None:
+    most = [Heartbeat(1, 2, 3, number, 0) for number in range(MESSAGES_MAX)]
+    frame = encode_messages(most)
+    assert decode_messages(frame) == tuple(most)
+    with pytest.raises(WireError, match="more than"):
+        decode_messages(frame + frame[1 : 1 + len(frame) // MESSAGES_MAX])
+    with pytest.raises(InvariantError, match="513 messages"):
+        encode_messages([*most, most[0]])
+
+
 def test_announced_snapshots_count_as_the_work_that_they_are() -> None:
-    one = InstallSnapshot(1, 2, 3, Snapshot(4, 5, 6, Membership((1, 2), (3,), removed=(4,)), b""))
-    most = ITEMS_MAX // (8 + 4)
+    members = Membership((1, 2), (3,), removed=tuple(range(4, 64)))
+    one = InstallSnapshot(1, 2, 3, Snapshot(4, 5, 6, members, b""))
+    most = ITEMS_MAX // (8 + 63)
     frame = encode_messages([one] * most)
     assert len(decode_messages(frame)) == most
     with pytest.raises(WireError, match="more than"):
@@ -256,7 +273,7 @@ def test_the_members_of_all_announced_snapshots_are_bounded_together() -> None:
 
 
 def test_what_cannot_be_sent_is_refused_before_it_is_sent() -> None:
-    with pytest.raises(InvariantError, match="at least one"):
+    with pytest.raises(InvariantError, match="0 messages"):
         encode_messages([])
     with pytest.raises(InvariantError, match="cannot be sent"):
         encode_messages([TimeoutNow(1, 2, -1)])

@@ -29,7 +29,7 @@ from raftkv.kv.results import encode_result
 from raftkv.kv.sessions import KEPT_RESULT_BYTES_MAX
 from raftkv.node.commands import encode_commands
 from raftkv.testing.fuzz.targets import FRAME_BYTES_MAX
-from raftkv.transport.codec import ITEMS_MAX, encode_messages
+from raftkv.transport.codec import ITEMS_MAX, MESSAGES_MAX, encode_messages
 from raftkv.transport.wire import encode_frame
 
 _SNAPSHOT_ITEMS: Final = 8  # as the codec counts an announced snapshot
@@ -75,17 +75,17 @@ def _cbor() -> Iterator[bytes]:
 
 def _messages() -> Iterator[bytes]:
     def of(one: PeerMessage, items: int = 1) -> bytes:
-        return encode_messages([one] * (ITEMS_MAX // items))
+        return encode_messages([one] * min(MESSAGES_MAX, ITEMS_MAX // items))
 
     blank, wish = Entry(1, 1, EntryKind.NORMAL, b"ab", 7), Payload(EntryKind.NORMAL, b"ab")
+    yield of(AppendEntries(1, 2, 3, 4, 5, 6, (blank,) * (ITEMS_MAX - 1)), ITEMS_MAX)
     yield of(ReadIndexResponse(1, 2, 3, 4, b"ab"))
     yield of(AskTerm(1, 2, b"ab"))
     yield of(Heartbeat(1, 2, 3, 4, 5, 6))
     yield of(AppendEntries(1, 2, 3, 4, 5, 6, ()))
-    yield of(AppendEntries(1, 2, 3, 4, 5, 6, (blank,)), 2)
+    yield of(AppendEntries(1, 2, 3, 4, 5, 6, (blank,) * 63), 64)
     yield of(ForwardProposal(1, 2, (), 5))
     yield of(ForwardProposal(1, 2, (wish,) * (ITEMS_MAX - 1), 5), ITEMS_MAX)
-    yield of(AppendEntries(1, 2, 3, 4, 5, 6, (blank,) * (ITEMS_MAX - 1)), ITEMS_MAX)
     nobody = InstallSnapshot(1, 2, 3, Snapshot(4, 5, 6, Membership(()), b""))
     yield of(nobody, _SNAPSHOT_ITEMS)
     some = Membership((1, 2), (3, 4), (5, 6), (7, 8))
