@@ -91,7 +91,7 @@ class Sorter:
         self._merge = None
         self._runs = [self._merged]
         self._held = len(self._merged)
-        if self._limit and self._held == self._limit:
+        if self._merged:
             self._last = self._rank(self._merged[-1])
         return True
 

@@ -37,7 +37,7 @@ RANKS: dict[SortTarget, Callable[[KeyValue], tuple[int, bytes]]] = {
     SortTarget.VALUE: lambda item: (0, item.value),
 }
 STEP = 64
-bounds = st.one_of(st.just(0), st.integers(1, 15))
+bounds = st.one_of(st.just(0), st.just(0), st.integers(1, 15))
 
 
 def answer(oracle: Oracle, wanted: Range) -> RangeResult:
@@ -76,7 +76,7 @@ def answer(oracle: Oracle, wanted: Range) -> RangeResult:
 
 ranges = st.builds(
     Range,
-    spans,
+    st.one_of(st.just(EVERYTHING), spans),
     limit=st.integers(0, 4),
     order=st.sampled_from(SortOrder),
     target=st.sampled_from(SortTarget),
@@ -87,6 +87,47 @@ ranges = st.builds(
     create_revision_min=bounds,
     create_revision_max=bounds,
 )
+
+
+# Keys a to e, created in the order e to a, then changed in the order b, d, a; each asked for is
+# what etcd 3.4.23 answered. Revisions: a 6 and 9, b 5 and 7, c 4 and 4, d 3 and 8, e 2 and 2.
+MEASURED: list[tuple[Range, bytes, bool]] = [
+    (Range(EVERYTHING, limit=2), b"ab", True),
+    (Range(EVERYTHING, limit=5), b"abcde", False),
+    (Range(EVERYTHING, order=SortOrder.DESCEND, limit=2), b"ed", True),
+    (Range(EVERYTHING, order=SortOrder.ASCEND, limit=2), b"ab", True),
+    # A target without an order takes the first limit + 1 in key order, and sorts those.
+    (Range(EVERYTHING, target=SortTarget.MOD), b"ecbda", False),
+    (Range(EVERYTHING, target=SortTarget.MOD, limit=1), b"b", True),
+    (Range(EVERYTHING, target=SortTarget.MOD, limit=2), b"cb", True),
+    (Range(EVERYTHING, target=SortTarget.MOD, limit=4), b"ecbd", True),
+    (Range(EVERYTHING, target=SortTarget.MOD, limit=5), b"ecbda", False),
+    (Range(EVERYTHING, target=SortTarget.MOD, order=SortOrder.DESCEND), b"adbce", False),
+    (Range(EVERYTHING, 1, target=SortTarget.MOD, order=SortOrder.ASCEND), b"e", True),
+    (Range(EVERYTHING, 1, target=SortTarget.CREATE, order=SortOrder.DESCEND), b"a", True),
+    # Unless there are bounds: then the limit comes last.
+    (Range(EVERYTHING, 1, target=SortTarget.MOD, mod_revision_max=9), b"e", True),
+    (Range(EVERYTHING, 1, target=SortTarget.MOD, create_revision_min=3), b"c", True),
+    (Range(EVERYTHING, 2, mod_revision_min=7), b"ab", True),
+    (Range(EVERYTHING, mod_revision_min=8), b"ad", False),
+    (Range(EVERYTHING, mod_revision_max=7), b"bce", False),
+    (Range(EVERYTHING, create_revision_min=5), b"ab", False),
+    (Range(EVERYTHING, create_revision_max=3), b"de", False),
+    (Range(EVERYTHING, create_revision_min=4, mod_revision_max=7), b"bc", False),
+    (Range(EVERYTHING, mod_revision_min=5, mod_revision_max=5), b"", False),
+    (Range(EVERYTHING, 1, count_only=True, mod_revision_min=9), b"", False),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(MEASURED)))
+def test_a_range_answers_as_it_was_measured(number: int) -> None:
+    rig = memory_rig()
+    rig.apply([Put(bytes((key,)), b"") for key in b"edcba"])
+    rig.apply([Put(bytes((key,)), b"") for key in b"bda"])
+    wanted, keys, more = MEASURED[number]
+    found = read_range(rig.store, wanted)
+    assert b"".join(item.key for item in found.items) == keys
+    assert (found.count, found.more) == (5, more)
 
 
 @given(
