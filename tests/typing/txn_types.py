@@ -18,7 +18,7 @@ def comparing_gives_conditions() -> None:
     assert_type(when.lease("a") == 7, Compare)
     assert_type(when.exists("a"), Compare)
     _ = when.value("a") == 1  # pyright: ignore[reportOperatorIssue] - it is bytes
-    when.version("a").__le__(3)  # pyright: ignore[reportAttributeAccessIssue] - etcd has no <=
+    assert when.version("a") <= 3  # pyright: ignore[reportOperatorIssue] - etcd has no <=
     if when.exists("a"):  # pyright: ignore[reportGeneralTypeIssues] - nobody knows yet
         pass
 

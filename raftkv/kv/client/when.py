@@ -17,7 +17,8 @@ A condition has no truth before the store decides it: ``and``, ``or``, ``if`` an
 
 from __future__ import annotations
 
-from typing import ClassVar
+from abc import abstractmethod
+from typing import ClassVar, Generic, TypeVar
 
 from attrs import frozen
 
@@ -39,52 +40,50 @@ __all__ = [
     "version",
 ]
 
-# The operators below answer with a condition instead of a bool, as expression builders do; so two
+T_contra = TypeVar("T_contra", contravariant=True)
+
+
+# Its operators answer with a condition instead of a bool, as those of expression builders do: two
 # of these objects cannot be compared with each other, and none can be looked up by its hash.
+class _Subject(Generic[T_contra]):
+    __slots__ = ()
+
+    __hash__: ClassVar[None]  # pyright: ignore[reportIncompatibleMethodOverride] - see above
+
+    # See above.
+    def __eq__(self, given: T_contra) -> Compare:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._compare(CompareResult.EQUAL, given)
+
+    # See above.
+    def __ne__(self, given: T_contra) -> Compare:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return self._compare(CompareResult.NOT_EQUAL, given)
+
+    def __lt__(self, given: T_contra) -> Compare:
+        return self._compare(CompareResult.LESS, given)
+
+    def __gt__(self, given: T_contra) -> Compare:
+        return self._compare(CompareResult.GREATER, given)
+
+    @abstractmethod
+    def _compare(self, result: CompareResult, given: T_contra) -> Compare: ...
 
 
 @frozen(slots=True, eq=False)
-class Value:
+class Value(_Subject[str | bytes]):
     """The value of a key, or of each key of a range. Bytes are compared as they sort."""
 
     keys: bytes | Span
-    __hash__: ClassVar[None]  # pyright: ignore[reportIncompatibleMethodOverride]
-
-    def __eq__(self, given: str | bytes) -> Compare:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._compare(CompareResult.EQUAL, given)
-
-    def __ne__(self, given: str | bytes) -> Compare:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._compare(CompareResult.NOT_EQUAL, given)
-
-    def __lt__(self, given: str | bytes) -> Compare:
-        return self._compare(CompareResult.LESS, given)
-
-    def __gt__(self, given: str | bytes) -> Compare:
-        return self._compare(CompareResult.GREATER, given)
 
     def _compare(self, result: CompareResult, given: str | bytes) -> Compare:
         return Compare(self.keys, CompareTarget.VALUE, result, to_bytes("a value", given))
 
 
 @frozen(slots=True, eq=False)
-class Number:
+class Number(_Subject[int]):
     """A version or revision of a key, or of each key of a range."""
 
     keys: bytes | Span
     target: CompareTarget
-    __hash__: ClassVar[None]  # pyright: ignore[reportIncompatibleMethodOverride]
-
-    def __eq__(self, given: int) -> Compare:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._compare(CompareResult.EQUAL, given)
-
-    def __ne__(self, given: int) -> Compare:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._compare(CompareResult.NOT_EQUAL, given)
-
-    def __lt__(self, given: int) -> Compare:
-        return self._compare(CompareResult.LESS, given)
-
-    def __gt__(self, given: int) -> Compare:
-        return self._compare(CompareResult.GREATER, given)
 
     def _compare(self, result: CompareResult, given: int) -> Compare:
         if type(given) is not int or not -(2**63) <= given < 2**63:
@@ -96,23 +95,10 @@ class Number:
 
 
 @frozen(slots=True, eq=False)
-class Lease:
+class Lease(_Subject[int | LeaseHolder]):
     """The lease of a key, or of each key of a range; 0 for none."""
 
     keys: bytes | Span
-    __hash__: ClassVar[None]  # pyright: ignore[reportIncompatibleMethodOverride]
-
-    def __eq__(self, given: int | LeaseHolder) -> Compare:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._compare(CompareResult.EQUAL, given)
-
-    def __ne__(self, given: int | LeaseHolder) -> Compare:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return self._compare(CompareResult.NOT_EQUAL, given)
-
-    def __lt__(self, given: int | LeaseHolder) -> Compare:
-        return self._compare(CompareResult.LESS, given)
-
-    def __gt__(self, given: int | LeaseHolder) -> Compare:
-        return self._compare(CompareResult.GREATER, given)
 
     def _compare(self, result: CompareResult, given: int | LeaseHolder) -> Compare:
         return Compare(self.keys, CompareTarget.LEASE, result, lease_of(given))
