@@ -301,7 +301,12 @@ class _Run:
 
         ``early``: perhaps who is down holds what somebody was told. Then only the end can tell.
         """
-        holder = max(stage.running(), key=lambda name: stage.state(name).applied, default=None)
+        # Of equals one whose disk can be read: damage that no member met yet is not what is asked.
+        holder = max(
+            stage.running(),
+            key=lambda name: (stage.is_whole(name), stage.state(name).applied),
+            default=None,
+        )
         if holder is None:
             return  # a safe halt
         committed = stage.checks.checker.last_committed
