@@ -189,6 +189,17 @@ def test_a_floor_that_rises_in_the_midst_of_its_own_revision_leaves_no_event_beh
     assert events_of(rig) == [(12, b"x")]
 
 
+def test_a_floor_that_rises_during_a_sweep_is_swept_to_without_beginning_anew() -> None:
+    rig = memory_rig()
+    rig.apply([*(Put(b"a", b"%d" % number) for number in range(9)), Compact(8), Sweep(3)])
+    assert unswept(rig.store) == 4
+    rig.apply([Compact(10)])
+    assert unswept(rig.store) == 6
+    assert sweep_all(rig, 2) == 3
+    assert events_of(rig) == [(10, b"a")]
+    assert sum(key[:1] == rows.HISTORY for key in rig.rows()) == 0
+
+
 def test_an_event_that_points_to_a_version_in_force_at_the_floor_stops_the_member() -> None:
     rig = memory_rig()
     rig.apply([Put(b"a", b"1"), Put(b"b", b""), Put(b"a", b"2")])
@@ -255,6 +266,20 @@ def test_a_long_version_of_the_first_format_is_measured_by_its_value() -> None:
     assert read_head(rig.store).size == measure(rig.store) == size
     sweep_all(rig)
     assert read_head(rig.store).size == VERSION_BYTES + 1 + EVENT_BYTES + 1
+
+
+def test_a_long_version_of_the_first_format_without_its_value_is_named() -> None:
+    rig = memory_rig()
+    rig.apply([Put(b"a", LONG)])
+    batch = rig.store.batch()
+    for key, row in rig.rows().items():
+        if key[:1] == rows.CURRENT:
+            batch.put(Space.MACHINE, key, row[:-4])
+        elif key[:1] == rows.VALUES:
+            batch.delete(Space.MACHINE, key)
+    rig.store.write(batch)
+    with pytest.raises(StorageCorruptError, match=r"revision 2\.0 is missing"):
+        measure(rig.store)
 
 
 def test_a_damaged_cursor_is_named() -> None:
@@ -348,7 +373,7 @@ def rig_with(given_rows: frozenset[tuple[bytes, bytes]]) -> Rig:
 # --- anything at larger scope ---------------------------------------------------------------------
 
 compactions = st.floats(0, 1).map(lambda at: ("compact", at))
-sweeps = st.integers(1, 12).map(lambda events: ("sweep", events))
+sweeps = st.integers(1, 5).map(lambda events: ("sweep", events))
 histories = st.lists(
     st.one_of(commands, commands, commands, compactions, sweeps), min_size=1, max_size=40
 )

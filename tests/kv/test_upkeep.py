@@ -137,6 +137,9 @@ async def test_time_that_is_over_before_the_sweep_says_what_was_done(bench: Benc
 
 
 async def test_an_answer_to_another_command_is_a_broken_invariant(bench: Bench) -> None:
+    bench.node.answer = CompactResult(9, 9)
+    with pytest.raises(InvariantError, match="answered with a CompactResult"):
+        await bench.kv.compact(1, physical=True)
     bench.node.answer = PutResult(9)
     for call in (lambda: bench.kv.compact(1), bench.kv.disarm):
         bench.rig.apply([SetAlarm(1, AlarmKind.CORRUPT, True)])
