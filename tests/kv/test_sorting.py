@@ -182,6 +182,20 @@ def test_a_slice_is_read_as_the_store_will_be(
             assert read_range(writes, wanted) == answer(oracle, wanted)
 
 
+@pytest.mark.parametrize("target", SortTarget)
+@pytest.mark.parametrize("order", SortOrder)
+def test_keys_only_shows_no_values_even_if_sorted_by_them(
+    target: SortTarget, order: SortOrder
+) -> None:
+    rig = memory_rig()
+    rig.apply([Put(b"a", b"2"), Put(b"b", b"1" * 2000), Put(b"c", b"3")])
+    found = read_range(rig.store, Range(EVERYTHING, order=order, target=target, keys_only=True))
+    assert [item.value for item in found.items] == [b""] * 3
+    if target is SortTarget.VALUE:
+        down = order is SortOrder.DESCEND
+        assert b"".join(item.key for item in found.items) == (b"cab" if down else b"bac")
+
+
 def filled(count: int) -> Rig:
     """Keys in ascending, versions and values in other orders."""
     rig = memory_rig()
