@@ -176,7 +176,7 @@ def written_in(reader: Reader) -> Iterator[Written]:
 
     It needs all history since the first revision: a compacted store no longer has it.
     """
-    for row_key, row in reader.scan(Space.MACHINE, rows.EVENTS, rows.VALUES):
+    for row_key, row in reader.scan(Space.MACHINE, rows.EVENTS, rows.EVENTS_STOP):
         revision, _ = rows.split_events_key(row_key)
         for event in rows.decode_events(row):
             found = None
