@@ -33,8 +33,6 @@ class Invariant:
     """What has no subject yet, or cannot be told on a level."""
 
 
-_KV_LATER: Final = "the KV has no such thing yet"
-
 INVARIANTS: Final = (
     Invariant(
         "I1", "the term never decreases", "stepped", "Checker", True, "core.step, core.guard"
@@ -181,8 +179,52 @@ INVARIANTS: Final = (
         nodes="histories.revisions",
         live="kv.rows",
     ),
-    Invariant("I29", "nobody sees a part of a transaction", lacks=_KV_LATER),
-    Invariant("I30", "compaction removes only what is superseded", lacks=_KV_LATER),
+    Invariant(
+        "I29", "nobody sees a part of a transaction", nodes="histories.revisions, nodes.chronicle"
+    ),
+    Invariant(
+        "I30",
+        "compaction removes only what is superseded, and hides the rest",
+        nodes="nodes.clients, histories.revisions",
+        live="kv.compaction",
+    ),
+    Invariant("I31", "equal rows at equal applied index, whatever was swept", nodes="nodes.checks"),
+    Invariant("I32", "watchers see revisions in order", nodes="nodes.chronicle"),
+    Invariant("I33", "... each once", nodes="nodes.chronicle"),
+    Invariant("I34", "... and all of them", nodes="nodes.chronicle, nodes.run"),
+    Invariant("I35", "... none in part", nodes="nodes.chronicle"),
+    Invariant(
+        "I36", "a watch goes on where it ended, or hears what is lost", nodes="nodes.chronicle"
+    ),
+    Invariant("I37", "a progress mark is ahead of nothing", nodes="nodes.chronicle"),
+    Invariant("I38", "a watch from now or later shows nothing of before", nodes="nodes.chronicle"),
+    Invariant("I39", "events are what happened, filtered as asked", nodes="nodes.chronicle"),
+    Invariant("I40", "nothing is delivered before it is committed", nodes="nodes.chronicle"),
+    Invariant("I41", "no lease ends before its time", nodes="nodes.chronicle"),
+    Invariant("I42", "a lease that ended is never renewed", nodes="nodes.chronicle"),
+    Invariant(
+        "I43",
+        "the end of a lease deletes all its keys in one revision",
+        nodes="histories.revisions",
+    ),
+    Invariant(
+        "I44",
+        "a change of leader takes nothing from a lease",
+        nodes="nodes.chronicle, nodes.leasing",
+    ),
+    Invariant("I45", "what is asked again in a session is done once", nodes="histories.revisions"),
+    Invariant("I46", "members decide alike who may do what", lacks="there are no permissions"),
+    Invariant(
+        "I47",
+        "what was acknowledged is in the log, once",
+        "applied",
+        "histories.revisions, nodes.lists",
+    ),
+    Invariant(
+        "I48", "histories are strictly serializable", nodes="histories.revisions, nodes.lists"
+    ),
+    Invariant("I49", "what surely failed never shows", nodes="histories.revisions, nodes.lists"),
+    Invariant("I50", "stale reads are of a true past", nodes="histories.revisions"),
     Invariant(
         "I51",
         "queues and windows keep their bounds",
@@ -203,5 +245,3 @@ INVARIANTS: Final = (
         "I54", "terms do not inflate once nothing goes wrong", "_judge_terms", "nodes.liveness"
     ),
 )
-"""I31 to I46 are those of watches, leases and accounts, which do not exist; I47 to I50 are judged
-by histories (:mod:`raftkv.testing.histories`)."""

@@ -17,7 +17,7 @@ from attrs import frozen
 from raftkv.kv import rows
 from raftkv.kv.model import DeleteResult, KeyValue, PutResult, RangeResult, Span
 from raftkv.kv.reader import read_key
-from raftkv.kv.requests import DeleteOne, DeleteSpan, Put
+from raftkv.kv.requests import DeleteOne, DeleteSpan, Put, Revoke
 from raftkv.storage.base import Reader, Space
 from raftkv.testing.histories.operations import History, Operation
 
@@ -38,6 +38,7 @@ __all__ = [
     "Range",
     "RangeResult",
     "Relation",
+    "Revoke",
     "Span",
     "Target",
     "Txn",
@@ -124,7 +125,8 @@ class TxnResult:
     responses: tuple[TxnAnswer, ...] = ()
 
 
-KvRequest: TypeAlias = TxnRequest | Txn
+KvRequest: TypeAlias = TxnRequest | Txn | Revoke
+"""A Revoke stands for the end of a lease, by whatever: nobody is answered that."""
 KvResponse: TypeAlias = TxnAnswer | TxnResult
 KvOperation: TypeAlias = Operation[KvRequest, KvResponse]
 KvHistory: TypeAlias = History[KvRequest, KvResponse]
@@ -136,6 +138,7 @@ KV_TYPES: Final = (
     Get,
     Range,
     Txn,
+    Revoke,
     Compare,
     Target,
     Relation,

@@ -16,9 +16,11 @@ from raftkv.testing.histories.kv import (
     KeyValue,
     KvRequest,
     KvResponse,
+    Put,
     PutResult,
     Range,
     RangeResult,
+    Revoke,
     Target,
     Txn,
     TxnAnswer,
@@ -93,9 +95,17 @@ class KvModel(Model[KvState, KvRequest, KvResponse]):
                 key = leader[key]
             return key
 
+        attached: dict[int, list[bytes]] = {}
+        for request in requests:
+            if isinstance(request, Put) and request.lease:
+                attached.setdefault(request.lease, []).append(request.key)
+
         parts: list[bytes | None] = []
         for request in requests:
-            keys = [*_keys(request), *_within(request, named)]
+            if isinstance(request, Revoke):
+                keys = attached.get(request.lease, [])
+            else:
+                keys = [*_keys(request), *_within(request, named)]
             for one in keys[1:]:
                 leader[find(one)] = find(keys[0])
             parts.append(keys[0] if keys else None)
@@ -108,7 +118,7 @@ def _keys(request: KvRequest) -> Iterable[bytes]:
             yield condition.key
         for one in (*request.then, *request.otherwise):
             yield from _keys(one)
-    elif not isinstance(request, Range | DeleteSpan):
+    elif not isinstance(request, Range | DeleteSpan | Revoke):
         yield request.key
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Mapping, Sequence
 
+from attrs import evolve
+
 from raftkv.testing.histories.kv import (
     Compare,
     DeleteOne,
@@ -23,6 +25,7 @@ from raftkv.testing.histories.kv import (
     Range,
     RangeResult,
     Relation,
+    Revoke,
     Span,
     Target,
     Txn,
@@ -56,6 +59,8 @@ class ReferenceKv:
             answer = self._put(request, self.revision + 1)
         elif isinstance(request, Txn):
             answer = self._txn(request)
+        elif isinstance(request, Revoke):
+            answer = self._delete(self._attached(request.lease), self.revision + 1, False)
         else:
             answer = self._one(request, self.revision + 1)
         if self.changed:
@@ -110,7 +115,8 @@ class ReferenceKv:
             case Get(key):
                 return self.current.get(key)
             case Range():
-                return self.range(request)
+                found = self.range(request)
+                return evolve(found, revision=revision) if self.changed else found
 
     def _put(self, put: Put, revision: int) -> PutResult:
         key = put.key
@@ -127,6 +133,10 @@ class ReferenceKv:
         for key in keys:
             self.set(key, None)
         return DeleteResult(revision if self.changed else self.revision, len(keys), previous)
+
+    def _attached(self, lease: int) -> Sequence[bytes]:
+        """The keys of a lease: those that were last put with it."""
+        return sorted(key for key, one in self.current.items() if one.lease == lease)
 
     def _txn(self, txn: Txn) -> TxnResult:
         succeeded = all(self.holds(one) for one in txn.conditions)

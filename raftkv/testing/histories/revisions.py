@@ -12,6 +12,9 @@ happened if the log has its effect. Without the log a revision that nobody was a
 the only write that can have made it, as later answers show it; where several can, the checker says
 so (inconclusive) instead of guessing.
 
+Leases end without being asked to. A history has that as a :class:`Revoke` that nobody heard of,
+called when the lease was granted: it happened, at most once, if the log has just its keys deleted.
+
 A Get does not name the store's revision, only that of the version it shows. It belongs to any
 revision at which that version was in force; the sweep takes the lowest that time allows, which
 leaves the most room to all others. A serializable read may show the past, but never the future.
@@ -38,6 +41,7 @@ from raftkv.testing.histories.kv import (
     PutResult,
     Range,
     RangeResult,
+    Revoke,
     Txn,
     TxnResult,
     Written,
@@ -49,7 +53,7 @@ from raftkv.testing.histories.verdict import Verdict, right, undecided, wrong
 CHECKER: Final = "by revisions"
 _NEVER: Final = (inf, -1)
 
-_WRITES = (Put, DeleteOne, DeleteSpan, Txn)
+_WRITES = (Put, DeleteOne, DeleteSpan, Txn, Revoke)
 _Effect = tuple[bytes, bytes | None]
 _Changes = Mapping[bytes, bytes | None]
 

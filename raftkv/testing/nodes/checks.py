@@ -26,9 +26,10 @@ from raftkv.errors import Error, WireError
 from raftkv.handle import Node
 from raftkv.node.roster import FIRST_INDEX
 from raftkv.node.settings import Settings
-from raftkv.storage.base import Storage
+from raftkv.storage.base import Reader, Storage
 from raftkv.testing.branches import note
 from raftkv.testing.invariants import Checker, ViolationError, broken
+from raftkv.testing.nodes.chronicle import Chronicle
 from raftkv.testing.nodes.durable import Record, WatchedStorage
 from raftkv.transport.codec import decode_messages
 
@@ -74,8 +75,12 @@ class Subject:
 class NodeChecks:
     """The invariants of one run."""
 
-    def __init__(self, settings: Settings, marks: Counter[str]) -> None:
+    def __init__(
+        self, settings: Settings, marks: Counter[str], chronicle: Chronicle | None = None
+    ) -> None:
+        """``chronicle`` is told what is applied, where members run the key-value store."""
         self.marks = marks
+        self._chronicle = chronicle
         self.subjects: dict[int, Subject] = {}
         self.checker = Checker(self.subjects, marks, FIRST_INDEX)
         self.names: dict[int, str] = {}
@@ -106,13 +111,17 @@ class NodeChecks:
             raise broken("I23", f"n{member} opens for the {identity.boot}th time after {before}")
         self._boots[member] = identity.boot
         return WatchedStorage(
-            storage, record, lambda index, rows: self._applied(member, index, rows)
+            storage,
+            record,
+            lambda index, rows, store: self._applied(member, index, rows, store),
         )
 
-    def _applied(self, member: int, index: int, rows: int) -> None:
+    def _applied(self, member: int, index: int, rows: int, store: Reader) -> None:
         """I13, I31: equal rows at equal applied index."""
         if self._rows.setdefault(index, rows) != rows:
             raise broken("I13", f"the rows of n{member} differ from others' at {index}")
+        if self._chronicle is not None:
+            self._chronicle.applied(store)
 
     # --- steps ------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, Generic, Protocol, TypeAlias, TypeVar
 
 import anyio
@@ -16,19 +16,33 @@ from attrs import evolve, frozen
 
 from raftkv.errors import Error, OutcomeUnknownError, UnavailableError
 from raftkv.handle import Node
-from raftkv.kv.model import Span, prefix_span
+from raftkv.kv import requests
+from raftkv.kv.client import op
+from raftkv.kv.model import OperationResult, Span, prefix_span
+from raftkv.kv.model import TxnResult as NestedResult
 from raftkv.testing.choices import Choices
 from raftkv.testing.histories.kv import (
+    Compare,
     DeleteOne,
     DeleteSpan,
     Get,
+    KeyValue,
     KvHistory,
     KvRequest,
     KvResponse,
     Put,
     Range,
+    Relation,
+    Revoke,
+    Target,
+    Txn,
+    TxnAnswer,
+    TxnRequest,
+    TxnResult,
 )
 from raftkv.testing.histories.operations import History
+from raftkv.testing.invariants import broken
+from raftkv.testing.nodes.chronicle import Chronicle
 from raftkv.testing.nodes.options import Options
 from raftkv.testing.story import Kind, StoryWriter
 
@@ -107,7 +121,7 @@ class Client(ABC, Generic[Q, A]):
         self._servers = servers
         self._history = history
         self._story = story
-        self._marks = marks
+        self.marks = marks
         self.complaint = ""
         """How its last operation failed, if it did."""
 
@@ -154,7 +168,7 @@ class Client(ABC, Generic[Q, A]):
             response = await self._attempts(plan)
         except Error as error:
             self._history.raised(number, error)
-            self._marks[f"operation {'unknown' if error.may_have_happened else 'failed'}"] += 1
+            self.marks[f"operation {'unknown' if error.may_have_happened else 'failed'}"] += 1
             self.complaint = f"{type(error).__name__}: {error}"
             self._tell(Kind.RETURN, self.complaint, told)
             return False
@@ -162,7 +176,7 @@ class Client(ABC, Generic[Q, A]):
             self._history.raised(number, error)
             raise
         self._history.done(number, response)
-        self._marks["operation done"] += 1
+        self.marks["operation done"] += 1
         self._tell(Kind.RETURN, response, told)
         return True
 
@@ -171,7 +185,7 @@ class Client(ABC, Generic[Q, A]):
             return await self._attempt(plan)
         with anyio.move_on_after(plan.cancel_ms / 1000):
             return await self._attempt(plan)
-        self._marks["operation cancelled"] += 1
+        self.marks["operation cancelled"] += 1
         raise OutcomeUnknownError(_CALLED_OFF)
 
     async def _attempt(self, plan: Plan[Q]) -> A:
@@ -181,7 +195,7 @@ class Client(ABC, Generic[Q, A]):
         for attempt in range(_ATTEMPTS_MAX if options.retries else 1):
             if attempt:
                 await servers.sleep(0.05 * attempt)
-                self._marks["operation retried"] += 1
+                self.marks["operation retried"] += 1
             name = self._endpoint(plan.endpoint + attempt)
             if name is None:
                 continue
@@ -217,32 +231,91 @@ class Client(ABC, Generic[Q, A]):
 class KvClient(Client[KvRequest, KvResponse]):
     """A client of the key-value store."""
 
+    def __init__(
+        self,
+        name: str,
+        options: Options,
+        choices: Choices,
+        servers: Servers,
+        history: KvHistory,
+        story: StoryWriter | None,
+        marks: Counter[str],
+        chronicle: Chronicle,
+    ) -> None:
+        super().__init__(name, options, choices, servers, history, story, marks)
+        self._chronicle = chronicle
+        self._shown: dict[bytes, bytes] = {}
+        """What it was shown of a key last."""
+
     def draw(self) -> KvRequest:
-        """A put, a deletion, or a read of some kind, of some key."""
+        """A put, a deletion, a transaction, or a read of some kind, of some key."""
         choices, options = self.choices, self.options
         key = b"k%02d" % choices.choose(options.keys)
         if choices.chance(options.reads):
             serializable = choices.chance(options.local_reads)
+            revision = self._past() if choices.chance(options.past_reads) else 0
             if choices.choose(4) != 1:
-                return Get(key, serializable=serializable)
+                return Get(key, revision, serializable)
             limit = choices.choose(3)
-            return Range(self._span(key), serializable=serializable, limit=limit)
+            return Range(self._span(key), revision, serializable, limit)
         kind = choices.weighted((12, 2, 1))
         previous = choices.choose(4) == 1
+        value = (b"%s-%d" % (self.name.encode(), self.count)).ljust(options.value_bytes, b".")
+        if choices.chance(options.txns):
+            return self._txn(key, value)
         if kind == 0:
-            value = b"%s-%d" % (self.name.encode(), self.count)
-            return Put(key, value.ljust(options.value_bytes, b"."), previous=previous)
+            return Put(key, value, previous=previous)
         return DeleteOne(key, previous) if kind == 1 else DeleteSpan(self._span(key), previous)
 
     def _span(self, key: bytes) -> Span:
         # Everything, the keys of ten, or one: deletions of everything would leave little to see.
-        prefix = (key[:2], key, b"")[self.choices.weighted((4, 4, 1))]
+        # Keys of leases (leasing.py) are not among them.
+        prefix = (key[:2], key, b"k")[self.choices.weighted((4, 4, 1))]
         return prefix_span(prefix)
+
+    def _past(self) -> int:
+        return max(1, self._chronicle.acknowledged - self.choices.choose(30))
+
+    def _txn(self, key: bytes, value: bytes) -> Txn:
+        """Compare and swap, make if absent, or move a value from one key to another."""
+        kind = self.choices.choose(3)
+        if kind == 0:
+            same = Compare(key, Target.VALUE, Relation.EQUAL, self._shown.get(key, b""))
+            return Txn((same,), (Put(key, value, previous=True),), (Get(key),))
+        if kind == 1:
+            absent = Compare(key, Target.VERSION, Relation.EQUAL, 0)
+            return Txn(
+                (absent,), (Put(key, value), Range(self._span(key))), (DeleteOne(key, True),)
+            )
+        other = b"k%02d" % ((int(key[1:]) + 1) % max(2, self.options.keys))
+        there = Compare(key, Target.VERSION, Relation.GREATER, 0)
+        moved = (DeleteOne(key, True), Put(other, value), Get(key), Get(other))
+        return Txn((there,), moved, (Range(self._span(key)),))
 
     async def send(
         self, node: Node[object], request: KvRequest, plan: Plan[KvRequest]
     ) -> KvResponse:
         """Ask a node."""
+        compacted = self._chronicle.compacted
+        answer = await self._send(node, request, plan)
+        if isinstance(request, Get | Range):
+            if request.revision:
+                self.marks["read of the past"] += 1
+                if request.revision < compacted:
+                    raise broken("I30", f"{request} is answered, but {compacted} is compacted")
+            elif isinstance(answer, KeyValue):
+                self._shown[answer.key] = answer.value
+        if isinstance(request, Put):
+            self._shown[request.key] = request.value
+        if isinstance(answer, KeyValue):
+            self._chronicle.told(answer.mod_revision)
+        elif answer is not None:
+            self._chronicle.told(answer.revision)
+        return answer
+
+    async def _send(
+        self, node: Node[object], request: KvRequest, plan: Plan[KvRequest]
+    ) -> KvResponse:
         kv, seconds = node.kv, self.options.timeout_ms / 1000
         match request:
             case Put():
@@ -274,8 +347,50 @@ class KvClient(Client[KvRequest, KvResponse]):
                     lease=plan.lease and not request.serializable,
                     timeout=seconds,
                 )
-            case _:
+            case Txn():
+                result = await kv.txn(
+                    when=[_condition(one) for one in request.conditions],
+                    then=[_operation(one) for one in request.then],
+                    otherwise=[_operation(one) for one in request.otherwise],
+                    timeout=seconds,
+                )
+                self.marks["transaction"] += 1
+                return TxnResult(result.revision, result.succeeded, _answers(result.results))
+            case Revoke():
                 raise TypeError(f"not asked of a store: {request}")
+
+
+def _condition(one: Compare) -> requests.Compare:
+    return requests.Compare(one.key, _TARGETS[one.target], _RESULTS[one.relation], one.wanted)
+
+
+def _operation(one: TxnRequest) -> requests.Operation:
+    match one:
+        case Get(key, revision):
+            return op.get(key, revision=revision)
+        case Range(span, revision, _, limit):
+            return requests.Range(span, limit, revision)
+        case _:
+            return one
+
+
+def _answers(results: Iterable[OperationResult]) -> tuple[TxnAnswer, ...]:
+    """None of ours has a transaction inside another."""
+    return tuple(one for one in results if not isinstance(one, NestedResult))
+
+
+_TARGETS: Final = {
+    Target.VALUE: requests.CompareTarget.VALUE,
+    Target.VERSION: requests.CompareTarget.VERSION,
+    Target.CREATE: requests.CompareTarget.CREATE,
+    Target.MOD: requests.CompareTarget.MOD,
+}
+_RESULTS: Final = {
+    Relation.EQUAL: requests.CompareResult.EQUAL,
+    Relation.NOT_EQUAL: requests.CompareResult.NOT_EQUAL,
+    Relation.LESS: requests.CompareResult.LESS,
+    Relation.GREATER: requests.CompareResult.GREATER,
+}
 
 
 class ListClient(Client[bytes, int]):

@@ -252,7 +252,7 @@ class _WatchedStore:
         store: Store,
         log: _WatchedLog,
         record: Record,
-        on_applied: Callable[[int, int], None],
+        on_applied: Callable[[int, int, Reader], None],
     ) -> None:
         self._store = store
         self._log = log
@@ -285,7 +285,7 @@ class _WatchedStore:
         if mark is not None:
             if rows is None:
                 rows = self._rows = _rows_of(self._store)
-            self._on_applied(mark.index, rows)
+            self._on_applied(mark.index, rows, self._store)
         return position
 
     def sync(self) -> int:
@@ -332,7 +332,7 @@ class WatchedStorage(Storage):
     """The Storage port over another storage."""
 
     def __init__(
-        self, storage: Storage, record: Record, on_applied: Callable[[int, int], None]
+        self, storage: Storage, record: Record, on_applied: Callable[[int, int, Reader], None]
     ) -> None:
         self._storage = storage
         self._record = record

@@ -114,6 +114,19 @@ class Options:
     follows_leader: bool = False
     """Whether clients prefer the member that leads."""
     theme: Theme = Theme.SWARM
+    txns: int = 0
+    """How many of the writes are transactions, per mille."""
+    past_reads: int = 0
+    """How many of the reads are of a past revision, per mille."""
+    watchers: int = 0
+    watch_buffer: int = 1000
+    """So many revisions wait in memory for a slow watcher."""
+    holders: int = 0
+    """How many hold leases."""
+    compact_ms: int = 0
+    """Between two compactions, on average; 0: there are none."""
+    sessions: bool = False
+    """Whether writes are tried again in sessions."""
 
     @property
     def election_ms(self) -> int:
@@ -148,6 +161,13 @@ def draw_options(choices: Choices) -> Options:
         retries=choices.choose(2) == 1,
         follows_leader=choices.choose(2) == 1,
         theme=theme,
+        txns=_one_of(choices, (0, 200, 600)),
+        past_reads=_one_of(choices, (0, 100, 300)),
+        watchers=_one_of(choices, (0, 1, 4)),
+        watch_buffer=_one_of(choices, (1000, 1, 5)),
+        holders=_one_of(choices, (0, 1, 3)),
+        compact_ms=_one_of(choices, (0, 2000, 300)),
+        sessions=choices.choose(2) == 1,
     )
     return _themed(drawn)
 

@@ -20,26 +20,23 @@ import anyio
 from attrs import frozen
 
 from raftkv.core import Input, State
+from raftkv.kv.settings import KvSettings
 from raftkv.machine import Machine
 from raftkv.node.tasks import first_cause
 from raftkv.testing.choices import Choices, Decisions, ReplayedChoices, SeededChoices
 from raftkv.testing.finding import Finding
-from raftkv.testing.histories.kv import (
-    KvHistory,
-    KvRequest,
-    KvResponse,
-    revision_named,
-    written_in,
-)
+from raftkv.testing.histories.kv import KvHistory, KvRequest, KvResponse
 from raftkv.testing.histories.operations import History
 from raftkv.testing.histories.revisions import check_revisions
 from raftkv.testing.histories.verdict import Judgement
 from raftkv.testing.invariants import ViolationError, broken
 from raftkv.testing.nodes.atlas import Atlas
 from raftkv.testing.nodes.checks import NodeChecks
+from raftkv.testing.nodes.chronicle import Chronicle, check_leases
 from raftkv.testing.nodes.clients import AnyClient, KvClient, ListClient
 from raftkv.testing.nodes.cluster import Conditions, SimCluster
 from raftkv.testing.nodes.disk import DiskOptions, SimDisk
+from raftkv.testing.nodes.leasing import Compactor, Holder
 from raftkv.testing.nodes.lists import DiskList, MemoryList, check_places
 from raftkv.testing.nodes.liveness import Liveness
 from raftkv.testing.nodes.loop import run_virtual
@@ -50,6 +47,7 @@ from raftkv.testing.nodes.options import MachineKind, Options, draw_options
 from raftkv.testing.nodes.rocks import RocksDisk
 from raftkv.testing.nodes.runtime import Pace
 from raftkv.testing.nodes.stage import Stage
+from raftkv.testing.nodes.watchers import Watcher
 from raftkv.testing.story import Story, StoryWriter
 
 _MS: Final = 1_000_000
@@ -132,7 +130,10 @@ class _Run:
         self.choices = choices
         self.writer = writer
         self.marks: Counter[str] = Counter()
-        self.checks = NodeChecks(options.settings, self.marks)
+        self._now_ns: Callable[[], int] = lambda: 0
+        self.chronicle = Chronicle(lambda: self._now_ns())
+        is_kv = options.machine is MachineKind.KV
+        self.checks = NodeChecks(options.settings, self.marks, self.chronicle if is_kv else None)
         self.kv_history: KvHistory = History[KvRequest, KvResponse]()
         self.list_history = History[bytes, int]()
         self.steps = 0
@@ -140,6 +141,8 @@ class _Run:
         self.digest = ""
         self.failure: BaseException | None = None
         self.stage: Stage | None = None
+        self.watchers: list[Watcher] = []
+        self.holders: list[Holder] = []
         self._made: list[MemoryList | DiskList] = []
 
     # --- putting it together ----------------------------------------------------------------------
@@ -176,9 +179,21 @@ class _Run:
             size=options.size,
             machine=cast("Callable[[], Machine[object]]", self._machine()),
             settings=options.settings,
+            kv=self._kv_settings(),
             disk=lambda name: self._disk(name, disk_options),
             conditions=conditions,
             story=self.writer,
+        )
+
+    def _kv_settings(self) -> KvSettings | None:
+        options = self.options
+        if options.machine is not MachineKind.KV:
+            return None
+        return KvSettings(
+            lease_ttl_min=1,
+            checkpoint_seconds=1.0,
+            sessions=options.sessions,
+            watch_buffer_revisions_max=options.watch_buffer,
         )
 
     def _disk(self, name: str, options: DiskOptions) -> SimDisk:
@@ -205,17 +220,32 @@ class _Run:
         shared = (options, self.choices, stage)
         if options.machine is MachineKind.KV:
             return [
-                KvClient(name, *shared, self.kv_history, self.writer, self.marks) for name in names
+                KvClient(name, *shared, self.kv_history, self.writer, self.marks, self.chronicle)
+                for name in names
             ]
         return [
             ListClient(name, *shared, self.list_history, self.writer, self.marks) for name in names
         ]
+
+    def _others(self, stage: Stage) -> list[Watcher | Holder | Compactor]:
+        """Who uses the key-value store beside its clients."""
+        options, numbers = self.options, range(1, self.options.holders + 1)
+        if options.machine is not MachineKind.KV:
+            return []
+        shared = (options, self.choices, stage)
+        seen = (self.chronicle, self.marks)
+        self.watchers = [
+            Watcher(f"w{number}", *shared, *seen) for number in range(1, options.watchers + 1)
+        ]
+        self.holders = [Holder(number, *shared, self.kv_history, *seen) for number in numbers]
+        return [*self.watchers, *self.holders, Compactor(*shared, *seen)]
 
     # --- the course of it -------------------------------------------------------------------------
 
     async def main(self, steps: int) -> None:
         """Both phases. Raises ViolationError."""
         cluster = self._cluster()
+        self._now_ns = lambda: cluster.loop.now_ns
         digest = _Digest(cluster)
         try:
             await self._with(cluster, steps)
@@ -259,6 +289,7 @@ class _Run:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(_cut_short, stage, tasks.cancel_scope)
             await Liveness(stage, self.options, self.choices).run(clients)
+            await self._see_all(stage)
             self._check_history(stage)
             await self._close(stage)
             tasks.cancel_scope.cancel()
@@ -272,6 +303,8 @@ class _Run:
             stage.tasks = tasks
             for client in clients:
                 tasks.start_soon(client.run, over.is_set, name=client.name)
+            for other in self._others(stage):
+                tasks.start_soon(other.run, over.is_set)
             tasks.start_soon(self._learners, stage)
             tasks.start_soon(Nemesis(stage, self.options, self.choices).run, over.is_set)
             # A cluster that cannot take a step any more must not keep the run from its end.
@@ -293,6 +326,13 @@ class _Run:
         while True:
             stage.watch_lives()
             await stage.sleep(self.options.election_ms / 4000)
+
+    async def _see_all(self, stage: Stage) -> None:
+        """I34: nothing is kept from a watcher for ever."""
+        names = stage.running()
+        for number, watcher in enumerate(self.watchers):
+            if names and not stage.may_halt:
+                await watcher.finish(stage.node(names[number % len(names)]))
 
     # --- the end ----------------------------------------------------------------------------------
 
@@ -318,17 +358,18 @@ class _Run:
             if told <= len(commands) or not early:
                 check_places(self.list_history, commands)
             return
-        written = list(written_in(stage.storages[holder].store))
-        told = max((revision_named(one.response) for one in self.kv_history), default=0)
-        if early and (not written or told > written[-1].revision):
-            return
-        verdict = check_revisions(self.kv_history, written)
+        verdict = check_revisions(self.kv_history, list(self.chronicle.written()))
         if verdict.judgement is Judgement.WRONG or not (early or verdict.is_right):
             raise broken("I48", str(verdict))
-        if not early:
-            second = second_opinion(self.kv_history, self.options.clients, self.marks)
-            if second is not None and second.judgement is Judgement.WRONG:
-                raise broken("I48", str(second))
+        if early:
+            return
+        second = second_opinion(self.kv_history, self.options.clients, self.marks)
+        if second is not None and second.judgement is Judgement.WRONG:
+            raise broken("I48", str(second))
+        accounts = [one for holder in self.holders for one in holder.accounts.values()]
+        skew = self.options.faults.clock_skew
+        expired = check_leases(self.chronicle, accounts, clock_skew=skew)
+        self.marks["lease expired"] += expired
 
     async def _close(self, stage: Stage) -> None:
         """I52: every member closes in order, and leaves nothing behind."""
