@@ -44,7 +44,7 @@ class Liveness:
         try:
             await self._recover(clients)
         except ViolationError as violation:
-            if violation.invariant != "I53" or not stage.may_halt:
+            if violation.invariant != "I53" or (stage.can_go_on and not stage.may_halt):
                 raise
             stage.marks["safe halt"] += 1
             return

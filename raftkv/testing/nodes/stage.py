@@ -230,6 +230,17 @@ class Stage:
         """Whether disks may lose what nobody else has: then it may stand still for good."""
         return self.atlas is not None and self.atlas.is_reckless
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether of all that may have to agree majorities have what they promised.
+
+        The atlas sees to that, but not to what a change of membership makes of it that is proposed
+        just afterwards: of two voters who remain, one may have lost everything.
+        """
+        if self.atlas is None:
+            return True
+        return all(2 * sum(map(self.is_whole, one)) > len(one) for one in self.electorates())
+
     def recovers(self) -> bool:
         """Whether a member lost something and is not whole again."""
         return any(one.recovers for one in self.checks.subjects.values())
