@@ -22,6 +22,7 @@ from raftkv.kv.client.edge import (
     flag_of,
     key_of,
     lease_of,
+    option_of,
     span_of,
     span_to_delete,
     value_of,
@@ -136,8 +137,8 @@ def range(
         span_of(start, stop, prefix),
         check_count("limit", limit),
         check_count("revision", revision),
-        _order(order),
-        _target(sort_by),
+        option_of("order", order, SortOrder),
+        option_of("sort_by", sort_by, SortTarget),
         flag_of("keys_only", keys_only),
         flag_of("count_only", count_only),
         check_count("min_mod_revision", min_mod_revision),
@@ -159,20 +160,6 @@ def txn(
     is a TxnResult. Raises InvalidArgumentError for what is no condition or operation.
     """
     return Txn(_conditions(when), _operations("then", then), _operations("otherwise", otherwise))
-
-
-def _order(given: object) -> SortOrder:
-    if not isinstance(given, SortOrder):
-        raise InvalidArgumentError(f"invalid sort option: order must be a SortOrder, not {given!r}")
-    return given
-
-
-def _target(given: object) -> SortTarget:
-    if not isinstance(given, SortTarget):
-        raise InvalidArgumentError(
-            f"invalid sort option: sort_by must be a SortTarget, not {given!r}"
-        )
-    return given
 
 
 def _conditions(given: Iterable[object]) -> tuple[Compare, ...]:
