@@ -63,8 +63,19 @@ from raftkv.errors import (
     WrongThreadError,
 )
 from raftkv.handle import Node
-from raftkv.kv import DeleteResult, KeyValue, KvResult, PutResult, RangeResult
+from raftkv.kv import (
+    CompactResult,
+    DeleteResult,
+    KeyValue,
+    KvHash,
+    KvResult,
+    PutResult,
+    RangeResult,
+)
+from raftkv.kv.alarms import KvAlarm
 from raftkv.kv.client import op, when
+from raftkv.kv.client.upkeep import KvStatus
+from raftkv.kv.requests import AlarmKind
 from raftkv.kv.settings import KvSettings
 from raftkv.machine import Command, DurableStateMachine, StateMachine
 from raftkv.node.members import Members
@@ -93,10 +104,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Alarm",
+    "AlarmKind",
     "Batch",
     "ClosedError",
     "Cluster",
     "Command",
+    "CompactResult",
     "CompactedError",
     "ConfigError",
     "DeadlineError",
@@ -114,8 +127,11 @@ __all__ = [
     "KeyNotFoundError",
     "KeyValue",
     "Kv",
+    "KvAlarm",
+    "KvHash",
     "KvResult",
     "KvSettings",
+    "KvStatus",
     "LeaderChanged",
     "LeaseExistsError",
     "LeaseNotFoundError",

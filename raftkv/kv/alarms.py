@@ -50,20 +50,20 @@ def set_alarm(writes: Slice, command: SetAlarm) -> KvResult:
 
 
 @frozen(slots=True)
-class Alarm:
+class KvAlarm:
     """An alarm that the member with that id raised."""
 
     kind: AlarmKind
     member: int
 
 
-def read_alarms(reader: Reader) -> tuple[Alarm, ...]:
+def read_alarms(reader: Reader) -> tuple[KvAlarm, ...]:
     """Every alarm raised, in order."""
-    found: list[Alarm] = []
+    found: list[KvAlarm] = []
     for row_key, _ in reader.scan(_MACHINE, rows.ALARMS, bytes((rows.ALARMS[0] + 1,))):
         try:
             _, kind, member = _ALARM.unpack(row_key)
-            found.append(Alarm(AlarmKind(kind), member))
+            found.append(KvAlarm(AlarmKind(kind), member))
         except (struct.error, ValueError) as error:
             raise StorageCorruptError(
                 f"the key of a KV alarm row is not what raftkv wrote ({row_key.hex()}); "

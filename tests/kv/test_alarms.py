@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raftkv.errors import StorageCorruptError
-from raftkv.kv.alarms import Alarm, read_alarms
+from raftkv.kv.alarms import KvAlarm, read_alarms
 from raftkv.kv.model import EVERYTHING, DeleteResult, Done, KvResult, Refusal, Refused
 from raftkv.kv.reader import read_head, read_key
 from raftkv.kv.requests import (
@@ -99,7 +99,7 @@ def test_deleting_compacting_and_disarming_makes_room() -> None:
 def test_an_alarm_stands_until_every_member_that_raised_it_is_disarmed() -> None:
     rig = full_rig()
     rig.apply([SetAlarm(2**64 - 1, NO_SPACE, True), SetAlarm(2**64 - 1, NO_SPACE, True)])
-    assert read_alarms(rig.store) == (Alarm(NO_SPACE, 1), Alarm(NO_SPACE, 2**64 - 1))
+    assert read_alarms(rig.store) == (KvAlarm(NO_SPACE, 1), KvAlarm(NO_SPACE, 2**64 - 1))
     assert rig.apply([SetAlarm(1, NO_SPACE, False), SetAlarm(5, NO_SPACE, False)]) == [Done(2)] * 2
     assert is_refused(rig.apply([PUT])[0])
     rig.restart()
@@ -113,7 +113,7 @@ def test_an_alarm_stands_until_every_member_that_raised_it_is_disarmed() -> None
 def test_a_corruption_is_kept_and_shown_and_refuses_nothing() -> None:
     rig = memory_rig()
     rig.apply([SetAlarm(3, AlarmKind.CORRUPT, True), SetAlarm(1, NO_SPACE, True)])
-    assert read_alarms(rig.store) == (Alarm(NO_SPACE, 1), Alarm(AlarmKind.CORRUPT, 3))
+    assert read_alarms(rig.store) == (KvAlarm(NO_SPACE, 1), KvAlarm(AlarmKind.CORRUPT, 3))
     rig.apply([SetAlarm(1, NO_SPACE, False)])
     assert read_head(rig.store).alarms == 1 << AlarmKind.CORRUPT
     assert not isinstance(rig.apply([PUT])[0], Refused)

@@ -19,7 +19,7 @@ from raftkv.errors import (
     OutcomeUnknownError,
 )
 from raftkv.kv import rows
-from raftkv.kv.alarms import Alarm
+from raftkv.kv.alarms import KvAlarm
 from raftkv.kv.client import Kv, op
 from raftkv.kv.client.upkeep import STEP_ROWS, KvStatus
 from raftkv.kv.hashing import read_hash
@@ -31,7 +31,7 @@ from raftkv.storage.base import Space
 from tests.kv.rig import memory_rig
 from tests.kv.test_client import AloneReplica
 
-MINE = Alarm(AlarmKind.NO_SPACE, 1)
+MINE = KvAlarm(AlarmKind.NO_SPACE, 1)
 
 
 class Faulty(AloneReplica):
@@ -208,7 +208,7 @@ async def test_an_alarm_of_another_member_holds_here_until_all_are_disarmed(benc
     bench.rig.apply([SetAlarm(7, AlarmKind.NO_SPACE, True)])
     with pytest.raises(NoSpaceError):
         await bench.kv.put("x", "")
-    assert await bench.kv.disarm() == (Alarm(AlarmKind.NO_SPACE, 7),)
+    assert await bench.kv.disarm() == (KvAlarm(AlarmKind.NO_SPACE, 7),)
     await bench.kv.put("x", "")
 
 

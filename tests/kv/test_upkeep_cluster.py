@@ -8,7 +8,7 @@ import pytest
 from attrs import evolve
 
 from raftkv.errors import CompactedError, NoSpaceError
-from raftkv.kv.alarms import Alarm
+from raftkv.kv.alarms import KvAlarm
 from raftkv.kv.client import Kv, Replica
 from raftkv.kv.commands import encode
 from raftkv.kv.machine import KvMachine
@@ -80,7 +80,7 @@ async def test_a_member_that_finds_the_store_full_stops_the_puts_of_all() -> Non
         kv = kv_of(made, finder.id, quota_bytes=1_000)
         with pytest.raises(NoSpaceError):
             await kv.put("k", b"v" * 2_000)
-        mine = Alarm(AlarmKind.NO_SPACE, finder.id)
+        mine = KvAlarm(AlarmKind.NO_SPACE, finder.id)
         with pytest.raises(NoSpaceError):
             await kv_of(made, other.id).put("k", "")
         assert await kv_of(made, leader.id).alarms() == (mine,)

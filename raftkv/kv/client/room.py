@@ -11,7 +11,7 @@ from collections.abc import Awaitable
 from typing import Protocol
 
 from raftkv.errors import NoSpaceError, OutcomeUnknownError, UnavailableError
-from raftkv.kv.alarms import NO_SPACE_TEXT, Alarm, read_alarms
+from raftkv.kv.alarms import NO_SPACE_TEXT, KvAlarm, read_alarms
 from raftkv.kv.commands import encode
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import KvResult
@@ -52,7 +52,7 @@ class Room:
 
         The write was not proposed, whatever becomes of the alarm: the next one raises it again.
         """
-        mine = Alarm(AlarmKind.NO_SPACE, self._node.id)
+        mine = KvAlarm(AlarmKind.NO_SPACE, self._node.id)
         if not self._raising and mine not in read_alarms(self._machine.store):
             self._raising = True
             try:

@@ -9,7 +9,7 @@ from anyio.lowlevel import checkpoint
 from attrs import frozen
 
 from raftkv.errors import DeadlineError, OutcomeUnknownError, UnavailableError
-from raftkv.kv.alarms import Alarm, read_alarms
+from raftkv.kv.alarms import KvAlarm, read_alarms
 from raftkv.kv.client.base import Part
 from raftkv.kv.client.edge import check_count, flag_of, refusal_of
 from raftkv.kv.commands import encode
@@ -40,7 +40,7 @@ class KvStatus:
     size_bytes: int
     quota_bytes: int
     unswept: int
-    alarms: tuple[Alarm, ...]
+    alarms: tuple[KvAlarm, ...]
 
 
 class Upkeep(Part):
@@ -98,12 +98,12 @@ class Upkeep(Part):
 
     async def alarms(
         self, *, serializable: bool = False, timeout: float = 5.0
-    ) -> tuple[Alarm, ...]:
+    ) -> tuple[KvAlarm, ...]:
         """Which alarms are raised, and by which members."""
         await self._up_to_date(serializable, timeout)
         return read_alarms(self._machine.store)
 
-    async def disarm(self, *, timeout: float = 5.0) -> tuple[Alarm, ...]:
+    async def disarm(self, *, timeout: float = 5.0) -> tuple[KvAlarm, ...]:
         """Take back all alarms; the result tells which there were.
 
         A store that is still at its quota raises the alarm anew at the next write: make room first,
