@@ -14,6 +14,7 @@ from raftkv.testing.nodes import Conditions, SimCluster, run_virtual
 
 T = TypeVar("T")
 SECOND = 1_000_000_000
+Body = Callable[[], Coroutine[object, object, T]]
 
 
 class LeaseWorld:
@@ -125,12 +126,14 @@ class LeaseWorld:
             return True
         return True
 
-    def first_thing(
-        self, name: str, body: Callable[[], Coroutine[object, object, T]]
-    ) -> Awaitable[T]:
+    def first_thing(self, name: str, body: Body[T]) -> Awaitable[T]:
         """Stop a member, which does this before anything else when it goes on."""
         self.cluster.pause(name)
-        context = self.cluster.process(name)._context  # pyright: ignore[reportPrivateUsage] - to be of the process
+        return self.in_process(name, body)
+
+    def in_process(self, name: str, body: Body[T]) -> Awaitable[T]:
+        """Run this as a part of a member's process, which may stand still."""
+        context = self.cluster.process(name)._context  # pyright: ignore[reportPrivateUsage] - what makes it a part
         return context.run(lambda: self.cluster.loop.create_task(body(), context=context))
 
     def others(self, name: str) -> list[str]:
