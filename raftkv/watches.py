@@ -31,6 +31,12 @@ class _Arrived:
         self._changes: deque[Change] = deque()  # appended over there, taken over here
         self._lock: Lock | None = None  # of the loop over there
         self.is_closed = False
+        self.next_revision = watch.next_revision
+
+    async def begin(self) -> None:
+        """Enter the watch, over there."""
+        await self._watch.__aenter__()
+        self.next_revision = self._watch.next_revision
 
     async def fetch(self, seconds: float | None) -> None:
         """Wait, over there, until something is here, for so many seconds, or it is closed."""
@@ -49,12 +55,19 @@ class _Arrived:
 
     def take(self) -> Change | None:
         """The next one that is here."""
-        return self._changes.popleft() if self._changes else None
+        if not self._changes:
+            return None
+        change = self._changes.popleft()
+        behind = change.revision if change.is_fragment else change.revision + 1
+        self.next_revision = max(self.next_revision, behind)
+        return change
 
     def take_all(self, changes_max: int) -> tuple[Change, ...]:
         """The next ones that are here."""
-        count = min(changes_max, len(self._changes))
-        return tuple(self._changes.popleft() for _ in range(count))
+        found: list[Change] = []
+        while len(found) < changes_max and (change := self.take()) is not None:
+            found.append(change)
+        return tuple(found)
 
 
 class HostedWatch(Watch):
@@ -71,8 +84,8 @@ class HostedWatch(Watch):
 
     async def __aenter__(self) -> Watch:
         """As :meth:`Watch.__aenter__`."""
-        await self._thread.run(self._inner.__aenter__)
-        self.next_revision = self._inner.next_revision
+        await self._thread.run(self._arrived.begin)
+        self.next_revision = self._arrived.next_revision
         return self
 
     async def __aexit__(
@@ -97,7 +110,7 @@ class HostedWatch(Watch):
             change = self._arrived.take()
         if change is None:
             raise StopAsyncIteration
-        self._delivered(change)
+        self.next_revision = self._arrived.next_revision
         return change
 
     async def next(self, changes_max: int = TAKEN_MAX) -> tuple[Change, ...]:
@@ -105,8 +118,7 @@ class HostedWatch(Watch):
         _check_changes_max(changes_max)
         await self._thread.run(lambda: self._arrived.fetch(None))
         changes = self._arrived.take_all(changes_max)
-        for change in changes:
-            self._delivered(change)
+        self.next_revision = self._arrived.next_revision
         if not changes:
             raise ClosedError(_CLOSED)
         return changes
@@ -127,17 +139,15 @@ class BlockingWatch:
         self._portal = portal
         self._inner = inner
         self._arrived = _Arrived(inner)
-        self._next_revision = inner.next_revision
 
     @property
     def next_revision(self) -> int:
         """What to pass as ``start=`` to go on behind what was delivered."""
-        return self._next_revision
+        return self._arrived.next_revision
 
     def __enter__(self) -> BlockingWatch:
         """Begin to watch: from here on nothing is missed. Raises what the async one does."""
-        self._portal.call(self._inner.__aenter__)
-        self._next_revision = self._inner.next_revision
+        self._portal.call(self._arrived.begin)
         return self
 
     def __exit__(
@@ -166,7 +176,6 @@ class BlockingWatch:
             change = self._arrived.take()
         if change is None:
             raise StopIteration
-        self._delivered(change)
         return change
 
     def next(
@@ -181,8 +190,6 @@ class BlockingWatch:
         _check_changes_max(changes_max)
         self._portal.call(self._arrived.fetch, seconds)
         changes = self._arrived.take_all(changes_max)
-        for change in changes:
-            self._delivered(change)
         if changes:
             return changes
         if self._arrived.is_closed:
@@ -192,10 +199,6 @@ class BlockingWatch:
     def progress(self, *, timeout: float = 5.0) -> int:
         """Ask for a progress mark; returns a revision that it will reach at least."""
         return self._portal.call(partial(self._inner.progress, timeout=timeout))
-
-    def _delivered(self, change: Change) -> None:
-        behind = change.revision if change.is_fragment else change.revision + 1
-        self._next_revision = max(self._next_revision, behind)
 
 
 def _check_changes_max(changes_max: int) -> None:
