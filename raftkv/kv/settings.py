@@ -43,7 +43,7 @@ class KvSettings:
     checkpoint_seconds: float = 300.0
     """So often what remains of long leases is written down, for a next leader to go on from."""
 
-    sessions: bool = False
+    sessions: bool = True
     """Whether writes are tried again, and applied once, after a change of leader or a lost message.
     Without, such a write raises OutcomeUnknownError at its deadline."""
     session_ttl: int = 60
