@@ -22,6 +22,7 @@ from raftkv.kv import rows
 from raftkv.kv.alarms import KvAlarm
 from raftkv.kv.client import Kv, op
 from raftkv.kv.client.upkeep import STEP_ROWS, KvStatus
+from raftkv.kv.commands import encode
 from raftkv.kv.hashing import read_hash
 from raftkv.kv.model import CompactResult, KvResult, PutResult
 from raftkv.kv.requests import AlarmKind, Compact, KvCommand, Put, SetAlarm, Sweep
@@ -224,6 +225,13 @@ async def test_an_alarm_that_cannot_be_raised_now_is_raised_by_the_next(
         with pytest.raises(NoSpaceError):
             await bench.kv.put("x", "")
         assert bench.kv.status().alarms == alarms
+
+
+async def test_the_quota_itself_is_not_reached() -> None:
+    size_bytes = len(encode(Put(b"k", b"v")))
+    await Bench(quota_bytes=size_bytes + 1).kv.put("k", "v")
+    with pytest.raises(NoSpaceError):
+        await Bench(quota_bytes=size_bytes).kv.put("k", "v")
 
 
 async def test_without_a_quota_there_is_always_room() -> None:
