@@ -24,9 +24,9 @@ class KvSettings:
     """
 
     quota_bytes: int = 2 * _GIB
-    """Keys, values and their history together; a leader that finds more raises the NO_SPACE alarm,
-    and puts are refused with NoSpaceError until that is disarmed (etcd: ``quota-backend-bytes``).
-    0: no quota."""
+    """Keys, values and their history together. The member that is asked for a write which would
+    reach it raises the NO_SPACE alarm, and all refuse what takes room, with NoSpaceError, until
+    that is disarmed (etcd: ``quota-backend-bytes``). 0: no quota."""
 
     history_revisions: int = 0
     """Keep at least so many revisions readable and let the leader compact what is older

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 import pytest
+from anyio import create_task_group
 
 from raftkv.errors import (
     CompactedError,
@@ -225,6 +226,19 @@ async def test_an_alarm_that_cannot_be_raised_now_is_raised_by_the_next(
         with pytest.raises(NoSpaceError):
             await bench.kv.put("x", "")
         assert bench.kv.status().alarms == alarms
+
+
+async def test_many_who_find_the_store_full_at_once_raise_one_alarm(bench: Bench) -> None:
+    bench.rig.apply([Put(b"k", b"v" * 10_000)])
+
+    async def put() -> None:
+        with pytest.raises(NoSpaceError):
+            await bench.kv.put("x", "")
+
+    async with create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(put)
+    assert bench.proposed(SetAlarm) == [SetAlarm(1, AlarmKind.NO_SPACE, True)]
 
 
 async def test_the_quota_itself_is_not_reached() -> None:
