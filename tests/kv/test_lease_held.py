@@ -17,10 +17,15 @@ from raftkv.errors import (
     LeaseNotFoundError,
     UnavailableError,
 )
+from raftkv.kv.client import leases
 from raftkv.kv.client.asking import Question, decode_answer, decode_question, encode_question
+from raftkv.kv.client.edge import LeaseHolder
 from raftkv.kv.client.leases import Lease, LeaseStatus
+from raftkv.kv.model import LeaseResult
 from raftkv.kv.requests import LEASE_TTL_MAX
-from raftkv.testing.nodes import CancelledAt
+from raftkv.testing.nodes import CancelledAt, run_virtual
+from raftkv.testing.nodes.loop import virtual_loop
+from raftkv.testing.nodes.runtime import SimClock
 from tests.kv.lease_world import SECOND, LeaseWorld, play
 from tests.node.rig import QUICK
 
@@ -282,6 +287,43 @@ async def _closed(world: LeaseWorld) -> None:
 
 def test_a_lease_of_a_member_that_is_closed_is_given_up() -> None:
     play(_closed)
+
+
+class _SlowKv:
+    """A store whose leader takes long to answer."""
+
+    def __init__(self, clock: SimClock) -> None:
+        self.clock = clock
+        self.answers = 0
+
+    async def _answer(self) -> None:
+        await self.clock.sleep_until(self.clock.monotonic_ns() + 3 * SECOND // 2)
+        self.answers += 1
+
+    async def grant(self, ttl: int, *, id: int = 0, timeout: float = 5.0) -> LeaseResult:
+        await self._answer()
+        return LeaseResult(7, ttl, 1)
+
+    async def keep_alive(self, lease: int | LeaseHolder, *, timeout: float = 5.0) -> int:
+        await self._answer()
+        return 12
+
+    async def revoke(self, lease: int | LeaseHolder, *, timeout: float = 5.0) -> int:
+        return 1
+
+
+def test_the_time_of_a_lease_counts_from_when_its_renewal_began() -> None:
+    async def main() -> None:
+        clock = SimClock(virtual_loop())
+        kv = _SlowKv(clock)
+        async with leases._holding(kv, clock, 12, 5.0) as lease:  # pyright: ignore[reportPrivateUsage] - the store is another
+            assert 10.4 <= lease.seconds_left <= 10.5
+            await clock.sleep_until(clock.monotonic_ns() + 6 * SECOND)
+            assert kv.answers == 2
+            # Four seconds after the grant it was asked, half a second ago it was answered.
+            assert 9.9 <= lease.seconds_left <= 10.1
+
+    run_virtual(main)
 
 
 # --- questions ------------------------------------------------------------------------------------
