@@ -17,6 +17,7 @@ from raftkv.kv.requests import (
     TXN_OPERATIONS_MAX,
     TXN_PARTS_MAX,
     Compare,
+    CompareTarget,
     DeleteOne,
     DeleteSpan,
     Operation,
@@ -87,6 +88,11 @@ def _check_size(txn: Txn, allowed: int, depth: int) -> int:
 def _check_condition(condition: Compare) -> None:
     if isinstance(condition.keys, bytes):
         check_key("key", condition.keys)
+    if isinstance(condition.given, bytes) is not (condition.target is CompareTarget.VALUE):
+        raise InvalidArgumentError(
+            f"a condition on {condition.target.name} cannot be compared with {condition.given!r}:"
+            " a value is bytes, everything else a number"
+        )
 
 
 def _check_branch(branch: Iterable[Operation]) -> tuple[set[bytes], _Deleted]:

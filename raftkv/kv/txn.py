@@ -9,8 +9,9 @@ operation asks of its key holds until its turn comes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import assert_never
+import operator
+from collections.abc import Callable, Iterator
+from typing import Final, assert_never, cast
 
 from attrs import frozen
 
@@ -118,44 +119,29 @@ def _holds(writes: Slice, compare: Compare) -> bool:
 def _holds_missing(compare: Compare) -> bool:
     given = compare.given
     # No value is not an empty value: nothing can be said about it.
-    return isinstance(given, int) and _stands(0, given, compare.result)
+    return isinstance(given, int) and _STANDS[compare.result](0, given)
 
 
 def _holds_for(writes: Slice, compare: Compare, key: bytes, row: bytes) -> bool:
-    given = compare.given
+    stands, given = _STANDS[compare.result], compare.given
     if isinstance(given, bytes):
         value = writes.key_value(key, row).value
-        order = (value > given) - (value < given)
-        return _stands(order, 0, compare.result)
-    version = rows.decode_version(row)
-    match compare.target:
-        case CompareTarget.VERSION:
-            has = version.version
-        case CompareTarget.CREATE:
-            has = version.create_revision
-        case CompareTarget.MOD:
-            has = version.mod_revision
-        case CompareTarget.LEASE:
-            has = version.lease
-        case CompareTarget.VALUE:
-            return False  # a number is no value
-        case _:
-            assert_never(compare.target)
-    return _stands(has, given, compare.result)
+        return stands((value > given) - (value < given), 0)
+    return stands(_NUMBERS[compare.target](rows.decode_version(row)), given)
 
 
-def _stands(has: int, given: int, result: CompareResult) -> bool:
-    match result:
-        case CompareResult.EQUAL:
-            return has == given
-        case CompareResult.GREATER:
-            return has > given
-        case CompareResult.LESS:
-            return has < given
-        case CompareResult.NOT_EQUAL:
-            return has != given
-        case _:
-            assert_never(result)
+_STANDS: Final[dict[CompareResult, Callable[[int, int], bool]]] = {
+    CompareResult.EQUAL: operator.eq,
+    CompareResult.GREATER: operator.gt,
+    CompareResult.LESS: operator.lt,
+    CompareResult.NOT_EQUAL: operator.ne,
+}
+_NUMBERS: Final[dict[CompareTarget, Callable[[rows.Version], int]]] = {
+    CompareTarget.VERSION: operator.attrgetter("version"),
+    CompareTarget.CREATE: operator.attrgetter("create_revision"),
+    CompareTarget.MOD: operator.attrgetter("mod_revision"),
+    CompareTarget.LEASE: operator.attrgetter("lease"),
+}
 
 
 # --- what cannot be done --------------------------------------------------------------------------
@@ -220,12 +206,11 @@ def _follow(writes: Slice, revision: Revision, way: _Way) -> TxnResult:
 def _put(writes: Slice, revision: Revision, put: Put) -> PutResult:
     value, lease = put.value, put.lease
     if put.ignore_value or put.ignore_lease:
-        row = writes.current(put.key)
-        if row is not None:  # it was refused otherwise
-            if put.ignore_value:
-                value = writes.key_value(put.key, row).value
-            if put.ignore_lease:
-                lease = rows.lease_of(row)
+        row = cast("bytes", writes.current(put.key))  # without the key it was refused
+        if put.ignore_value:
+            value = writes.key_value(put.key, row).value
+        if put.ignore_lease:
+            lease = rows.lease_of(row)
     old = revision.put(put.key, value, lease)
     previous: KeyValue | None = None
     if put.previous and old is not None:

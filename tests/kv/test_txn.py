@@ -455,6 +455,22 @@ def test_colliding_keys_are_found_as_by_comparing_each_with_each(txn: Txn) -> No
     check_txn(txn)
 
 
+@pytest.mark.parametrize(("target", "given_one"), [(VALUE, 1), (VERSION, b"1")])
+def test_a_value_is_no_number_and_a_number_no_value(
+    target: CompareTarget, given_one: int | bytes
+) -> None:
+    compare = Compare(b"k", target, EQUAL, given_one)
+    for txn in (Txn((compare,)), Txn(then=(Txn((compare,)),))):
+        with pytest.raises(InvalidArgumentError, match="cannot be compared with"):
+            check_txn(txn)
+
+
+def test_a_condition_needs_a_key_that_can_be() -> None:
+    for key in (b"", b"k" * 65_537):
+        with pytest.raises(InvalidArgumentError, match="key is"):
+            check_txn(Txn((Compare(key, VERSION, EQUAL, 0),)))
+
+
 def _puts(count: int) -> tuple[Operation, ...]:
     return tuple(Put(b"%d" % number, b"") for number in range(count))
 
