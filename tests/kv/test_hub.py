@@ -6,6 +6,7 @@ The oracle is a list of what each revision did; every bound is so low that it is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import TypeAlias
 
@@ -16,15 +17,13 @@ from hypothesis import strategies as st
 from raftkv.errors import CompactedError, InvariantError, TooManyRequestsError
 from raftkv.kv.client.hub import Limits
 from raftkv.kv.history import FRAGMENT_BYTES_MAX, Wanted
-from raftkv.kv.model import EVERYTHING, Change, EventKind, Span, prefix_span
+from raftkv.kv.model import EVERYTHING, EventKind, Span, prefix_span
 from raftkv.kv.requests import (
     Compact,
     DeleteOne,
     DeleteSpan,
-    Grant,
     KvCommand,
     Put,
-    Revoke,
     Sweep,
     Txn,
 )
@@ -55,15 +54,14 @@ some_txns = st.lists(some_puts, min_size=2, max_size=3, unique_by=lambda put: pu
 changes: st.SearchStrategy[KvCommand] = st.one_of(
     some_puts,
     some_puts,
+    some_puts,
+    some_txns,
     some_txns,
     st.builds(DeleteOne, some_keys),
     st.builds(DeleteSpan, wanted_spans),
-    st.builds(Put, some_keys, st.just(b"leased"), st.just(1)),
-    st.just(Grant(1, 60)),
-    st.just(Revoke(1)),
     writes(),
 )
-parts = st.lists(changes, min_size=1, max_size=6)
+parts = st.lists(changes, min_size=3, max_size=8)
 places = st.integers(0, 7)
 
 Step: TypeAlias = Callable[["Story"], None]
@@ -74,6 +72,7 @@ class Story:
 
     def __init__(self) -> None:
         self.member = Member()
+        self.member.do(Put(b"a", b"1"), Put(b"ab", b"2"), Put(b"b", b"3"))
         self.readers: list[Collector] = []
         self.past: list[Collector] = []
 
@@ -158,7 +157,7 @@ does = st.builds(doing, parts, st.integers(1, 6))
 watches = st.builds(watching, asked, st.integers(-3, 9))
 reads = st.builds(reading, places, st.integers(1, 4))
 steps: st.SearchStrategy[Step] = st.one_of(
-    does, does, does, watches, reads, reads,
+    does, does, does, does, watches, reads, reads, reads,
     st.builds(proposing, parts),
     st.builds(compacting, st.integers(0, 8)),
     st.just(Story.mark),
@@ -168,7 +167,7 @@ steps: st.SearchStrategy[Step] = st.one_of(
 
 
 @settings(max_examples=max(50, settings().max_examples // 2))
-@given(watches, st.lists(steps, min_size=8, max_size=30))
+@given(watches, st.lists(steps, min_size=20, max_size=40))
 def test_whatever_happens_watchers_give_the_history(first: Step, then: list[Step]) -> None:
     story = Story()
     for step in (first, *then):
@@ -540,17 +539,44 @@ def test_a_closed_watcher_gives_nothing_more() -> None:
     assert reader.watcher.take() is None
 
 
-def test_a_change_is_rung_for_once_there_is_something_to_take_or_to_do() -> None:
-    member = Member(KvSettings(watch_buffer_revisions_max=1), Limits())
+def rung_by(member: Member, **wanted: Wanted) -> list[str]:
+    """The names of watchers whose readers are woken, as that happens."""
     rung: list[str] = []
-    for name, wanted in (("all", ALL), ("one", ONE)):
-        member.hub.watch(wanted, 0).ring = lambda name=name: rung.append(name)
+
+    def wake(name: str) -> bool:
+        rung.append(name)
+        return True
+
+    for name, one in wanted.items():
+        member.hub.watch(one, 0).wake = partial(wake, name)
+    return rung
+
+
+def test_a_reader_is_woken_once_there_is_something_to_take_or_to_do() -> None:
+    member = Member(KvSettings(watch_buffer_revisions_max=1), Limits())
+    rung = rung_by(member, every=ALL, one=ONE)
     member.do(*puts(b"b"))
-    assert rung == ["all"]
+    assert rung == ["every"]
     member.do(*puts(b"b"))
-    assert rung == ["all", "all"]  # to go on in history
+    assert rung == ["every", "every"]  # to go on in history
     member.do(*puts(b"b"))
-    assert rung == ["all", "all"]
+    assert rung == ["every", "every"]
     member.hub.ended()
-    assert rung == ["all", "all", "all", "one"]
-    assert Change(1, ()).events == ()
+    assert rung == ["every", "every", "every", "one"]
+
+
+def test_few_readers_are_woken_at_once_and_all_in_their_turn() -> None:
+    member = Member(KvSettings(), Limits(wakes=2))
+    rung = rung_by(member, a=ALL, b=ALL, c=ALL, d=ALL, e=ALL)
+    closed = member.hub.watch(ALL, 0)
+    member.do(*puts(b"a"))
+    assert rung == ["a", "b"]
+    member.do(*puts(b"a"))  # whose turn is to come is noted once
+    assert rung == ["a", "b"]
+    closed.close()
+    for count in (3, 4, 5):
+        member.hub.woken()
+        assert len(rung) == count
+    for _ in range(2):
+        member.hub.woken()
+    assert rung == ["a", "b", "c", "d", "e", "a", "b"]

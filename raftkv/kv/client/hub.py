@@ -69,6 +69,9 @@ class Limits:
     """A page keeps the events that were made of it for the next reader, up to so many bytes."""
     pages: int = 8
     """So many pages are kept."""
+    wakes: int = 64
+    """So many readers are woken at once; the next when these have run. Among ten thousand that a
+    write concerns the node gets its turns, and who waits longer finds more at once."""
 
 
 class Watcher:
@@ -84,7 +87,7 @@ class Watcher:
         "is_closed",
         "is_synced",
         "mark_wanted",
-        "ring",
+        "wake",
         "wanted",
     )
 
@@ -101,8 +104,9 @@ class Watcher:
         self.mark_wanted = False
         self.failure: Error | None = None
         """Why history could not be read on; nothing comes behind what is queued."""
-        self.ring: Callable[[], None] = _nothing
-        """Called when there is something to take or to do."""
+        self.wake: Callable[[], bool] = _nobody
+        """Called when there is something to take or to do; True if that woke a reader, who then
+        says so by :meth:`Hub.woken`."""
 
     @property
     def queued(self) -> int:
@@ -124,7 +128,7 @@ class Watcher:
         self.mark_wanted = True
         if self.is_synced:
             self._mark()
-            self.ring()
+            self._hub.ring(self)
 
     def step(self) -> None:
         """Read on in history, a bounded piece. For who is behind and has taken all there was."""
@@ -137,7 +141,7 @@ class Watcher:
             self._hub.forget(self)
             self.is_closed, self.is_synced = True, False
             self._drop()
-            self.ring()
+            self._hub.ring(self)
 
     # --- for the hub --------------------------------------------------------------------------
 
@@ -148,7 +152,7 @@ class Watcher:
         if self._hub.has_room(len(self._queue) + len(changes), self._size + size, size):
             for change in changes:
                 self._put(change, size if len(changes) == 1 else change_bytes(change))
-            self.ring()
+            self._hub.ring(self)
             return
         queued = [change for change, _ in self._queue]
         oldest = next((change.revision for change in queued if change.events), revision)
@@ -173,7 +177,7 @@ class Watcher:
         self._walk.next = max(self._walk.next, (revision, 0))
         self.is_synced = False
         self._hub.dismiss(self)
-        self.ring()
+        self._hub.ring(self)
 
     def _put(self, change: Change, size: int) -> None:
         self._queue.append((change, size))
@@ -230,6 +234,8 @@ class Hub:
         self.buffered_bytes = 0
         """What waits for all watchers together."""
         self.is_ended = False
+        self._woken = 0  # readers that were woken and have not run yet
+        self._unwoken: dict[Watcher, None] = {}  # whose turn comes after them
 
     @property
     def count(self) -> int:
@@ -270,7 +276,7 @@ class Hub:
         """Wake everybody: the node says why."""
         self.is_ended = True
         for watcher in self._watchers:
-            watcher.ring()
+            watcher.wake()
 
     # --- watchers -----------------------------------------------------------------------------
 
@@ -299,6 +305,7 @@ class Hub:
     def forget(self, watcher: Watcher) -> None:
         """The watcher was closed."""
         del self._watchers[watcher]
+        self._unwoken.pop(watcher, None)
         if watcher.is_synced:
             self.dismiss(watcher)
         if not self._watchers:
@@ -347,6 +354,23 @@ class Hub:
             watcher.queue(changes)
         if walk.next >= end:
             self._admit(watcher)
+
+    # --- waking readers -------------------------------------------------------------------------
+
+    def ring(self, watcher: Watcher) -> None:
+        """There is something for its reader: wake it, now or in its turn."""
+        if self._woken < self._limits.wakes:
+            self._woken += watcher.wake()
+        else:
+            self._unwoken[watcher] = None
+
+    def woken(self) -> None:
+        """A reader that was woken runs: another one may be woken."""
+        self._woken -= 1
+        while self._unwoken and self._woken < self._limits.wakes:
+            watcher = next(iter(self._unwoken))
+            del self._unwoken[watcher]
+            self._woken += watcher.wake()
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -470,5 +494,5 @@ class Hub:
         )
 
 
-def _nothing() -> None:
-    pass
+def _nobody() -> bool:
+    return False

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
 from anyio import Lock, move_on_after
 from anyio.lowlevel import checkpoint
 
-from raftkv.errors import ClosedError, InvalidArgumentError, UnavailableError, UsageError
+from raftkv.errors import ClosedError, InvalidArgumentError, UsageError
 from raftkv.kv.client.base import Part, Replica
 from raftkv.kv.client.edge import bound_of, check_count, flag_of, key_of, span_of
 from raftkv.kv.client.hub import Hub, Watcher
@@ -24,6 +23,7 @@ TAKEN_MAX: Final = 64
 """So many Changes are taken in a row before one lets the event loop run."""
 
 _CLOSED: Final = "the watch was closed: make another one with kv.watch()"
+_ONE_READER: Final = "one task at a time may read a watch: give each a watch of its own"
 _TO_THE_END: Final = b"\0"  # as a stop, as in etcd: it could only make a range empty
 
 
@@ -46,12 +46,14 @@ class Watch:
     """
 
     __slots__ = (
+        "_clock",
         "_hub",
-        "_is_taken",
+        "_is_woken",
         "_lock",
         "_node",
         "_parked",
         "_progress_ns",
+        "_promise",
         "_quiet_ns",
         "_serializable",
         "_start",
@@ -75,6 +77,8 @@ class Watch:
         timeout: float,
     ) -> None:
         self._node = node
+        self._clock = node.runtime.clock
+        self._promise = node.runtime.promise
         self._hub = hub
         self._lock = lock
         self._wanted = wanted
@@ -84,7 +88,7 @@ class Watch:
         self._timeout = timeout
         self._watcher: Watcher | None = None
         self._parked: Promise[object] | None = None
-        self._is_taken = False  # whether a task is inside ``next``
+        self._is_woken = False
         self._taken = 0  # Changes since the loop last ran
         self._quiet_ns = 0  # since when nothing was delivered
         self.next_revision = start
@@ -107,9 +111,9 @@ class Watch:
             await checkpoint()
         self._node.check()
         self._watcher = watcher = self._hub.watch(self._wanted, self._start)
-        watcher.ring = self._wake
+        watcher.wake = self._wake
         self.next_revision = self._start or self._hub.revision + 1
-        self._quiet_ns = self._node.runtime.clock.monotonic_ns()
+        self._quiet_ns = self._clock.monotonic_ns()
         return self
 
     async def __aexit__(
@@ -177,74 +181,73 @@ class Watch:
     def _take(self) -> Change:
         change = self._inside().take()
         if change is None:
-            raise UsageError("one task at a time may read a watch")
+            raise UsageError(_ONE_READER)
         self._taken += 1
-        self._delivered(change)
-        return change
-
-    def _delivered(self, change: Change) -> None:
         behind = change.revision if change.is_fragment else change.revision + 1
-        self.next_revision = max(self.next_revision, behind)
+        if behind > self.next_revision:  # else it is a mark of before a start in the future
+            self.next_revision = behind
+        return change
 
     async def _wait(self) -> bool:
         """Wait until something can be taken; False if the watch is closed."""
         watcher = self._inside()
-        if self._is_taken:
-            raise UsageError("one task at a time may read a watch")
-        self._is_taken = True
-        try:
-            if self._taken >= TAKEN_MAX:
-                # Answered without waiting, a fast reader would starve the node of its loop.
-                self._taken = 0
-                await checkpoint()
-            while not watcher.queued:
-                if watcher.is_closed:
-                    return False
-                self._check(watcher)
-                self._taken = 0
-                if watcher.is_synced:
-                    await self._park(watcher)
-                else:
-                    # One step of one watcher in a turn of the loop, however many are behind.
-                    async with self._lock:
-                        watcher.step()
-                        await checkpoint()
-            if self._progress_ns is not None:
-                self._quiet_ns = self._node.runtime.clock.monotonic_ns()
-            return True
-        finally:
-            self._is_taken = False
+        if self._taken >= TAKEN_MAX:
+            # Answered without waiting, a fast reader would starve the node of its loop.
+            self._taken = 0
+            await checkpoint()
+        while not watcher.queued:
+            if watcher.is_closed:
+                return False
+            self._check(watcher)
+            self._taken = 0
+            if watcher.is_synced:
+                self._parked = promise = self._promise()
+                try:
+                    if self._progress_ns is None:
+                        await promise
+                    else:
+                        await self._wait_quietly(watcher, promise, self._progress_ns)
+                finally:
+                    if self._is_woken:  # also if we were cancelled meanwhile
+                        self._is_woken = False
+                        self._hub.woken()
+            else:
+                # One step of one watcher in a turn of the loop, however many are behind.
+                async with self._lock:
+                    watcher.step()
+                    await checkpoint()
+        if self._progress_ns is not None:
+            self._quiet_ns = self._clock.monotonic_ns()
+        return True
 
-    def _check(self, watcher: Watcher) -> None:
-        """Raise what ended the watch, if anything did."""
-        if watcher.failure is not None:
-            raise watcher.failure
-        with suppress(UnavailableError):  # of a member that recovers: it has a true beginning
-            self._node.check()
-        if self._hub.is_ended:
-            raise ClosedError("the node is closed: watch again from next_revision on another one")
-
-    async def _park(self, watcher: Watcher) -> None:
+    async def _wait_quietly(
+        self, watcher: Watcher, promise: Promise[object], progress_ns: int
+    ) -> None:
         """Wait until the hub rings, or it is time for a progress mark."""
-        runtime = self._node.runtime
-        self._parked = runtime.promise()
-        try:
-            if self._progress_ns is None:
-                await self._parked
-                return
-            left_ns = self._quiet_ns + self._progress_ns - runtime.clock.monotonic_ns()
-            with move_on_after(max(0, left_ns) / 1e9):
-                await self._parked
-                return
-        finally:
-            self._parked = None
+        left_ns = self._quiet_ns + progress_ns - self._clock.monotonic_ns()
+        with move_on_after(max(0, left_ns) / 1e9):
+            await promise
+            return
         if watcher.is_synced and not watcher.queued:
             watcher.ask_mark()
 
-    def _wake(self) -> None:
+    def _check(self, watcher: Watcher) -> None:
+        """Raise what ended the watch, or would leave another reader waiting, if anything does."""
+        if watcher.failure is not None:
+            raise watcher.failure
+        if self._hub.is_ended:
+            self._node.check()
+            raise ClosedError("the node is closed: watch again from next_revision on another one")
+        if self._parked is not None and not self._parked.done():
+            raise UsageError(_ONE_READER)
+
+    def _wake(self) -> bool:
         parked = self._parked
-        if parked is not None and not parked.done():
-            parked.set_result(None)
+        if parked is None or parked.done():
+            return False
+        self._is_woken = True
+        parked.set_result(None)
+        return True
 
 
 class Watching(Part):
