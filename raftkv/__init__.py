@@ -2,7 +2,8 @@
 
 Open a node with :func:`open_node`, or three at once for a first look with :func:`open_cluster`; use
 ``node.kv``, or give a state machine of your own and use ``node.propose``. From threads, without
-await: :mod:`raftkv.blocking`.
+await: :mod:`raftkv.blocking`. Conditions and operations of transactions are made by
+:mod:`raftkv.when` and :mod:`raftkv.op`.
 
 The house, by room; imports go from the top of this list down, never up::
 
@@ -15,13 +16,14 @@ The house, by room; imports go from the top of this list down, never up::
     transport   port, memory and TCP: frames between members
     node        the hands: persist, send, apply, reply, in the order the core asks
     kv          an etcd-like database as one machine, and its client
+    recipes     locks, elections, queues and the like, on that client's public names alone
     open, cluster, blocking    put the parts together
     testing     a simulator and checkers for you to use; nothing imports it
 """
 
 from __future__ import annotations
 
-from raftkv import blocking, core
+from raftkv import blocking, core, recipes
 from raftkv.cluster import Cluster, open_cluster
 from raftkv.errors import (
     ClosedError,
@@ -63,19 +65,26 @@ from raftkv.errors import (
     WrongThreadError,
 )
 from raftkv.handle import Node
-from raftkv.kv import (
-    CompactResult,
-    DeleteResult,
-    KeyValue,
-    KvHash,
-    KvResult,
-    PutResult,
-    RangeResult,
-)
+from raftkv.kv import KvResult
 from raftkv.kv.alarms import KvAlarm
 from raftkv.kv.client import op, when
+from raftkv.kv.client.leases import Lease, LeaseStatus
 from raftkv.kv.client.upkeep import KvStatus
-from raftkv.kv.requests import AlarmKind
+from raftkv.kv.client.watching import Watch
+from raftkv.kv.model import (
+    Change,
+    CompactResult,
+    DeleteResult,
+    EventKind,
+    KeyEvent,
+    KeyValue,
+    KvHash,
+    LeaseResult,
+    PutResult,
+    RangeResult,
+    TxnResult,
+)
+from raftkv.kv.requests import AlarmKind, Compare, Operation, SortOrder, SortTarget
 from raftkv.kv.settings import KvSettings
 from raftkv.machine import Command, DurableStateMachine, StateMachine
 from raftkv.node.members import Members
@@ -106,17 +115,20 @@ __all__ = [
     "Alarm",
     "AlarmKind",
     "Batch",
+    "Change",
     "ClosedError",
     "Cluster",
     "Command",
     "CompactResult",
     "CompactedError",
+    "Compare",
     "ConfigError",
     "DeadlineError",
     "DeleteResult",
     "DurableStateMachine",
     "Error",
     "Event",
+    "EventKind",
     "Events",
     "EventsLost",
     "ForkedError",
@@ -124,6 +136,7 @@ __all__ = [
     "IdentityError",
     "InvalidArgumentError",
     "InvariantError",
+    "KeyEvent",
     "KeyNotFoundError",
     "KeyValue",
     "Kv",
@@ -133,8 +146,11 @@ __all__ = [
     "KvSettings",
     "KvStatus",
     "LeaderChanged",
+    "Lease",
     "LeaseExistsError",
     "LeaseNotFoundError",
+    "LeaseResult",
+    "LeaseStatus",
     "MachineError",
     "Member",
     "MemberStatus",
@@ -146,6 +162,7 @@ __all__ = [
     "Node",
     "NodeStoppedError",
     "NotLeaderError",
+    "Operation",
     "OutcomeUnknownError",
     "PeerStatus",
     "ProposalDroppedError",
@@ -159,6 +176,8 @@ __all__ = [
     "RoleChanged",
     "SessionNotFoundError",
     "Settings",
+    "SortOrder",
+    "SortTarget",
     "Space",
     "StateMachine",
     "Status",
@@ -173,8 +192,10 @@ __all__ = [
     "Tls",
     "TooManyRequestsError",
     "TransportError",
+    "TxnResult",
     "UnavailableError",
     "UsageError",
+    "Watch",
     "WireError",
     "WrongThreadError",
     "__version__",
@@ -183,5 +204,6 @@ __all__ = [
     "op",
     "open_cluster",
     "open_node",
+    "recipes",
     "when",
 ]
