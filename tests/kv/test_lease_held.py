@@ -32,7 +32,11 @@ from tests.node.rig import QUICK
 # --- on both backends -----------------------------------------------------------------------------
 
 
-async def test_a_lease_is_granted_seen_renewed_held_and_revoked() -> None:
+async def test_a_lease_is_granted_seen_renewed_held_and_revoked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(leases, "_READ_KEYS", 1)
+    monkeypatch.setattr(leases, "_READ_LEASES", 1)
     async with raftkv.open_cluster(None, size=1, settings=QUICK) as cluster:
         kv = (await cluster.leader()).kv
         granted = await kv.grant(60, id=7)
@@ -43,7 +47,8 @@ async def test_a_lease_is_granted_seen_renewed_held_and_revoked() -> None:
         assert await kv.time_to_live(7, keys=True) in [
             LeaseStatus(7, left, 60, (b"a", b"b")) for left in (59, 60)
         ]
-        assert 7 in await kv.leases()
+        await kv.grant(60, id=8)
+        assert {7, 8} < {*await kv.leases()}  # and that of the client's own session
         before = (await kv.range()).revision
         assert await kv.revoke(7) == before + 1
         assert await kv.count() == 0
@@ -263,6 +268,8 @@ async def _without_a_leader(world: LeaseWorld) -> None:
         world.cluster.crash(name)
     with pytest.raises(DeadlineError, match="before the leader answered"):
         await world.kv(one).keep_alive(lease, timeout=3)
+    with pytest.raises(InvalidArgumentError, match="too large"):
+        await world.kv(one).grant(LEASE_TTL_MAX + 1, timeout=3)
     for name in (leader, other):
         await world.cluster.start(name)
     assert await world.kv(one).keep_alive(lease, timeout=20) == 60

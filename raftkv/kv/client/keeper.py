@@ -221,7 +221,8 @@ class Keeper:
     async def _prepared(self, tenure: _Tenure, lease: int, *, renew: bool) -> Kept | None:
         """The lease, without a checkpoint if it is to be renewed; None if there is none.
 
-        What this says is so at its end, and nothing is awaited then.
+        A checkpoint under way is taken back behind it: a member's commands keep their order while
+        it leads. What this says is so when it returns.
         """
         while True:
             if read_lease(self._machine.store, lease) is None:
