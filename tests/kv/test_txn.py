@@ -342,6 +342,26 @@ def test_a_key_that_was_attached_anew_goes_with_its_new_lease_alone() -> None:
     assert [item.key for item in rig.range(EVERYTHING).items] == [b"k"]
 
 
+@pytest.mark.parametrize("delete", [DeleteOne(b"k"), DeleteSpan(EVERYTHING)])
+def test_a_key_that_was_deleted_is_attached_no_more(delete: DeleteOne | DeleteSpan) -> None:
+    rig = memory_rig()
+    rig.apply([Grant(1, 60), Put(b"k", b"", 1), delete, Put(b"k", b"again"), Revoke(1)])
+    assert read_key(rig.store, b"k") == KeyValue(b"k", b"again", 4, 4, 1)
+
+
+def test_what_a_key_was_is_given_to_who_asked_for_it() -> None:
+    rig = filled()
+    was = KeyValue(b"a", b"1", 2, 6, 2, A_LEASE)
+    asked = done(apply_one(rig, Txn(then=(Put(b"a", b"2", previous=True),))))
+    assert asked.results == (PutResult(7, was),)
+    plain = (Put(b"a", b"3"), Put(b"b", b"", ignore_value=True), DeleteSpan(Span(b"x", None)))
+    assert done(apply_one(rig, Txn(then=plain))).results == (
+        PutResult(8),
+        PutResult(8),
+        DeleteResult(8, 0),
+    )
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 _GOOD = (Put(b"good", b""), DeleteOne(b"a"))
@@ -408,6 +428,9 @@ def test_what_only_the_store_can_refuse_is_not_refused_in_the_branch_not_taken()
         (Txn(then=(DeleteOne(b"k"),)), Txn(then=(Put(b"k", b""),))),
         (Txn(then=(Put(b"k", b""),)), Txn(otherwise=(Put(b"k", b""),))),
         (DeleteSpan(Span(b"a", b"c")), DeleteSpan(Span(b"b", None)), Put(b"x", b"")),
+        (DeleteSpan(Span(b"a", b"z")), DeleteSpan(Span(b"b", b"c")), Put(b"x", b"")),
+        (DeleteSpan(EVERYTHING), DeleteSpan(Span(b"b", b"c")), Put(b"x", b"")),
+        (DeleteSpan(Span(b"b", b"c")), DeleteSpan(Span(b"a", b"b")), Put(b"bb", b"")),
     ],
 )
 def test_a_key_that_would_change_twice_is_refused_in_either_branch(
