@@ -35,6 +35,44 @@ async def a_node_without_machine_runs_the_store() -> None:
         await node.kv.put("key", 1)  # pyright: ignore[reportArgumentType] - values are bytes
 
 
+async def what_the_store_offers_has_types(kv: raftkv.Kv) -> None:
+    """Conditions, operations, their results, leases and watches."""
+    condition = raftkv.when.value("a") == b"1"
+    assert_type(condition, raftkv.Compare)
+    done = await kv.txn(when=[condition], then=[raftkv.op.put("a", b"2")])
+    assert_type(done, raftkv.TxnResult)
+    assert_type(
+        done.results[0],
+        raftkv.PutResult | raftkv.DeleteResult | raftkv.RangeResult | raftkv.TxnResult
+        | raftkv.KeyValue | None,
+    )  # fmt: skip
+    await kv.txn(then=[condition])  # pyright: ignore[reportArgumentType] - no operation
+    assert_type(await kv.grant(10), raftkv.LeaseResult)
+    assert_type(await kv.time_to_live(7), raftkv.LeaseStatus)
+    async with kv.lease(ttl=10) as lease:
+        assert_type(lease, raftkv.Lease)
+        await kv.put("a", b"1", lease=lease)
+    async with kv.watch(prefix="a") as changes:
+        assert_type(changes, raftkv.Watch)
+        async for change in changes:
+            assert_type(change, raftkv.Change)
+            assert_type(change.events[0], raftkv.KeyEvent)
+    assert_type(await kv.compact(7), raftkv.CompactResult)
+    assert_type(kv.status(), raftkv.KvStatus)
+    await kv.range(order="up")  # pyright: ignore[reportArgumentType] - it is a SortOrder
+
+
+def threads_watch_and_lease(kv: raftkv.blocking.Kv) -> None:
+    """The same without await."""
+    assert_type(kv.txn(then=[raftkv.op.get("a")]), raftkv.TxnResult)
+    with kv.lease(ttl=10) as lease:
+        assert_type(lease, raftkv.Lease)
+    with kv.watch("a") as changes:
+        assert_type(changes.next(timeout=1), tuple[raftkv.Change, ...])
+        for change in changes:
+            assert_type(change, raftkv.Change)
+
+
 async def a_cluster_has_nodes_of_one_type() -> None:
     """As for one node."""
     async with raftkv.open_cluster("data", size=3) as cluster:
