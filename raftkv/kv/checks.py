@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from operator import itemgetter
 
 from raftkv.errors import InvalidArgumentError
-from raftkv.kv.model import Span, check_key
+from raftkv.kv.model import check_key
 from raftkv.kv.requests import (
     TXN_DEPTH_MAX,
     TXN_OPERATIONS_MAX,
@@ -103,7 +103,7 @@ def _check_branch(branch: Iterable[Operation]) -> tuple[set[bytes], _Deleted]:
         if isinstance(operation, DeleteOne):
             deleted.add(operation.key, operation.key + b"\0")
         elif isinstance(operation, DeleteSpan):
-            deleted.add_span(operation.span)
+            deleted.add(operation.span.start, operation.span.stop)
     puts: set[bytes] = set()
 
     def put(key: bytes) -> None:
@@ -144,10 +144,6 @@ class _Deleted:
 
     def add(self, start: bytes, stop: bytes | None) -> None:
         self._spans.append((start, stop))
-
-    def add_span(self, span: Span) -> None:
-        if not span.is_empty:
-            self.add(span.start, span.stop)
 
     def add_all(self, other: _Deleted) -> None:
         self._spans += other._spans
