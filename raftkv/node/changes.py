@@ -48,10 +48,13 @@ from raftkv.node.roster import (
     ChangeNote,
     Member,
     Roster,
+    Told,
     decode_change_note,
     decode_roster,
+    decode_told,
     encode_change_note,
     encode_roster,
+    encode_told,
     records_of,
 )
 from raftkv.node.settling import Core, Settling
@@ -146,7 +149,7 @@ class Changes:
         election_ticks: int,
     ) -> None:
         self.roster = roster
-        self._told = Roster()
+        self._told = Told()
         """What another member told, where that is more than the log here tells."""
         self._peers = peers
         self._transport = transport
@@ -335,8 +338,8 @@ class Changes:
             return
         self.roster = roster
         save_roster(batch, roster)
-        if roster.index >= self._told.index:
-            self._told = Roster()
+        if roster.index >= self._told.roster.index:
+            self._told = Told()
             self._peers.hear(())
         leader = state.leader
         if leader in before and leader != me and roster.member(leader) is None:
@@ -353,25 +356,31 @@ class Changes:
         answer it. Nothing of this is stored, nor does it change who votes: the log tells that.
         """
         try:
-            roster = decode_roster(data)
+            told = decode_told(data)
         except WireError as error:
             _log.warning("a list of members is dropped: %s", error)
             return
-        if roster.index > max(self.roster.index, self._told.index):
-            self._told = roster
-            self._peers.hear(roster.members)
+        index, known = told.roster.index, self._told
+        if index <= self.roster.index:
+            return
+        if (index, bool(told.voters)) > (known.roster.index, bool(known.voters)):
+            self._told = told
+            self._peers.hear(told.roster.members)
             self.connect()
 
     def remaining(self, membership: Membership) -> Membership:
-        """The membership without those voters who, as others know, are members no more.
+        """The membership with those voters who, as others know, vote now.
 
-        Where no other voter is left, all who are members now take their place: a start that nobody
-        has seen must not take part for want of somebody to ask.
+        Where they did not tell who votes, those known here who are members still; and where nobody
+        else is left, all who are members now: a start that nobody has seen must not take part for
+        want of somebody to ask.
         """
         told, me = self._told, self._in_flight.member
-        present = {one.id for one in told.members} | {me}
-        if told.index <= self.roster.index or len(present) == 1:
+        present = {one.id for one in told.roster.members} | {me}
+        if told.roster.index <= self.roster.index or len(present) == 1:
             return membership
+        if {*told.voters} - {me}:
+            return evolve(membership, voters=told.voters, outgoing=told.outgoing)
 
         def left(voters: tuple[int, ...]) -> tuple[int, ...]:
             kept = tuple(one for one in voters if one in present)
@@ -380,6 +389,12 @@ class Changes:
         return evolve(
             membership, voters=left(membership.voters), outgoing=left(membership.outgoing)
         )
+
+    def told(self, state: State) -> bytes:
+        """The roster for members that connect."""
+        # Applied again after a restart: the roster is of a later membership.
+        knows = state.applied >= self.roster.index
+        return encode_told(self.roster, state.membership if knows else None)
 
     def encoded(self) -> bytes:
         """The roster as a snapshot carries it."""

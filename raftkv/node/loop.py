@@ -158,6 +158,7 @@ class Loop:
             parts.changes,
         )
         self._changes = parts.changes
+        self._upkeep.roster = lambda: self._changes.told(self.state)
         self.bulk = BulkFrames()
         """Frames of the bulk lane; others than snapshots' register here before the first turn."""
         self.questions = parts.questions

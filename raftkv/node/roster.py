@@ -75,6 +75,15 @@ class Roster:
 
 
 @frozen(slots=True)
+class Told:
+    """A roster as another member tells it, and who votes in it; nobody where it did not know."""
+
+    roster: Roster = Roster()
+    voters: tuple[int, ...] = ()
+    outgoing: tuple[int, ...] = ()
+
+
+@frozen(slots=True)
 class ChangeNote:
     """What a change carries beside ids: who waits for it, and the records that it sets.
 
@@ -87,13 +96,28 @@ class ChangeNote:
 
 def encode_roster(roster: Roster) -> bytes:
     """A roster in CBOR."""
-    return dumps({"index": roster.index, "members": [_plain(one) for one in roster.members]})
+    return dumps(_roster(roster))
 
 
 def decode_roster(data: bytes) -> Roster:
     """What ``encode_roster`` made. Raises WireError."""
     value = _map(loads(data))
     return Roster(_members(value.get("members")), _number(value.get("index")))
+
+
+def encode_told(roster: Roster, membership: Membership | None) -> bytes:
+    """A roster for others, and who votes in it if that is known; ``decode_roster`` reads it too."""
+    if membership is None:
+        return encode_roster(roster)
+    votes: dict[str, PlainInput] = {"voters": membership.voters, "outgoing": membership.outgoing}
+    return dumps({**_roster(roster), **votes})
+
+
+def decode_told(data: bytes) -> Told:
+    """What ``encode_told`` made. Raises WireError."""
+    value = _map(loads(data))
+    roster = Roster(_members(value.get("members")), _number(value.get("index")))
+    return Told(roster, _ids(value.get("voters", [])), _ids(value.get("outgoing", [])))
 
 
 def encode_change_note(note: ChangeNote) -> bytes:
@@ -119,6 +143,16 @@ def records_of(change: MembershipChange) -> ChangeNote:
         return decode_change_note(change.context)
     except WireError:
         return ChangeNote()
+
+
+def _roster(roster: Roster) -> dict[str, PlainInput]:
+    return {"index": roster.index, "members": [_plain(one) for one in roster.members]}
+
+
+def _ids(value: Plain) -> tuple[int, ...]:
+    if type(value) is not list or len(value) > MEMBERS_MAX:
+        raise WireError("voters are a list")
+    return tuple(sorted({_number(one) for one in value}))
 
 
 def _plain(member: Member) -> PlainInput:

@@ -362,7 +362,6 @@ def assemble(
     peers, changes = _others(setup, recovered, in_flight, events)
     care = _care(setup, recovered, events, spawner, wal, snapshot, disk, peers)
     care.upkeep.reconnect = care.recovery.reconnect = changes.reconnect
-    care.upkeep.roster = changes.encoded
     care.upkeep.settled = lambda: changes.settling.frame
     parts = Parts(
         settings=settings,

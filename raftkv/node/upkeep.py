@@ -5,7 +5,7 @@ to each peer that connects, once that peer's boot is durable here::
 
     SEEN     20 u8 | boot u64 | boot token (16) | table of disks   your boot, and all that I know
     AGAIN    21 u8                                                 I have not heard that from you
-    MEMBERS  40 u8 | roster in CBOR                                who the members are
+    MEMBERS  40 u8 | roster and voters in CBOR                     who the members are
     SETTLED  41 u8 | index u64                                     see raftkv.node.settling
 
 Who hears no leader asks again: it may have missed the change that made the leader a member.

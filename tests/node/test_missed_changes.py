@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import anyio
 import pytest
+from attrs import evolve
 
-from raftkv.core import Membership
+from raftkv.core import Config, Membership, Snapshot, start
+from raftkv.encoding import dumps
 from raftkv.node.admission import Admission
 from raftkv.node.changes import Changes
 from raftkv.node.disks import Disks
 from raftkv.node.peers import Peers
-from raftkv.node.roster import Member, Roster, encode_roster
+from raftkv.node.roster import Member, Roster, Told, decode_told, encode_roster, encode_told
 from raftkv.node.settings import Settings
 from raftkv.node.waiters import InFlight
 from raftkv.runtime.system import system_runtime
@@ -23,6 +25,9 @@ from raftkv.testing.nodes import SimCluster, run_virtual
 from raftkv.transport.base import Hello
 from raftkv.transport.memory import MemoryNetwork
 
+NONSENSE = [
+    dumps({"index": 20, "members": [], "voters": voters}) for voters in (1, ["4"], [4] * 65)
+]
 SETTINGS = Settings(tick_seconds=0.02, election_ticks=10, ballast_bytes=0)
 
 
@@ -113,7 +118,7 @@ def test_members_that_others_tell_of_may_come_in() -> None:
     assert 4 not in peers.addresses
 
 
-@pytest.mark.parametrize("told", [_told(1, 4, index=10), b"", b"\xff", _told(4)[:-1]])
+@pytest.mark.parametrize("told", [_told(1, 4, index=10), b"", b"\xff", _told(4)[:-1], *NONSENSE])
 def test_who_knows_no_more_or_tells_nonsense_is_not_heard(told: bytes) -> None:
     changes, peers = _changes()
     changes.hear(told)
@@ -130,6 +135,37 @@ def test_voters_that_are_gone_are_not_waited_for() -> None:
     assert changes.remaining(Membership((1, 2, 3))).voters == (1, 3)
     changes.hear(_told(3, 4, index=30))  # so are we, but that is for the log to tell
     assert changes.remaining(Membership((1, 2, 3))).voters == (1, 3)
+
+
+def test_the_voters_that_others_tell_of_are_asked_and_no_others() -> None:
+    """Of those who voted when an old disk was copied perhaps nobody has seen its newer boot."""
+    changes, _ = _changes()
+    old = Membership((1, 2, 3))
+    members = Roster(tuple(_member(number) for number in (1, 2, 4, 5, 6)), 20)
+    changes.hear(encode_told(members, None))
+    assert changes.remaining(old).voters == (1, 2), "who votes now was not told"
+    changes.hear(encode_told(members, Membership((1, 4, 5, 6), (1, 2), (2,))))
+    assert changes.remaining(old) == Membership((1, 4, 5, 6), (1, 2))
+    admission = Admission(Identity(5, 1, b"m" * 16, 7, b"m" * 16), 10)
+    admission.seen_by(2)
+    admission.seen_by(4)
+    admission.look(changes.remaining(old))
+    assert not admission.is_open, "one of three other voters"
+    admission.seen_by(5)
+    admission.look(changes.remaining(old))
+    assert admission.is_open
+    changes.hear(encode_told(evolve(members, index=30), Membership((1,), (), (2, 4, 5, 6))))
+    assert changes.remaining(old).voters == (1, 2), "nobody else could be asked"
+
+
+def test_what_is_told_names_the_voters_where_they_are_known() -> None:
+    changes, _ = _changes()
+    base = Snapshot(10, 1, 0, Membership((1, 2), (), (3,)))
+    told = decode_told(changes.told(start(Config(id=1), snapshot=base, applied=10)))
+    assert (told.roster, told.voters, told.outgoing) == (changes.roster, (1, 2), ())
+    base = evolve(base, index=9)
+    told = decode_told(changes.told(start(Config(id=1), snapshot=base, applied=9)))
+    assert told == Told(changes.roster), "the roster is of a later membership"
 
 
 def test_who_is_told_to_be_the_only_member_asks_those_it_knows() -> None:
