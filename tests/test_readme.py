@@ -23,6 +23,7 @@ SECTIONS = (
     "When not to use it",
     "Install",
     "How a write travels",
+    "The key-value store",
     "When a disk lies, and when members change",
     "The core alone",
     "Testing your machine",

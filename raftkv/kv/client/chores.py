@@ -27,6 +27,7 @@ from raftkv.kv.settings import KvSettings
 
 _log = logging.getLogger("raftkv.kv")
 
+_PERIOD_TICKS: Final = 10  # nothing here is urgent, and idle members should be idle
 _PARTS: Final = 10  # of a history: so exactly its length is kept
 
 
@@ -38,8 +39,9 @@ class Chores:
         self._machine = machine
         self._settings = settings
         self._clock = node.runtime.clock
-        self._tick_ns = node.settings.tick_ns
-        self._patience = 2 * node.settings.election_ticks * self._tick_ns / 1e9
+        tick_ns = node.settings.tick_ns
+        self._period_ns = _PERIOD_TICKS * tick_ns
+        self._patience = 2 * node.settings.election_ticks * tick_ns / 1e9
         self._history_ns = round(settings.history_seconds * 1e9)
         self._remembered: deque[tuple[int, int]] = deque()  # when, and which revision it was then
         self._term = 0
@@ -48,7 +50,7 @@ class Chores:
         """Work whenever this member leads; never returns by itself."""
         clock = self._clock
         while True:
-            await clock.sleep_until(clock.monotonic_ns() + self._tick_ns)
+            await clock.sleep_until(clock.monotonic_ns() + self._period_ns)
             term = self._node.leading
             if term != self._term:
                 self._term = term
