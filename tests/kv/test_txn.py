@@ -430,6 +430,7 @@ def test_what_only_the_store_can_refuse_is_not_refused_in_the_branch_not_taken()
         (DeleteSpan(Span(b"a", b"c")), DeleteSpan(Span(b"b", None)), Put(b"x", b"")),
         (DeleteSpan(Span(b"a", b"z")), DeleteSpan(Span(b"b", b"c")), Put(b"x", b"")),
         (DeleteSpan(EVERYTHING), DeleteSpan(Span(b"b", b"c")), Put(b"x", b"")),
+        (DeleteOne(b"a"), Txn(then=(Put(b"b", b""), DeleteOne(b"k"))), Put(b"k", b"")),
         (DeleteSpan(Span(b"b", b"c")), DeleteSpan(Span(b"a", b"b")), Put(b"bb", b"")),
     ],
 )
