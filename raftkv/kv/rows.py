@@ -7,7 +7,7 @@ tag    key behind the tag           row
 ``C``  nothing                      how far the sweep has come (:mod:`raftkv.kv.compaction`)
 ``H``  key escaped, newest first    a version that a write replaced or ended, and when it ended
 ``K``  the key itself               the version in force now: a current read is one get
-``L``  lease                        a lease (:mod:`raftkv.kv.leases`)
+``L``  lease, or nothing            a lease, or who keeps them (:mod:`raftkv.kv.leases`)
 ``M``  nothing                      head: where the store stands (:class:`Head`)
 ``R``  revision, sub-revision       events: which keys this revision changed, in order
 ``S``  session and what it keeps    a client session (:mod:`raftkv.kv.sessions`)
@@ -18,7 +18,9 @@ tag    key behind the tag           row
 A version lives in ``K`` until something replaces or deletes it; then its row moves to ``H``
 together with the revision that ended it. So a version is stored once, a deletion needs no tombstone
 among the versions (it is the gap between one's end and the next one's birth), a range now is one
-scan of ``K``, and a range at a past revision merges ``K`` with ``H``. ``R`` is the history in time
+scan of ``K``, and a range at a past revision merges ``K`` with ``H``. A version that ended in the
+revision that made it (one transaction inside another may delete what an earlier one put) was never
+in force, and stands in ``H`` for its events alone. ``R`` is the history in time
 order, with a pointer from each event to the version before it: what watches resume from and what
 compaction walks, at a cost of the events passed rather than of the keys that exist. A delete of
 many keys packs its events into few rows.
