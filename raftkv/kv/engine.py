@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final, cast
 
-from raftkv.errors import StorageCorruptError
 from raftkv.kv import rows
 from raftkv.kv.model import KeyValue, Span
 from raftkv.kv.sizes import EVENT_BYTES, PUT_BYTES
+from raftkv.kv.values import load
 from raftkv.storage.base import Batch, Reader, Space
 
 _MACHINE: Final = Space.MACHINE
@@ -29,23 +29,6 @@ DELETE_RANGE_MIN: Final = 64
 """From this many keys on, a span is deleted by one range deletion instead of one deletion a key."""
 
 _INSERT_MAX: Final = 16  # so many new rows are put in their place one by one; more are sorted
-
-
-def load(reader: Reader, key: bytes, row: bytes) -> KeyValue:
-    """The version of ``key`` in ``row``, its value fetched from its own row if it is a long one."""
-    found = rows.key_value(key, row)
-    if found is not None:
-        return found
-    version = rows.decode_version(row)
-    value = reader.get(_MACHINE, rows.value_key(version.mod_revision, version.sub))
-    if value is None:
-        raise StorageCorruptError(
-            f"the KV value written at revision {version.mod_revision}.{version.sub} is missing; "
-            "remove this member's data directory and let it join again, or restore a backup"
-        )
-    return KeyValue(
-        key, value, version.create_revision, version.mod_revision, version.version, version.lease
-    )
 
 
 class Slice(Reader):

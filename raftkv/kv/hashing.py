@@ -18,9 +18,9 @@ from hashlib import blake2b
 from typing import Final
 
 from raftkv.kv import rows
-from raftkv.kv.engine import load
 from raftkv.kv.model import EVERYTHING, KeyValue, KvHash, Span
 from raftkv.kv.reader import check_revision, read_head, versions_at
+from raftkv.kv.values import load
 from raftkv.storage.base import Reader, Space
 
 _MACHINE: Final = Space.MACHINE

@@ -23,8 +23,8 @@ from attrs import frozen
 
 from raftkv.errors import CompactedError, StorageCorruptError
 from raftkv.kv import rows
-from raftkv.kv.engine import load
 from raftkv.kv.model import FIRST_REVISION, Change, EventKind, KeyEvent, KeyValue, Span
+from raftkv.kv.values import load
 from raftkv.storage.base import Reader, Space
 
 _MACHINE: Final = Space.MACHINE

@@ -13,10 +13,10 @@ from attrs import evolve
 
 from raftkv.errors import CompactedError, FutureRevisionError
 from raftkv.kv import rows
-from raftkv.kv.engine import load
 from raftkv.kv.model import KeyValue, RangeResult, Span
 from raftkv.kv.requests import Range, SortOrder, SortTarget
 from raftkv.kv.sorting import Sorter
+from raftkv.kv.values import load
 from raftkv.storage.base import Reader, Space
 
 _MACHINE: Final = Space.MACHINE

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from raftkv.errors import StorageCorruptError
 from raftkv.kv import rows
+from raftkv.kv.values import long_value
 from raftkv.storage.base import Reader, Space
 
 VERSION_BYTES: Final = 64
@@ -31,14 +31,7 @@ def value_bytes_of(reader: Reader, row: bytes) -> int:
     length = rows.value_bytes(row)
     if length is not None:
         return length
-    version = rows.decode_version(row)
-    value = reader.get(_MACHINE, rows.value_key(version.mod_revision, version.sub))
-    if value is None:
-        raise StorageCorruptError(
-            f"the KV value written at revision {version.mod_revision}.{version.sub} is missing; "
-            "remove this member's data directory and let it join again, or restore a backup"
-        )
-    return len(value)
+    return len(long_value(reader, rows.decode_version(row)))
 
 
 def measure(reader: Reader) -> int:
