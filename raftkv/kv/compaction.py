@@ -145,6 +145,8 @@ def _remove_previous(writes: Slice, event: rows.EventRecord, floor: int) -> None
     """The version that this event ended, unless it was removed before."""
     if not event.previous_revision:
         return
+    if event.previous_revision == floor:
+        return  # the same revision put it: the event of that, too, stays until the floor rises
     place = rows.history_key(event.key, event.previous_revision, event.previous_sub)
     row = writes.get(_MACHINE, place)
     if row is None:

@@ -13,6 +13,7 @@ from raftkv.errors import CompactedError, InvariantError, StorageCorruptError
 from raftkv.kv import rows
 from raftkv.kv.compaction import unswept
 from raftkv.kv.hashing import read_hash
+from raftkv.kv.history import Wanted, changes_between
 from raftkv.kv.model import (
     EVERYTHING,
     CompactResult,
@@ -23,7 +24,16 @@ from raftkv.kv.model import (
     prefix_span,
 )
 from raftkv.kv.reader import read_head, read_key, read_range
-from raftkv.kv.requests import Compact, DeleteOne, DeleteSpan, KvCommand, Put, Range, Sweep
+from raftkv.kv.requests import (
+    Compact,
+    DeleteOne,
+    DeleteSpan,
+    KvCommand,
+    Put,
+    Range,
+    Sweep,
+    Txn,
+)
 from raftkv.kv.sizes import EVENT_BYTES, VERSION_BYTES, measure
 from raftkv.storage.base import Space
 from raftkv.storage.memory import MemoryDisk, MemoryStore
@@ -163,6 +173,26 @@ def test_of_a_key_deleted_by_the_floor_nothing_stays_but_the_event_of_the_floor(
     rig.apply([Put(b"b", b""), Compact(4)])
     sweep_all(rig)
     assert events_of(rig) == [(4, b"b")]
+
+
+@pytest.mark.parametrize("value", [b"short", LONG])
+def test_what_the_revision_of_the_floor_put_and_deleted_can_be_watched_from_there(
+    value: bytes,
+) -> None:
+    rig = memory_rig()
+    both = Txn(then=(Txn(then=(Put(b"a", value),)), Txn(then=(DeleteOne(b"a"),))))
+    rig.apply([Put(b"a", b"old"), both, Compact(3)])
+    sweep_all(rig)
+    changes = changes_between(rig.store, Wanted(EVERYTHING), 3, 4, floor=3)
+    assert [event.kv for change in changes for event in change.events] == [
+        KeyValue(b"a", value, 2, 3, 2),
+        KeyValue(b"a", b"", 0, 3, 0),
+    ]
+    assert read_head(rig.store).size == measure(rig.store)
+    rig.apply([Put(b"b", b""), Compact(4)])
+    sweep_all(rig)
+    assert {key[:1] for key in rig.rows()} == {b"C", b"K", b"M", b"R"}
+    assert read_head(rig.store).size == measure(rig.store)
 
 
 def test_a_key_deleted_above_the_floor_is_still_there_at_the_floor() -> None:
