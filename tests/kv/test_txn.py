@@ -406,6 +406,18 @@ def test_alone_a_put_misses_its_lease_before_its_key() -> None:
     assert result.why is Refusal.LEASE_NOT_FOUND
 
 
+@pytest.mark.parametrize(
+    "put", [Put(b"a", b"v", ignore_value=True), Put(b"a", b"v", A_LEASE, ignore_lease=True)]
+)
+def test_alone_too_a_put_may_not_give_what_it_ignores(put: Put) -> None:
+    rig = filled()
+    result = apply_one(rig, put)
+    assert isinstance(result, Refused)
+    assert result.why is Refusal.INVALID
+    assert "is provided" in result.message
+    assert read_head(rig.store).revision == 6
+
+
 def test_what_only_the_store_can_refuse_is_not_refused_in_the_branch_not_taken() -> None:
     rig = filled()
     bad = (
