@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from raftkv.errors import StorageCorruptError, StorageFormatError
 from raftkv.kv.commands import encode
-from raftkv.kv.model import EVERYTHING, Done, Refusal, Refused
+from raftkv.kv.model import EVERYTHING, Done, PutResult, Refusal, Refused
 from raftkv.kv.requests import (
     AlarmKind,
     Checkpoint,
@@ -89,6 +89,23 @@ def test_a_snapshot_carries_leases_sessions_alarms_and_the_sweep() -> None:
         assert [item.key for item in rig.range(EVERYTHING).items] == [b"k"]
         rig.apply([Sweep(100)])
     assert second.rows() == first.rows()
+
+
+def test_a_snapshot_that_is_installed_brings_its_own_sessions_and_no_others() -> None:
+    def once(sequence: int) -> Once:
+        return Once(9, sequence, 0, encode(Put(b"k", b"%d" % sequence)))
+
+    with_one, with_none = memory_rig(), memory_rig()
+    with_one.apply([Grant(9, 60), OpenSession(9), once(1)])
+    with_none.apply([Grant(9, 60), Put(b"a", b"")])
+    image = with_one.image()
+    with_one.install(with_none.image())
+    (gone,) = with_one.apply([once(2)])
+    assert isinstance(gone, Refused)
+    assert gone.why is Refusal.SESSION_NOT_FOUND
+    with_one.apply([OpenSession(9), once(1)])
+    with_one.install(image)
+    assert with_one.apply([once(1), once(2)]) == [PutResult(2), PutResult(3)]
 
 
 def test_bytes_behind_the_end_are_refused() -> None:
