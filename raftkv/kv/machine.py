@@ -105,6 +105,11 @@ class KvMachine:
             results.append(apply(writes, command.data))
             if not before <= writes.revision <= before + 1:
                 _check_revisions(command.data, before, writes.revision)
+        if not self._head.floor <= writes.floor <= writes.revision:
+            raise InvariantError(
+                f"I30: the floor went from {self._head.floor} to {writes.floor} "
+                f"at revision {writes.revision}"
+            )
         self._sessions.flush(writes)
         self._head = writes.flush(batch)
         if writes.leases:

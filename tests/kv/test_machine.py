@@ -18,8 +18,10 @@ from raftkv.kv.leases import not_granted
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import (
     EVERYTHING,
+    CompactResult,
     DeleteResult,
     KeyValue,
+    KvResult,
     PutResult,
     Refused,
     Span,
@@ -114,6 +116,23 @@ def test_a_machine_whose_revisions_do_not_count_its_commands_stops(
     with pytest.raises(InvariantError, match="I26: a Put led from revision 2 to "):
         rig.apply([Put(b"k", b"2")])
     assert read_head(rig.store).revision == 2
+
+
+@pytest.mark.parametrize("wrong", [1, 4])
+def test_a_machine_whose_floor_sinks_or_leaves_the_history_stops(
+    monkeypatch: pytest.MonkeyPatch, wrong: int
+) -> None:
+    rig = memory_rig()
+    rig.apply([Put(b"k", b"1"), Put(b"k", b"2"), Compact(2)])
+
+    def compact_wrongly(writes: Slice, _command: Compact) -> KvResult:
+        writes.floor = wrong
+        return CompactResult(3, wrong)
+
+    monkeypatch.setattr("raftkv.kv.compaction.compact", compact_wrongly)
+    with pytest.raises(InvariantError, match=f"I30: the floor went from 2 to {wrong}"):
+        rig.apply([Compact(3)])
+    assert read_head(rig.store).floor == 2
 
 
 def test_create_revision_mod_revision_and_version_count_one_life() -> None:
