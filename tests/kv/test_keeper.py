@@ -2,85 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import cast
 
 import anyio
 import pytest
-from attrs import evolve
 
 from raftkv.errors import OutcomeUnknownError, UnavailableError
+from raftkv.kv import rows
 from raftkv.kv.client import Replica, keeper
 from raftkv.kv.client.asking import UNKNOWN, Question, decode_answer, encode_question
 from raftkv.kv.client.keeper import EXPIRE_LEASES, Keeper
-from raftkv.kv.commands import decode
-from raftkv.kv.leases import Granted, read_lease, read_leases, read_table
-from raftkv.kv.model import KvResult
+from raftkv.kv.leases import Granted, read_lease, read_table
 from raftkv.kv.requests import Checkpoint, Expire, Grant, KvCommand, Put, Revoke, TakeOver
 from raftkv.kv.settings import KvSettings
-from raftkv.node.settings import Settings
-from raftkv.runtime.base import Runtime
-from raftkv.runtime.system import system_runtime
 from raftkv.testing.nodes import run_virtual
-from raftkv.testing.nodes.loop import virtual_loop
-from raftkv.testing.nodes.runtime import SimClock
-from tests.kv.rig import memory_rig
+from tests.kv.lone import LoneMember, at_once, nothing
+from tests.kv.rig import MACHINE
 
-SECOND = 1_000_000_000
 GRACE = 1  # an election timeout of the default settings
 
 
-class Member:
-    """A node that leads or not, as it is told, over a machine of its own."""
+class Member(LoneMember):
+    """With a keeper."""
 
     def __init__(self) -> None:
-        self.rig = memory_rig()
-        self.clock = SimClock(virtual_loop())
-        self.runtime: Runtime = evolve(system_runtime(), clock=self.clock)
-        self.settings = Settings()
-        self.leading = 0
-        self._order = anyio.Lock()
-        self.proposed: list[KvCommand] = []
-        self.before: Callable[[KvCommand], Awaitable[None]] = _at_once
-        self.on_read: Callable[[], Awaitable[None]] = _nothing
+        super().__init__()
         self.keeper = Keeper(cast("Replica", self), self.rig.machine, KvSettings())
-
-    async def propose(self, command: bytes, *, timeout: float = 5.0) -> KvResult:
-        async with self._order:  # a member's commands keep theirs
-            known = decode(command)
-            self.proposed.append(known)
-            await self.before(known)
-            return self.rig.apply_bytes([command])[0]
-
-    async def read(self, *, lease: bool = False, timeout: float = 5.0) -> int:
-        await self.on_read()
-        return 0
-
-    async def sleep(self, seconds: float) -> None:
-        await self.clock.sleep_until(self.clock.monotonic_ns() + round(seconds * SECOND))
 
     async def renew(self, lease: int) -> int:
         """The seconds it has then; UNKNOWN if there is none."""
         kind = Question.KEEP_ALIVE
         return decode_answer(kind, await self.keeper.answer(encode_question(kind, lease)))[0]
-
-    def grant(self, lease: int, ttl: int) -> None:
-        self.rig.apply([Grant(lease, ttl)])
-
-    def of(self, kind: type[KvCommand]) -> list[KvCommand]:
-        return [one for one in self.proposed if isinstance(one, kind)]
-
-    @property
-    def leases(self) -> list[int]:
-        return [one.id for one in read_leases(self.rig.store, 0, 10_000)]
-
-
-async def _at_once(_command: KvCommand) -> None:
-    pass
-
-
-async def _nothing() -> None:
-    pass
 
 
 def kept(story: Callable[[Member], Coroutine[object, object, None]]) -> None:
@@ -97,7 +50,7 @@ def kept(story: Callable[[Member], Coroutine[object, object, None]]) -> None:
     run_virtual(main)
 
 
-def test_a_leader_takes_over_once_in_a_term_and_others_do_nothing() -> None:
+def test_a_leader_takes_over_once_in_a_term_and_others_donothing() -> None:
     async def story(member: Member) -> None:
         member.grant(1, 5)
         await member.sleep(20)
@@ -130,6 +83,8 @@ def test_a_take_over_that_fails_is_tried_again_and_what_is_granted_meanwhile_is_
         async def fail(command: KvCommand) -> None:
             if isinstance(command, TakeOver):
                 member.grant(len(failures) + 1, 5)
+                with pytest.raises(UnavailableError, match="not loaded"):
+                    await member.renew(len(failures) + 1)
                 if failures:
                     raise failures.pop()
 
@@ -144,7 +99,7 @@ def test_a_take_over_that_fails_is_tried_again_and_what_is_granted_meanwhile_is_
     kept(story)
 
 
-def test_an_end_that_fails_is_proposed_again_and_nothing_is_renewed_until_it_is_decided() -> None:
+def test_an_end_that_fails_is_proposed_again_andnothing_is_renewed_until_it_is_decided() -> None:
     async def story(member: Member) -> None:
         member.leading = 2
         member.grant(1, 5)
@@ -210,7 +165,7 @@ def test_a_checkpoint_is_taken_back_before_a_renewal_is_acknowledged() -> None:
         member.before = fail
         with pytest.raises(OutcomeUnknownError):
             await member.renew(1)
-        member.before = _at_once
+        member.before = at_once
         assert await member.renew(1) == 20
 
     kept(story)
@@ -254,7 +209,7 @@ def test_a_lease_that_was_revoked_is_not_there_whatever_the_keeper_remembers() -
 
         member.on_read = revoke
         assert await member.renew(1) == UNKNOWN
-        member.on_read = _nothing
+        member.on_read = nothing
         await member.sleep(6)
         assert member.of(Expire) == [Expire(2, (2,), 2)]
         assert read_table(member.rig.store).count == 0
@@ -280,7 +235,7 @@ def test_who_lost_the_lead_while_it_asked_does_not_answer() -> None:
             member.on_read = happens
             with pytest.raises(UnavailableError, match="does not keep"):
                 await member.renew(1)
-            member.on_read = _nothing
+            member.on_read = nothing
 
     kept(story)
 
@@ -290,7 +245,15 @@ def test_ends_are_proposed_in_bounded_commands() -> None:
         many = 3 * EXPIRE_LEASES + 1
         member.rig.apply([Grant(lease, 5) for lease in range(1, many + 1)])
         member.leading = 2
+        times: list[int] = []
+
+        async def note(command: KvCommand) -> None:
+            if isinstance(command, Expire):
+                times.append(member.clock.monotonic_ns())
+
+        member.before = note
         await member.sleep(10)
+        assert times[-1] - times[0] < member.settings.tick_ns
         sizes = [len(one.leases) for one in member.of(Expire) if isinstance(one, Expire)]
         assert sum(sizes) == many
         assert max(sizes) == EXPIRE_LEASES
@@ -317,7 +280,7 @@ def test_a_lease_with_many_keys_ends_by_a_command_of_its_own(
     kept(story)
 
 
-def test_what_is_not_understood_is_answered_by_nothing() -> None:
+def test_what_is_not_understood_is_answered_bynothing() -> None:
     async def story(member: Member) -> None:
         member.leading = 2
         await member.sleep(1)
@@ -340,3 +303,27 @@ def test_a_keeper_hears_of_leases_in_whatever_term() -> None:
 
     kept(story)
     assert member_told == [[2]]
+
+
+def test_a_lease_whose_row_is_still_on_its_way_when_all_are_loaded_is_kept() -> None:
+    async def story(member: Member) -> None:
+        member.rig.apply([Grant(1, 60)])  # so that there is a table
+        machine = member.rig.machine
+
+        async def hears(command: KvCommand) -> None:
+            if isinstance(command, TakeOver):
+                machine.on_leases([(9, 5, 2)])
+
+        member.before = hears
+        member.leading = 2
+        await member.sleep(1)
+        other = LoneMember()
+        other.rig.apply([Grant(1, 60), Grant(9, 5)])
+        batch = member.rig.store.batch()
+        batch.put(MACHINE, rows.lease_key(9), other.rig.rows()[rows.lease_key(9)])
+        member.rig.store.write(batch)
+        other.rig.close()
+        await member.sleep(6)
+        assert [one.leases for one in member.of(Expire) if isinstance(one, Expire)] == [(9,)]
+
+    kept(story)

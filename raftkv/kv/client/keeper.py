@@ -53,6 +53,7 @@ EXPIRE_KEYS: Final = 1024
 """Leases that one command ends, and keys that it deletes, unless a lease alone has more."""
 
 _SECOND: Final = 1_000_000_000
+_PERIOD_TICKS: Final = 2  # leases live for seconds, and idle members should be idle
 
 
 class _Tenure:
@@ -74,7 +75,7 @@ class Keeper:
         self._machine = machine
         self._clock = node.runtime.clock
         times = node.settings
-        self._tick_ns = times.tick_ns
+        self._period_ns = _PERIOD_TICKS * times.tick_ns
         self._election_ns = times.election_ticks * times.tick_ns
         self._patience = 2 * self._election_ns / 1e9
         self._checkpoint_ns = round(settings.checkpoint_seconds * 1e9)
@@ -88,7 +89,7 @@ class Keeper:
         """Keep the leases whenever this member leads; never returns by itself."""
         clock = self._clock
         while True:
-            await clock.sleep_until(clock.monotonic_ns() + self._tick_ns)
+            await clock.sleep_until(clock.monotonic_ns() + self._period_ns)
             try:
                 await self._turn()
             except (UnavailableError, OutcomeUnknownError) as error:
