@@ -89,7 +89,7 @@ class KvMachine:
 
     @property
     def head(self) -> rows.Head:
-        """Where it stands after everything applied so far, perhaps ahead of the store by a slice."""
+        """Where it stands after all that was applied, perhaps ahead of the store by a slice."""
         return self._head
 
     def apply_durable(self, commands: Sequence[Command], batch: Batch) -> Sequence[KvResult]:
