@@ -168,8 +168,13 @@ def test_the_command_keeps_what_it_finds_and_tells_it_again(
         (path,) = tmp_path.glob("*.json")
         assert f"--replay {path}" in shown
         assert "AppendEntries" in shown
-        assert main(["explore", "--replay", str(path)]) == 1
+        page = tmp_path / "again.html"
+        assert main(["explore", "--replay", str(path), "--html", str(page)]) == 1
         assert "I9" in capsys.readouterr().out
+        first = tmp_path / "first.html"
+        assert main(["explore", "--config", "A", "--html", str(first)]) == 1
+    for one in (page, first):
+        assert "I9" in one.read_text()
     assert path.with_suffix(".html").read_text().startswith("<!doctype html>")
     assert load(path)[0] == "A"
     assert main(["explore", "--replay", str(path)]) == 0
