@@ -26,6 +26,7 @@ from raftkv.testing.histories.kv import (
     Range,
     RangeResult,
     Relation,
+    Revoke,
     Span,
     Target,
     Txn,
@@ -372,6 +373,41 @@ def test_a_contradiction_that_rests_on_a_choice_is_no_refusal() -> None:
         ok(5, 6, Put(b"y", b"1"), PutResult(4)),
     )
     assert check_revisions(history, log).judgement is Judgement.INCONCLUSIVE
+
+
+HELD = (
+    unknown(1, Revoke(7)),
+    ok(2, 3, Put(b"a", b"1", lease=7), PutResult(2)),
+    ok(4, 5, Put(b"b", b"2", lease=7), PutResult(3)),
+    ok(6, 7, Put(b"c", b"3"), PutResult(4)),
+)
+HELD_LOG = [Written(2, b"a", b"1"), Written(3, b"b", b"2"), Written(4, b"c", b"3")]
+
+
+def test_a_lease_that_ends_takes_all_its_keys_and_no_other() -> None:
+    both = [Written(5, b"a", None), Written(5, b"b", None)]
+    verdict = check_revisions(HELD, [*HELD_LOG, *both]).check()
+    assert verdict.facts["unknown but done"] == 1
+    for wrong in (both[:1], [*both, Written(5, b"c", None)], [Written(5, b"c", None)]):
+        refused = check_revisions(HELD, [*HELD_LOG, *wrong])
+        assert refused.judgement is Judgement.WRONG
+        assert "nobody asked for that" in str(refused)
+
+
+def test_a_lease_ends_once() -> None:
+    again = ok(8, 9, Put(b"a", b"4", lease=7), PutResult(6))
+    ends = [Written(5, b"a", None), Written(5, b"b", None), Written(7, b"a", None)]
+    log = [*HELD_LOG, *ends[:2], Written(6, b"a", b"4"), ends[2]]
+    assert check_revisions([*HELD, again], log[:-1]).is_right
+    assert check_revisions([*HELD, again], log).judgement is Judgement.WRONG
+
+
+def test_a_range_behind_a_write_of_its_transaction_names_the_new_revision() -> None:
+    read, put = Range(ALL), Put(b"a", b"1")
+    answer = ReferenceKv().apply(Txn((), (read, put, read)))
+    a = KeyValue(b"a", b"1", 2, 2, 1)
+    before, after = RangeResult((), 0, False, 1), RangeResult((a,), 1, False, 2)
+    assert answer == TxnResult(2, True, (before, PutResult(2), after))
 
 
 def test_a_serializable_read_may_show_what_was_asked_for_as_it_returned() -> None:

@@ -27,6 +27,7 @@ from raftkv.testing.histories.kv import (
     PutResult,
     Range,
     Relation,
+    Revoke,
     Target,
     Txn,
 )
@@ -433,6 +434,15 @@ def test_keys_that_requests_name_together_are_one_part() -> None:
     assert len({*everything}) == 1
     assert KvModel(revisions=True).parts(requests) == [None] * 5
     assert KvModel().parts([Range(ALL)]) == [None]
+
+
+def test_the_end_of_a_lease_names_the_keys_that_were_put_with_it() -> None:
+    held, other = Put(b"a", b"", lease=7), Put(b"b", b"", lease=7)
+    requests: list[KvRequest] = [held, other, Put(b"c", b""), Revoke(7), Revoke(8)]
+    a, b, c, ends, nothing = KvModel().parts(requests)
+    assert a == b == ends
+    assert c != a
+    assert nothing is None
 
 
 def test_comparing_revisions_takes_the_model_that_has_them() -> None:
