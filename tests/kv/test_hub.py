@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from raftkv.errors import CompactedError, InvariantError, TooManyRequestsError
 from raftkv.kv.client.hub import Limits
-from raftkv.kv.history import FRAGMENT_BYTES_MAX, Wanted
+from raftkv.kv.history import FRAGMENT_BYTES_MAX, Wanted, read_page
 from raftkv.kv.model import EVERYTHING, EventKind, Span, prefix_span
 from raftkv.kv.requests import (
     Compact,
@@ -28,7 +28,6 @@ from raftkv.kv.requests import (
     Txn,
 )
 from raftkv.kv.settings import KvSettings
-from tests.kv.model.requests import writes
 from tests.kv.watchers import Collector, Member
 
 ALL = Wanted(EVERYTHING)
@@ -59,7 +58,6 @@ changes: st.SearchStrategy[KvCommand] = st.one_of(
     some_txns,
     st.builds(DeleteOne, some_keys),
     st.builds(DeleteSpan, wanted_spans),
-    writes(),
 )
 parts = st.lists(changes, min_size=3, max_size=8)
 places = st.integers(0, 7)
@@ -438,6 +436,33 @@ def test_a_reader_that_falls_behind_amid_the_pieces_of_a_revision_goes_on_behind
     assert not reader.watcher.is_synced
     assert [len(change.events) for change in reader.drain().got[:3]] == [3, 3, 2]
     reader.check()
+
+
+def test_a_revision_of_many_rows_of_history_is_one_change() -> None:
+    member = Member(KvSettings(), Limits(), is_alone=True)
+    names = [b"key %d of many" % number * 16 for number in range(300)]
+    member.do(*puts(*names))
+    live = Collector(member, ALL, 0)
+    member.do(DeleteSpan(EVERYTHING))
+    late = Collector(member, ALL, 302)
+    assert len(read_page(member.rig.store, (302, 0), 303, floor=0, events_max=1).events) < 300
+    for reader in (live, late):
+        assert [len(change.events) for change in reader.drain().got] == [300]
+        reader.check()
+    part = Collector(member, Wanted(EVERYTHING, fragment_bytes=10_000), 302)
+    assert sum(len(change.events) for change in part.drain().got) == 300
+    part.check()
+
+
+def test_a_slice_with_too_much_to_hand_out_is_read_from_history_by_whom_it_concerns() -> None:
+    member = Member(KvSettings(), Limits(live_bytes=3_000))
+    member.do(Put(b"a", b"v" * 4_000), Put(b"b", b"v"))
+    first, second = Collector(member, Wanted(ONE.span, previous=True), 0), Collector(member, ALL, 0)
+    member.do(Put(b"a", b"1"), Put(b"a", b"2"), Put(b"b", b"3"))
+    assert not first.watcher.is_synced
+    for reader in (first, second):
+        reader.drain().check()
+    assert [revisions(first), revisions(second)] == [[4, 5], [4, 5, 6]]
 
 
 def test_a_mark_comes_behind_everything_it_covers() -> None:

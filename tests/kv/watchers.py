@@ -124,20 +124,23 @@ class Collector:
         if failure is not None:
             assert isinstance(failure, CompactedError)
             self.compacted = failure.revision
+            self.drop_open()
         return self
 
     def again(self) -> None:
         """Close, and go on where that was."""
         self.watcher.close()
-        if self.got and self.got[-1].is_fragment:
-            self.drop(self.got[-1].revision)  # a revision that came in part comes again
+        self.drop_open()
         try:
             self.watcher = self._member.hub.watch(self.wanted, self.next_revision)
         except CompactedError as error:
             self.compacted = error.revision
 
-    def drop(self, revision: int) -> None:
-        self.got = [one for one in self.got if not (one.events and one.revision == revision)]
+    def drop_open(self) -> None:
+        """Forget a revision that came in part: it comes again, whole, or not at all."""
+        if self.got and self.got[-1].is_fragment:
+            last = self.got[-1].revision
+            self.got = [one for one in self.got if not one.events or one.revision < last]
 
     @property
     def changes(self) -> list[Change]:

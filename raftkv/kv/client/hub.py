@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from attrs import frozen
 
@@ -33,7 +33,6 @@ from raftkv.kv.history import (
     Wanted,
     change_bytes,
     check_readable,
-    event_bytes,
     read_page,
 )
 from raftkv.kv.machine import KvMachine
@@ -69,9 +68,13 @@ class Limits:
     """A page keeps the events that were made of it for the next reader, up to so many bytes."""
     pages: int = 8
     """So many pages are kept."""
-    wakes: int = 64
+    wakes: int = 32
     """So many readers are woken at once; the next when these have run. Among ten thousand that a
     write concerns the node gets its turns, and who waits longer finds more at once."""
+
+
+Queued: TypeAlias = tuple[Change, int]
+"""A Change as it waits to be taken, and its size in bytes."""
 
 
 class Watcher:
@@ -94,7 +97,7 @@ class Watcher:
     def __init__(self, hub: Hub, wanted: Wanted, start: int) -> None:
         self._hub = hub
         self._walk = Walk(wanted, (start, 0))
-        self._queue: deque[tuple[Change, int]] = deque()
+        self._queue: deque[Queued] = deque()
         self._size = 0
         self._known = 0  # events taken of a revision whose other pieces are still to come
         self.wanted = wanted
@@ -145,13 +148,14 @@ class Watcher:
 
     # --- for the hub --------------------------------------------------------------------------
 
-    def offer(self, revision: int, changes: list[Change], size: int) -> None:
+    def offer(self, revision: int, changes: list[Queued], size: int) -> None:
         """What happened in ``revision``; if there is no room for all of it, fall behind."""
         if revision < self._walk.next[0]:
             return  # it begins in the future
         if self._hub.has_room(len(self._queue) + len(changes), self._size + size, size):
-            for change in changes:
-                self._put(change, size if len(changes) == 1 else change_bytes(change))
+            self._queue.extend(changes)
+            self._size += size
+            self._hub.buffered_bytes += size
             self._hub.ring(self)
             return
         queued = [change for change, _ in self._queue]
@@ -444,25 +448,24 @@ class Hub:
 
     def _make(
         self, page: Page, revision: int, numbers: list[int], wanted: Wanted, floor: int
-    ) -> tuple[list[Change], int] | None:
+    ) -> tuple[list[Queued], int] | None:
         """The Changes of one revision and their size; None if that would be too much at once."""
         gathering = Gathering(wanted.fragment_bytes)
         changes: list[Change] = []
-        size = 0
         for number in numbers:
             if not wanted.has(page.events[number][2].kind):
                 continue
             if page.made_bytes > self._limits.live_bytes:
                 return None
             event = page.event(number, previous=wanted.previous, floor=floor)
-            size += event_bytes(event)
             piece = gathering.add(revision, event)
             if piece is not None:
                 changes.append(piece)
         last = gathering.end()
         if last is not None:
             changes.append(last)
-        return changes, size
+        queued = [(change, change_bytes(change)) for change in changes]
+        return queued, sum(size for _, size in queued)
 
     # --- pages of history -----------------------------------------------------------------------
 

@@ -138,7 +138,8 @@ class Watch:
 
     async def __anext__(self) -> Change:
         """The next Change; the end once the watch is closed."""
-        if not await self._wait():
+        is_there = self._taken < TAKEN_MAX and self._inside().queued
+        if not is_there and not await self._wait():
             raise StopAsyncIteration
         return self._take()
 
@@ -183,6 +184,8 @@ class Watch:
         if change is None:
             raise UsageError(_ONE_READER)
         self._taken += 1
+        if self._progress_ns is not None:
+            self._quiet_ns = self._clock.monotonic_ns()
         behind = change.revision if change.is_fragment else change.revision + 1
         if behind > self.next_revision:  # else it is a mark of before a start in the future
             self.next_revision = behind
@@ -216,8 +219,6 @@ class Watch:
                 async with self._lock:
                     watcher.step()
                     await checkpoint()
-        if self._progress_ns is not None:
-            self._quiet_ns = self._clock.monotonic_ns()
         return True
 
     async def _wait_quietly(
