@@ -342,6 +342,19 @@ def test_members_are_added_and_removed() -> None:
     with_cluster(body)
 
 
+def test_members_that_are_added_at_once_have_different_names() -> None:
+    async def body(cluster: SimCluster[KvResult]) -> None:
+        async def add() -> None:
+            await cluster.add(promote=False)
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(2):
+                tasks.start_soon(add)
+        assert sorted(cluster.nodes) == ["n1", "n2", "n3", "n4", "n5"]
+
+    with_cluster(body)
+
+
 def test_names_and_lives_that_cannot_be_are_refused() -> None:
     async def body(cluster: SimCluster[KvResult]) -> None:
         with pytest.raises(InvalidArgumentError, match="no member 'n9'"):

@@ -144,6 +144,7 @@ class SimCluster(Generic[R]):
         self.ids = {member.name: member.id for member in chosen.members}
         """Member ids by name."""
         self._names = {member.id: member.name for member in chosen.members}
+        self._adding: set[str] = set()
         self._looker = Looker()
         self._hosts: dict[str, Host] = {}
         self._disks: dict[str, ClusterDisk] = {}
@@ -472,17 +473,28 @@ class SimCluster(Generic[R]):
 
         Without ``promote`` it stays a learner. Raises what ``node.members.add`` raises.
         """
-        name = f"n{len(self._addresses) + 1}"
+        name = self._new_name()
         address = f"{name}:1"
-        leader = await self.leader(timeout=timeout)
-        added = await leader.members.add(name, address, promote=promote, timeout=timeout)
-        self._addresses[name] = address
+        self._adding.add(name)
+        try:
+            leader = await self.leader(timeout=timeout)
+            added = await leader.members.add(name, address, promote=promote, timeout=timeout)
+            self._addresses[name] = address
+        finally:
+            self._adding.discard(name)
         self.ids[name] = added.id
         self._names[added.id] = name
         node = await self.start(name)
         if promote:
             await node.members.promoted(name, timeout=timeout)
         return node
+
+    def _new_name(self) -> str:
+        """One that nobody has, nor is given just now: each member has a disk of its own."""
+        number = len(self._addresses) + 1
+        while (name := f"n{number}") in self._adding or name in self._addresses:
+            number += 1
+        return name
 
     async def remove(self, name: str, *, timeout: float = 30.0) -> None:
         """Remove a member for good. Raises what ``node.members.remove`` raises."""
