@@ -9,7 +9,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from typing import NoReturn
 
-from benchmarks import catchup, core, failover, handover, kv, put
+from benchmarks import catchup, core, failover, handover, kv, put, watch
 from benchmarks.report import Report, print_reports
 
 BENCHMARKS = {
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "handover": handover,
     "catchup": catchup,
     "kv": kv,
+    "watch": watch,
 }
 
 FAILED = "failed"

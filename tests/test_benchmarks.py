@@ -79,6 +79,16 @@ def test_kv_tells_what_operations_and_stores_cost() -> None:
     assert [target["holds"] is None for target in found["targets"]] == [False] * 3 + [True]
 
 
+def test_watch_tells_what_watchers_cost_puts() -> None:
+    few = ("--watchers", "20", "--prefixes", "4", "--clients", "4", "--seconds", "0.1")
+    rows = report("watch", *few)["rows"]
+    assert [number(row, "puts_per_second") > 0 for row in rows] == [True] * 4
+    delivered = [number(row, "delivered_per_put") for row in rows]
+    assert delivered[:2] == [0, 0]
+    assert 0 < delivered[2] <= 5
+    assert 0 < delivered[3] <= 5
+
+
 def test_failover_kills_a_leader_and_sees_writes_go_on() -> None:
     times = ("--heartbeat-ms", "20", "--election-ms", "200")
     found = report("failover", "--runs", "1", "--systems", "raftkv", *times)

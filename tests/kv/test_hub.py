@@ -439,7 +439,7 @@ def test_a_reader_that_falls_behind_amid_the_pieces_of_a_revision_goes_on_behind
 
 
 def test_a_revision_of_many_rows_of_history_is_one_change() -> None:
-    member = Member(KvSettings(), Limits(), is_alone=True)
+    member = Member(KvSettings(), Limits(page_events=1), is_alone=True)
     names = [b"key %d of many" % number * 16 for number in range(300)]
     member.do(*puts(*names))
     live = Collector(member, ALL, 0)
