@@ -97,7 +97,13 @@ ANYIO_DOORS: dict[str, tuple[str, ...]] = {
 }
 
 # Who opens a task group, and so owns tasks. Everybody else is handed a Spawner.
-TASK_OWNERS = ("raftkv.transport.owner", "raftkv.node.node", "raftkv.cluster", "raftkv.hosted")
+TASK_OWNERS = (
+    "raftkv.transport.owner",
+    "raftkv.node.node",
+    "raftkv.kv.client.leases",
+    "raftkv.cluster",
+    "raftkv.hosted",
+)
 # Tasks that nobody waits for.
 ORPHANS = {
     "asyncio.create_task",

@@ -260,7 +260,7 @@ async def _keep(kv: Granter, held: Lease, clock: Clock) -> None:
     """Renew it, again and again. Raises LeaseNotFoundError once it is lost."""
     with unwrapped():
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(_watch, held, clock)
+            tasks.start_soon(_watch, held, clock, name=f"raftkv watch over {held!r}")
             await _renew(kv, held, clock)
 
 
