@@ -1,9 +1,10 @@
-"""The dumbest KV there is: a dictionary for every revision. And strategies that meet its edges."""
+"""Strategies that meet the edges of keys and spans, and the model for tests of single parts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+from attrs import evolve
 from hypothesis import strategies as st
 
 from raftkv.kv.leases import not_granted
@@ -16,7 +17,20 @@ from raftkv.kv.model import (
     Span,
     prefix_span,
 )
-from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put
+from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put, Range
+from tests.kv.model.naive import Model, No, lies_in
+
+__all__ = [
+    "Oracle",
+    "apply_all",
+    "commands",
+    "edges",
+    "keys",
+    "lies_in",
+    "spans",
+    "values",
+    "without_value",
+]
 
 # Few distinct bytes, among them those that ordering and escaping trip over.
 key_bytes = st.sampled_from([0x00, 0x01, 0x61, 0xFE, 0xFF])
@@ -41,51 +55,40 @@ commands: st.SearchStrategy[KvCommand] = st.one_of(
 
 
 class Oracle:
-    """``states[revision]`` is everything there was right after that revision."""
+    """The model (:mod:`tests.kv.model.naive`), as tests of single parts look at it."""
 
     def __init__(self) -> None:
-        self.states: dict[int, dict[bytes, KeyValue]] = {0: {}, 1: {}}
-        self.events: list[tuple[int, bytes, KeyValue | None]] = []
+        self._model = Model()
 
     @property
     def revision(self) -> int:
-        return max(self.states)
+        return self._model.revision
+
+    @property
+    def states(self) -> dict[int, dict[bytes, KeyValue]]:
+        """By revision everything there was right after it."""
+        return dict(enumerate(self._model.states))
+
+    @property
+    def events(self) -> list[tuple[int, bytes, KeyValue | None]]:
+        """Revision, key, and what it became; None: it was deleted."""
+        return [
+            (event.kv.mod_revision, event.kv.key, event.kv if event.kv.version else None)
+            for events in self._model.events
+            for event in events
+        ]
 
     def now(self) -> dict[bytes, KeyValue]:
-        return self.states[self.revision]
+        return self._model.now
 
     def apply(self, command: KvCommand) -> KvResult:
-        if isinstance(command, Put):
-            return self._put(command)
-        if isinstance(command, DeleteOne):
-            doomed = [command.key] if command.key in self.now() else []
-        else:
-            doomed = [key for key in sorted(self.now()) if lies_in(key, command.span)]
-        previous = tuple(self.now()[key] for key in doomed)
-        if doomed:
-            self._write(dict.fromkeys(doomed))
-        return DeleteResult(self.revision, len(doomed), previous if command.previous else ())
-
-    def _put(self, put: Put) -> KvResult:
-        if put.lease:
-            return not_granted(put.lease)
-        old, revision = self.now().get(put.key), self.revision + 1
-        if old is None:
-            made = KeyValue(put.key, put.value, revision, revision, 1)
-        else:
-            made = KeyValue(put.key, put.value, old.create_revision, revision, old.version + 1)
-        self._write({put.key: made})
-        return PutResult(revision, old if put.previous else None)
-
-    def _write(self, changes: dict[bytes, KeyValue | None]) -> None:
-        state = dict(self.now())
-        revision = self.revision + 1
-        for key, made in changes.items():
-            state.pop(key, None)
-            if made is not None:
-                state[key] = made
-            self.events.append((revision, key, made))
-        self.states[revision] = state
+        """No lease is ever granted to it."""
+        answer = self._model.apply(command)
+        if isinstance(answer, No):
+            assert isinstance(command, Put)
+            return not_granted(command.lease)
+        assert isinstance(answer, PutResult | DeleteResult)
+        return answer
 
     def range(
         self,
@@ -97,26 +100,16 @@ class Oracle:
         count_only: bool = False,
         counted: bool = True,
     ) -> RangeResult:
-        state = self.states[revision or self.revision]
-        found = [state[key] for key in sorted(state) if lies_in(key, span)]
-        items = found[:limit] if limit else found
-        count = len(found) if counted or count_only else len(items)
-        more = len(found) > len(items)
-        if count_only:
-            items, more = [], False
-        if keys_only:
-            items = [without_value(item) for item in items]
-        return RangeResult(tuple(items), count, more, self.revision)
-
-
-def lies_in(key: bytes, span: Span) -> bool:
-    return key >= span.start and (span.stop is None or key < span.stop)
+        found = self._model.range(
+            Range(span, limit=limit, revision=revision, keys_only=keys_only, count_only=count_only)
+        )
+        assert isinstance(found, RangeResult)
+        is_counted = counted or count_only
+        return found if is_counted else evolve(found, count=len(found.items))
 
 
 def without_value(item: KeyValue) -> KeyValue:
-    return KeyValue(
-        item.key, b"", item.create_revision, item.mod_revision, item.version, item.lease
-    )
+    return evolve(item, value=b"")
 
 
 def apply_all(oracle: Oracle, given: Sequence[KvCommand]) -> list[KvResult]:

@@ -54,10 +54,9 @@ class AtFraction:
 
 Given: TypeAlias = KvCommand | InSession | AtFraction
 
-# Few distinct bytes, among them those that ordering and escaping trip over.
-key_bytes = st.sampled_from([0x00, 0x61, 0xFF])
-keys = st.lists(key_bytes, min_size=1, max_size=3).map(bytes)
-edges = st.lists(key_bytes, max_size=3).map(bytes)
+# Few, so that commands meet; among them those that ordering and escaping trip over.
+keys = st.sampled_from([b"\0", b"a", b"a\0", b"aa", b"a\xff", b"\xff"])
+edges = st.one_of(st.just(b""), keys)
 values = st.sampled_from([b"", b"1", b"2", b"12", b"i" * 1024, b"l" * 1025])
 spans = st.one_of(st.builds(Span, edges, st.none() | edges), edges.map(prefix_span))
 leases = st.integers(1, 4)

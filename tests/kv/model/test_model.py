@@ -42,7 +42,7 @@ from raftkv.kv.model import (
     Span,
 )
 from raftkv.kv.reader import RangeRead, read_head, read_key
-from raftkv.kv.requests import KvCommand, Once, Put, Range, Sweep
+from raftkv.kv.requests import Grant, KvCommand, Once, OpenSession, Put, Range, Sweep
 from raftkv.storage.base import Reader
 from tests.kv.model.naive import Answer, Model, No
 from tests.kv.model.requests import (
@@ -73,6 +73,10 @@ class TwoStores(RuleBasedStateMachine):
         self.model = Model()
         self.sliced = memory_rig()
         self.single = rocks_rig(Path(self.folder.name) / "0")
+        # There from the start, as most that is asked needs one.
+        for command in (Grant(1, 60), Grant(2, 60), OpenSession(1)):
+            assert answers(self.single.apply([command])) == [self.model.apply(command)]
+            self.sliced.apply([command])
 
     def teardown(self) -> None:
         self.sliced.close()
