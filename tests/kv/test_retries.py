@@ -13,6 +13,7 @@ from raftkv.errors import (
     ClosedError,
     DeadlineError,
     Error,
+    LeaseNotFoundError,
     NodeStoppedError,
     OutcomeUnknownError,
     TooManyRequestsError,
@@ -33,11 +34,16 @@ PATIENCE = 1.5  # seconds, one and a half election timeouts
 UNKNOWN = OutcomeUnknownError("not seen", (1, 2, 3))
 
 
+class Enough(Exception):
+    """The time that a test looks at is over."""
+
+
 class ByHand:
     """A clock that somebody sets; who sleeps lets it run on."""
 
     def __init__(self) -> None:
         self.now = 0
+        self.ends_ns = 2**62
         self.boottime_ns = self.wall_ns = self.monotonic_ns
 
     def monotonic_ns(self) -> int:
@@ -45,6 +51,8 @@ class ByHand:
 
     async def sleep_until(self, monotonic_ns: int) -> None:
         await checkpoint()
+        if monotonic_ns > self.ends_ns:
+            raise Enough
         self.now = max(self.now, monotonic_ns)
 
 
@@ -331,3 +339,59 @@ async def test_one_write_that_waits_holds_others_up_at_the_bound_only(node: Scri
     assert await node.put() == PutResult(3)
     with pytest.raises(TooManyRequestsError, match="behind one that is not answered"):
         await node.put()
+
+
+# --- keeping it alive -----------------------------------------------------------------------------
+
+
+async def renewals(node: Script, *, uses: bool, error: Error | None = None) -> list[float]:
+    """When the session is renewed in 100 seconds; ``error`` is what the first one raises."""
+    seen: list[float] = []
+
+    async def keep_alive(lease: int, /, *, timeout: float) -> int:
+        await checkpoint()
+        assert lease == [one.lease for one, _ in node.asked if isinstance(one, Grant)][-1]
+        assert timeout == 20
+        seen.append(node.clock.now / 1e9)
+        if uses:
+            await node.put()
+        if error is not None and len(seen) == 1:
+            raise error
+        return 60
+
+    node.clock.ends_ns = 100_000_000_000
+    with pytest.raises(Enough):
+        await node.session.keep(keep_alive)
+    return seen
+
+
+async def test_a_session_in_use_is_renewed_three_times_in_its_life(node: Script) -> None:
+    await node.put()
+    assert await renewals(node, uses=True) == [20, 40, 60, 80, 100]
+    assert node.kinds().count(Grant) == 1
+
+
+async def test_a_renewal_that_fails_is_made_up_for(node: Script) -> None:
+    await node.put()
+    assert await renewals(node, uses=True, error=UnavailableError("none")) == [20, 40, 60, 80, 100]
+    assert node.kinds().count(Grant) == 1
+
+
+async def test_a_session_that_nobody_uses_is_let_go(node: Script) -> None:
+    await node.put()
+    assert await renewals(node, uses=False) == [20]
+    node.asked.clear()
+    await node.put()
+    assert node.kinds() == [Grant, OpenSession, Once]
+
+
+async def test_a_session_whose_lease_is_gone_is_let_go(node: Script) -> None:
+    await node.put()
+    assert await renewals(node, uses=False, error=LeaseNotFoundError("gone")) == [20]
+    node.asked.clear()
+    await node.put()
+    assert node.kinds() == [Grant, OpenSession, Once]
+
+
+async def test_without_a_session_nothing_is_renewed(node: Script) -> None:
+    assert await renewals(node, uses=False) == []
