@@ -18,7 +18,7 @@ from raftkv.errors import (
     RequestTooLargeError,
     UsageError,
 )
-from raftkv.kv.client import Kv
+from raftkv.kv.client import Kv, op, when
 from raftkv.kv.client.reading import LOCAL_READS, STEP_KEYS
 from raftkv.kv.commands import decode
 from raftkv.kv.machine import KvMachine
@@ -33,8 +33,9 @@ from raftkv.kv.model import (
     RangeResult,
     Refused,
     Span,
+    TxnResult,
 )
-from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put
+from raftkv.kv.requests import DeleteOne, DeleteSpan, KvCommand, Put, SortOrder, SortTarget
 from raftkv.kv.settings import KvSettings
 from raftkv.node.audience import Audience
 from raftkv.node.settings import Settings
@@ -186,6 +187,35 @@ async def test_limit_more_count_and_keys_only(bench: Bench) -> None:
     assert (found.count, found.more) == (2, True)
     found = await bench.kv.range(count_only=True)
     assert (found.items, found.count) == ((), 5)
+
+
+async def test_orders_and_bounds_reach_the_store(bench: Bench) -> None:
+    kv = bench.kv
+    for key in ("c", "a", "b", "a"):
+        await kv.put(key, key)
+
+    def keys(found: RangeResult) -> list[bytes]:
+        return [item.key for item in found.items]
+
+    by, up = SortTarget.CREATE, SortOrder.ASCEND
+    assert keys(await kv.range(order=SortOrder.DESCEND)) == [b"c", b"b", b"a"]
+    assert keys(await kv.range(sort_by=by, order=up)) == [b"c", b"a", b"b"]
+    assert keys(await kv.range(sort_by=by, order=up, limit=1)) == [b"c"]
+    assert keys(await kv.range(min_mod_revision=4)) == [b"a", b"b"]
+    assert keys(await kv.range(max_mod_revision=4)) == [b"b", b"c"]
+    assert keys(await kv.range(min_create_revision=3)) == [b"a", b"b"]
+    assert keys(await kv.range(max_create_revision=3)) == [b"a", b"c"]
+
+
+async def test_a_transaction_answers_for_the_branch_it_took(bench: Bench) -> None:
+    done = await bench.kv.txn(
+        when=[when.exists("k")],
+        then=[op.put("k", "1")],
+        otherwise=[op.get("k"), op.txn(then=[op.put("k", "2"), op.get("k")]), op.get("k")],
+    )
+    assert not done.succeeded
+    found = KeyValue(b"k", b"2", 2, 2, 1)
+    assert done.results == (None, TxnResult(2, True, (PutResult(2), found)), found)
 
 
 async def test_reads_ask_a_majority_or_the_leaders_clock_or_nobody(bench: Bench) -> None:
