@@ -15,7 +15,7 @@ only moves what will be seen then.
 
 from __future__ import annotations
 
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from typing import Final
 
 from raftkv.kv.leases import Granted
@@ -23,6 +23,7 @@ from raftkv.kv.leases import Granted
 _SECOND: Final = 1_000_000_000
 _STEP_MIN_NS: Final = 2 * _SECOND
 _DRIFT_PARTS: Final = 1000
+_GONE_MAX: Final = 1024
 
 
 class Kept:
@@ -68,18 +69,27 @@ class Deadlines:
         """The lease, or None."""
         return self._leases.get(lease)
 
+    @property
+    def entries(self) -> int:
+        """How many entries the heap has, those of leases that are gone included."""
+        return len(self._heap)
+
     # --- leases come and go -----------------------------------------------------------------------
 
     def load(self, found: Granted, now_ns: int, grace_ns: int) -> None:
-        """One that an earlier keeper had, unless it is known already: its time begins anew."""
-        if found.id in self._leases:
-            return
+        """One that an earlier keeper had: its time begins anew, unless it is known already.
+
+        Of one that is known, for its grant was applied after the election, an earlier keeper may
+        have left a checkpoint behind that grant.
+        """
         left_ns = found.left * _SECOND
-        kept = Kept(found.id, found.ttl * _SECOND, now_ns + left_ns, grace_ns)
+        known = self._leases.get(found.id)
+        kept = known or Kept(found.id, found.ttl * _SECOND, now_ns + left_ns, grace_ns)
         if found.remaining:
             kept.stored_ns = left_ns
-            kept.checkpoints = 1
-        self._add(kept)
+            kept.checkpoints += 1
+        if known is None:
+            self._add(kept)
 
     def granted(self, lease: int, ttl: int, now_ns: int) -> None:
         """A new one, be it under an id that another had."""
@@ -161,4 +171,9 @@ class Deadlines:
 
     def _push(self, kept: Kept, at_ns: int) -> None:
         self._numbers += 1
-        heappush(self._heap, (at_ns, self._numbers, kept))
+        heap = self._heap
+        if len(heap) > 2 * len(self._leases) + _GONE_MAX:
+            # Leases that are revoked long before their time would stay here until then.
+            heap[:] = [entry for entry in heap if not entry[2].is_gone]
+            heapify(heap)
+        heappush(heap, (at_ns, self._numbers, kept))

@@ -173,3 +173,13 @@ def test_a_renewal_never_makes_a_lease_shorter() -> None:
     kept = _kept(deadlines, 1)
     deadlines.renew(kept, 3 * SECOND)
     assert kept.until_ns == 15 * SECOND
+
+
+def test_leases_that_come_and_go_leave_no_trace() -> None:
+    deadlines = Deadlines(MINUTES)
+    deadlines.granted(1, 10, 0)
+    for lease in range(2, 10_000):
+        deadlines.granted(lease, 9_000_000, 0)
+        deadlines.ended(lease)
+    assert deadlines.entries < 2_000
+    assert _up(deadlines, 11 * SECOND) == [1]

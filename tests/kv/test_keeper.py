@@ -99,6 +99,26 @@ def test_a_take_over_that_fails_is_tried_again_and_what_is_granted_meanwhile_is_
     kept(story)
 
 
+def test_a_checkpoint_of_the_keeper_before_is_taken_back_though_its_lease_was_heard_of() -> None:
+    """A leader that is behind applies a grant, and a checkpoint of it, after it was elected."""
+
+    async def story(member: Member) -> None:
+        async def late(command: KvCommand) -> None:
+            if isinstance(command, TakeOver):
+                member.grant(1, 60)
+                member.rig.apply([Checkpoint(0, ((1, 5),))])
+
+        member.before = late
+        member.leading = 3
+        await member.sleep(1)
+        assert await member.renew(1) == 60
+        found = read_lease(member.rig.store, 1)
+        assert found is not None
+        assert found.left == 60
+
+    kept(story)
+
+
 def test_an_end_that_fails_is_proposed_again_andnothing_is_renewed_until_it_is_decided() -> None:
     async def story(member: Member) -> None:
         member.leading = 2
