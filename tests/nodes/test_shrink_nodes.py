@@ -34,18 +34,17 @@ def stale(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("stale")
 def test_what_only_the_history_shows_is_made_small() -> None:
-    failed = simulate(26, STEPS)
+    failed = simulate(83, STEPS)
     told: list[int] = []
     small = shrink(
         run,
         failed.decisions,
         STEPS,
-        is_over=lambda: len(told) >= 40,
+        is_over=lambda: len(told) >= 25,
         on_progress=lambda _trials, events: told.append(events),
     )
     assert small.finding.invariant == "I48"
     assert small.events <= 100 < told[0]
-    assert small.steps < STEPS
     assert replay(small.decisions, small.steps).finding == small.finding
 
 
@@ -87,7 +86,8 @@ def test_a_client_of_which_nothing_is_recorded_is_silent() -> None:
     drawn = run(SeededChoices(BUSY), STEPS)
     noted = NotingChoices(drawn.decisions, 1 << 60)
     run(noted, STEPS)
-    others = [turn for turn in noted.turns() if turn.key[:1] != ("client",)]
+    users = ("client", "holder", "watcher")
+    others = [turn for turn in noted.turns() if not turn.key or turn.key[0] not in users]
     silent = run(AlignedChoices(others, 1 << 60), STEPS)
     assert drawn.marks["operation done"] > 0
     assert silent.finding is None

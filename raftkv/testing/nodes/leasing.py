@@ -71,6 +71,8 @@ class Holder:
             is_left_out = choices.begin("holder", self.name, self._count)
             think = 1 + choices.choose(4 * self._options.think_ms)
             asked, endpoint = self._draw(), choices.choose(_ENDPOINTS)
+            if is_left_out and think == 1:
+                return  # a shrunk record has no more for it to do
             await self._servers.sleep(think / 1000)
             names = self._servers.reachable()
             if not is_over() and not is_left_out and names:
