@@ -449,7 +449,7 @@ class Hub:
     def _make(
         self, page: Page, revision: int, numbers: list[int], wanted: Wanted, floor: int
     ) -> tuple[list[Queued], int] | None:
-        """The Changes of one revision and their size; None if that would be too much at once."""
+        """The Changes of one revision and their size; None: they have to be read from history."""
         gathering = Gathering(wanted.fragment_bytes)
         changes: list[Change] = []
         for number in numbers:
@@ -457,7 +457,12 @@ class Hub:
                 continue
             if page.made_bytes > self._limits.live_bytes:
                 return None
-            event = page.event(number, previous=wanted.previous, floor=floor)
+            try:
+                event = page.event(number, previous=wanted.previous, floor=floor)
+            except StorageCorruptError:
+                if revision < floor:
+                    return None  # compacted and half swept in the same slice: they are told so
+                raise
             piece = gathering.add(revision, event)
             if piece is not None:
                 changes.append(piece)
