@@ -61,12 +61,16 @@ values = st.sampled_from([b"", b"1", b"2", b"12", b"i" * 1024, b"l" * 1025])
 spans = st.one_of(st.builds(Span, edges, st.none() | edges), edges.map(prefix_span))
 leases = st.integers(1, 4)
 flags = st.booleans()
-some_lease = st.sampled_from([0, 0, 1, 2, 3])
-revisions = st.integers(0, 40)
+some_lease = st.sampled_from([0, 1, 2, 3])
+revisions = st.integers(0, 12)
 bounds = st.sampled_from([0, 0, 0, 2, 5, 9, 15])
 
+plain_puts = st.builds(Put, keys, values, some_lease, flags)
 puts = st.one_of(
-    st.builds(Put, keys, values, some_lease, flags),
+    plain_puts,
+    plain_puts,
+    plain_puts,
+    plain_puts,
     st.builds(Put, keys, st.just(b""), some_lease, flags, ignore_value=st.just(True)),
     st.builds(Put, keys, values, st.just(0), flags, ignore_lease=st.just(True)),
 )
@@ -113,7 +117,8 @@ operations: st.SearchStrategy[Operation] = st.recursive(
 )
 txns = _txns(operations)
 
-_WRITES: st.SearchStrategy[KvCommand] = st.one_of(puts, puts, deletes, txns)
+# What stands here more often is drawn more often.
+_WRITES: st.SearchStrategy[KvCommand] = st.one_of(puts, puts, deletes, txns, txns, txns)
 
 
 @st.composite
@@ -121,35 +126,34 @@ def writes(draw: st.DrawFn) -> KvCommand:
     return draw(_WRITES)
 
 
+in_session = st.builds(
+    InSession,
+    st.sampled_from([1, 1, 1, 2, 3]),
+    st.integers(0, 6) | st.sampled_from([63, 64, 65, 65_540]),
+    st.sampled_from([0, 0, 0, 1, 3, 64]),
+    st.one_of(writes(), writes(), writes(), st.builds(Revoke, leases)),
+)
+
 _COMMANDS: st.SearchStrategy[Given] = st.one_of(
-    puts,
     puts,
     deletes,
     txns,
-    txns,
     st.builds(Grant, leases, st.sampled_from([2, 60, 9_000_000_000])),
-    st.builds(Revoke, leases),
-    st.builds(TakeOver, st.integers(1, 3)),
+    st.builds(Revoke, st.sampled_from([1, 2, 2, 3, 3, 4])),
+    st.builds(TakeOver, st.sampled_from([1, 1, 2, 3])),
     st.builds(Expire, st.integers(0, 3), st.lists(leases, max_size=3).map(tuple)),
     st.builds(
         Checkpoint,
         st.integers(0, 3),
         st.lists(st.tuples(leases, st.integers(0, 90)), max_size=2).map(tuple),
     ),
-    st.builds(
-        SetAlarm,
-        st.integers(1, 2),
-        st.sampled_from(AlarmKind),
-        st.sampled_from([False, True, False]),
-    ),
-    st.builds(OpenSession, leases),
-    st.builds(
-        InSession,
-        leases,
-        st.integers(0, 6) | st.sampled_from([63, 64, 65, 65_540]),
-        st.integers(0, 3) | st.sampled_from([64]),
-        st.one_of(writes(), st.builds(Revoke, leases)),
-    ),
+    st.builds(SetAlarm, st.integers(1, 2), st.just(AlarmKind.CORRUPT), flags),
+    st.just(SetAlarm(1, AlarmKind.NO_SPACE, True)),
+    st.just(SetAlarm(1, AlarmKind.NO_SPACE, False)),
+    st.builds(OpenSession, st.sampled_from([1, 1, 2, 3])),
+    in_session,
+    in_session,
+    in_session,
     st.builds(AtFraction, st.just(Compact(0)), st.floats(0, 1.1)),
 )
 

@@ -42,7 +42,17 @@ from raftkv.kv.model import (
     Span,
 )
 from raftkv.kv.reader import RangeRead, read_head, read_key
-from raftkv.kv.requests import Grant, KvCommand, Once, OpenSession, Put, Range, Sweep
+from raftkv.kv.requests import (
+    AlarmKind,
+    Grant,
+    KvCommand,
+    Once,
+    OpenSession,
+    Put,
+    Range,
+    SetAlarm,
+    Sweep,
+)
 from raftkv.storage.base import Reader
 from tests.kv.model.naive import Answer, Model, No
 from tests.kv.model.requests import (
@@ -53,6 +63,7 @@ from tests.kv.model.requests import (
     ranges,
     resolved,
     spans,
+    writes,
 )
 from tests.kv.rig import memory_rig, rocks_rig
 
@@ -84,10 +95,20 @@ class TwoStores(RuleBasedStateMachine):
         self.folder.cleanup()
 
     @rule(
-        given=st.lists(commands(), min_size=1, max_size=12),
+        given=st.lists(commands(), min_size=8, max_size=20),
         sizes=st.lists(st.integers(1, 6), max_size=4),
     )
     def apply(self, given: list[Given], sizes: list[int]) -> None:
+        self._apply(given, sizes)
+
+    @rule(
+        given=st.lists(writes(), min_size=8, max_size=16),
+        sizes=st.lists(st.integers(1, 6), max_size=4),
+    )
+    def write(self, given: list[Given], sizes: list[int]) -> None:
+        self._apply([SetAlarm(1, AlarmKind.NO_SPACE, False), *given], sizes)
+
+    def _apply(self, given: list[Given], sizes: list[int]) -> None:
         asked = resolved(given, self.model.revision)
         wanted = [apply_to(self.model, one) for one in asked]
         proposed = [proposal(one) for one in asked]
@@ -248,4 +269,4 @@ def _junk(number: int) -> KvCommand:
 
 @pytest.mark.timeout(300)  # where there is no /dev/shm, a busy disk takes its time
 def test_two_members_agree_with_each_other_and_with_a_dictionary_per_revision() -> None:
-    run_state_machine_as_test(TwoStores, settings=settings(stateful_step_count=20))
+    run_state_machine_as_test(TwoStores, settings=settings(stateful_step_count=10))
