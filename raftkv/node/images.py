@@ -233,10 +233,6 @@ class Images:
         """The image that arrives, as far as it has; also what an earlier boot received of one."""
         return self._staged
 
-    def holds(self, index: int) -> bool:
-        """Whether the newest image of an in-memory machine is of that entry."""
-        return self._manifest is not None and self._manifest.index == index
-
     def stage(self, batch: Batch, staged: Staged) -> None:
         """Begin to receive an image, in place of any other; or give one its newest message."""
         now = self._staged

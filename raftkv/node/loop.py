@@ -561,8 +561,10 @@ class Loop:
     async def _on_snapshot_frame(self, peer: int, frame: bytes) -> None:
         if not self._upkeep.admission.is_open:
             return  # to take one is to acknowledge it
-        arrived = self._receiver.on_frame(peer, frame)
-        if arrived is not None:
+        arrived = self._receiver.on_frame(peer, frame, self._applier.mark.index)
+        if isinstance(arrived, InstallSnapshot):
+            self.state = self._step(self.state, Receive(arrived))
+        elif arrived is not None:
             await self._arrive(arrived)
 
     async def _arrive(self, arrived: Arrived) -> None:

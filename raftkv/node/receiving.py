@@ -63,13 +63,16 @@ class Receiver:
         self._asked: int | None = None  # the chunk that we asked for when one was missing
         self._unsynced_bytes = 0
 
-    def on_frame(self, peer: int, data: bytes) -> Arrived | None:
-        """A frame of a snapshot; the completed snapshot if this was its last."""
+    def on_frame(self, peer: int, data: bytes, applied: int) -> Arrived | InstallSnapshot | None:
+        """A frame of a snapshot; the completed snapshot if this was its last.
+
+        Or what the core is to answer, without the image: it is of what is ``applied`` already.
+        """
         try:
             frame = decode(data)
             match frame.kind:
                 case Kind.BEGIN:
-                    self._begin(peer, frame)
+                    return self._begin(peer, frame, applied)
                 case Kind.CHUNK:
                     self._chunk(peer, frame)
                 case Kind.END:
@@ -96,15 +99,17 @@ class Receiver:
         self._images.unstage(self._disk.batch)
         self._answer(Kind.BROKEN, staged.peer, staged.transfer)
 
-    def _begin(self, peer: int, frame: Frame) -> None:
+    def _begin(self, peer: int, frame: Frame, applied: int) -> InstallSnapshot | None:
         message = decode_begin(frame.payload)
         if message.sender != peer or message.to != self._me:
             raise WireError(f"an InstallSnapshot of {message.sender} to {message.to}")
         images, batch = self._images, self._disk.batch
         index = message.snapshot.index
-        if images.holds(index):  # its chunks would be written over those we would restart from
-            self._answer(Kind.BROKEN, peer, frame.transfer)
-            return
+        if index <= applied:
+            # Its sender missed our acknowledgements, and can send no entries instead: to refuse it
+            # would bring it again and again. The core acknowledges what we have.
+            self._answer(Kind.ACCEPTED, peer, frame.transfer)
+            return message
         before = images.staged
         staged = Staged(peer, frame.transfer, index, frame.payload)
         if before is not None:
@@ -112,13 +117,14 @@ class Receiver:
                 staged = evolve(before, message=frame.payload)
             elif message.term < _message(before).term:
                 self._answer(Kind.BROKEN, peer, frame.transfer)  # of a leader that was
-                return
+                return None
             else:
                 self._answer(Kind.BROKEN, before.peer, before.transfer)
         images.stage(batch, staged)
         self._heard_ns = self._clock.monotonic_ns()
         self._tell(staged, Flag.AGAIN)
         self._asked = None
+        return None
 
     def _chunk(self, peer: int, frame: Frame) -> None:
         staged = self._known(peer, frame)

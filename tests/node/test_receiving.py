@@ -80,6 +80,7 @@ class Member:
         self.clock = FakeClock()
         self.events = EventHub(system_runtime().waker, 8)
         self.sent: list[tuple[int, Frame]] = []
+        self.unneeded: list[InstallSnapshot] = []
         self.receiver = Receiver(
             ME,
             self.images,
@@ -112,9 +113,11 @@ class Member:
 
     def give(self, frame: bytes, peer: int = LEADER) -> bool:
         """A frame in a turn of its own; whether it completed an image, which is installed."""
-        arrived = self.receiver.on_frame(peer, frame)
+        arrived = self.receiver.on_frame(peer, frame, self.applied)
         self.disk.write()
-        if arrived is None:
+        if isinstance(arrived, InstallSnapshot):
+            self.unneeded.append(arrived)
+        if not isinstance(arrived, Arrived):
             return False
         self.install(arrived)
         return True
@@ -125,6 +128,11 @@ class Member:
         self.images.install(self.disk.batch, snapshot, arrived.manifest)
         self.disk.write()
         self.images.installed()
+
+    @property
+    def applied(self) -> int:
+        """Up to where the machine has applied."""
+        return self.storage.log.recover().applied.index
 
     def content(self) -> tuple[int, object]:
         """What the log says to be applied, and what the machine holds."""
@@ -348,12 +356,26 @@ def test_a_newer_transfer_takes_the_place_of_one_that_arrives(kind: str) -> None
 
 
 @kinds
+@pytest.mark.parametrize("index", [3, 12])
+def test_an_image_of_what_is_applied_is_answered_by_the_core_alone(kind: str, index: int) -> None:
+    """Who sends it lost our answers, and the entries that would bring others."""
+    member = filled(kind, 12)
+    old = member.content()
+    assert not member.give(begin(index))
+    assert member.said() == [(LEADER, Kind.ACCEPTED, 0)]
+    assert [one.snapshot.index for one in member.unneeded] == [index]
+    assert not member.has_leftovers
+    assert member.content() == old
+    member.storage.close()
+
+
+@kinds
 def test_the_rows_of_a_replaced_transfer_are_gone_also_if_both_share_a_batch(kind: str) -> None:
     chunks, _ = image(kind, 40)
     newer, new = image(kind, 30)
     member = filled(kind, 12)
     for frame in (begin(40), *frames(chunks)[:-1], begin(30, transfer=6)):
-        member.receiver.on_frame(LEADER, frame)  # all in one turn
+        member.receiver.on_frame(LEADER, frame, 12)  # all in one turn
     for frame in frames(newer, transfer=6):
         member.give(frame)
     assert member.content() == new
