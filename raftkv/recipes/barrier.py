@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from raftkv.errors import CompactedError, DeadlineError, InvalidArgumentError
+from raftkv.errors import (
+    CompactedError,
+    DeadlineError,
+    InvalidArgumentError,
+    OutcomeUnknownError,
+)
 from raftkv.kv.client import Kv, op, when
 from raftkv.recipes.line import gone, name_of
 
@@ -104,8 +109,8 @@ class Gathering:
                 if door is not None:
                     return door.create_revision
                 await self._change(found.revision + 1)
-            except (DeadlineError, CompactedError):
-                continue
+            except (DeadlineError, OutcomeUnknownError, CompactedError):
+                continue  # a door that was perhaps opened is looked at again
 
     async def _all_left(self, opened: int) -> None:
         while True:

@@ -11,7 +11,13 @@ from typing import Final
 
 from attrs import frozen
 
-from raftkv.errors import CompactedError, DeadlineError, InvalidArgumentError, LeaseNotFoundError
+from raftkv.errors import (
+    CompactedError,
+    DeadlineError,
+    InvalidArgumentError,
+    LeaseNotFoundError,
+    OutcomeUnknownError,
+)
 from raftkv.kv.client import Kv, op, when
 from raftkv.kv.client.leases import Lease
 from raftkv.kv.model import KeyValue
@@ -95,8 +101,8 @@ async def wait_for_head(kv: Kv, line: bytes, place: Place) -> None:
             if ahead is None:
                 return
             await gone(kv, ahead)
-        except (DeadlineError, CompactedError):
-            continue
+        except (DeadlineError, OutcomeUnknownError, CompactedError):
+            continue  # the transaction reads, so that it does not matter what became of it
 
 
 async def gone(kv: Kv, seen: KeyValue) -> None:

@@ -5,10 +5,17 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from raftkv.errors import DeadlineError, Error, InvalidArgumentError, LeaseNotFoundError
+from raftkv.errors import (
+    DeadlineError,
+    Error,
+    InvalidArgumentError,
+    LeaseNotFoundError,
+    OutcomeUnknownError,
+)
 from raftkv.kv import KvResult
-from raftkv.kv.client import op
-from raftkv.recipes import Held, Lock
+from raftkv.kv.client import Kv, op
+from raftkv.kv.model import KeyValue
+from raftkv.recipes import Held, Lock, line
 from raftkv.testing.nodes import SimCluster
 from tests.recipes.rig import disturb, kv_of, seeded, simulated
 
@@ -159,6 +166,26 @@ async def changes_of(cluster: Cluster) -> list[int]:
                 break
             found += [int(event.kv.value) for event in change.events]
     return found
+
+
+def test_who_waits_keeps_its_place_while_the_cluster_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failures: list[Error] = [OutcomeUnknownError("no answer"), DeadlineError("no leader")]
+
+    async def before(kv: Kv, place_in: bytes, place: line.Place) -> KeyValue | None:
+        if failures:
+            raise failures.pop()
+        return await asked(kv, place_in, place)
+
+    async def body(cluster: Cluster) -> None:
+        async with Lock(kv_of(cluster, 0), "jobs").held() as held:
+            assert held.key.startswith(b"jobs/")
+        assert failures == []
+
+    asked = line.before
+    monkeypatch.setattr(line, "before", before)
+    simulated(body)
 
 
 def test_a_lock_needs_a_name() -> None:
