@@ -21,6 +21,7 @@ from raftkv.errors import (
     UsageError,
 )
 from raftkv.kv.client.base import Replica
+from raftkv.kv.client.hub import Hub
 from raftkv.kv.client.watching import TAKEN_MAX, Watch, Watching
 from raftkv.kv.commands import encode
 from raftkv.kv.model import Change, KvResult
@@ -266,6 +267,9 @@ async def test_a_cancelled_wait_loses_nothing(node: AloneNode) -> None:
         while len(seen) < len(expected):
             seen += [one.revision for one in await changes.next()]
     assert seen == expected
+    (hub,) = node.audiences
+    assert isinstance(hub, Hub)
+    assert hub.waking == 0  # or the readers of others would wait for ever
 
 
 async def test_one_task_at_a_time_reads_a_watch(node: AloneNode) -> None:

@@ -251,6 +251,11 @@ class Hub:
         """How many of them have to read history."""
         return sum(not watcher.is_synced for watcher in self._watchers)
 
+    @property
+    def waking(self) -> int:
+        """How many readers were woken and have not run yet."""
+        return self._woken
+
     # --- the node tells -----------------------------------------------------------------------
 
     def rows_written(self) -> None:
