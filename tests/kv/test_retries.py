@@ -21,7 +21,7 @@ from raftkv.errors import (
 )
 from raftkv.kv.client.sessions import Session
 from raftkv.kv.commands import decode, encode
-from raftkv.kv.model import KvResult, LeaseResult, PutResult, Refusal, Refused, Span
+from raftkv.kv.model import Done, KvResult, LeaseResult, PutResult, Refusal, Refused, Span
 from raftkv.kv.requests import Grant, KvCommand, Once, OpenSession, Put, Revoke
 from raftkv.kv.sessions import UNANSWERED_MAX
 from raftkv.kv.settings import KvSettings
@@ -234,6 +234,15 @@ async def test_a_write_that_never_left_is_taken_along_when_its_session_ends(node
     await node.put()
     node.lines = [DeadlineError("not sent"), Refused("gone", Refusal.SESSION_NOT_FOUND)]
     assert await node.put() == PutResult(3)
+
+
+async def test_a_session_that_ends_gives_a_write_no_more_time(node: Script) -> None:
+    await node.put()
+    gone = Refused("gone", Refusal.SESSION_NOT_FOUND)
+    node.lines = [DeadlineError("not sent"), gone, Done(1), Done(1), *[UNKNOWN] * 9]
+    with pytest.raises(OutcomeUnknownError):
+        await node.put(timeout=5.0)
+    assert node.clock.now == 5_000_000_000
 
 
 @pytest.mark.parametrize("why", [Refusal.NO_SPACE, Refusal.TOO_MANY_LEASES])

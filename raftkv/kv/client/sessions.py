@@ -99,6 +99,7 @@ class Session:
 
     def __init__(self, node: Proposer, settings: KvSettings) -> None:
         self._node = node
+        self._clock = node.runtime.clock
         self._ttl = settings.session_ttl
         times = node.settings
         self._attempt = _ATTEMPT_ELECTIONS * times.election_ticks * times.tick_seconds
@@ -120,6 +121,7 @@ class Session:
                 " wait for answers before asking more"
             )
         session.next = sequence + 1
+        began_ns = self._clock.monotonic_ns()
         data = encode_once(session.id, sequence, session.answered, command)
         patience = self._attempt
         try:
@@ -135,12 +137,13 @@ class Session:
             session.settle(sequence)
         if type(result) is Refused and result.why is Refusal.SESSION_NOT_FOUND:
             self._lost(session)
-            return await self._in_new_one(command, timeout)
+            left = timeout - (self._clock.monotonic_ns() - began_ns) / 1e9
+            return await self._in_new_one(command, max(left, 0.0))
         return result
 
     async def keep(self, keep_alive: KeepAlive) -> None:
         """Keep the session alive while it is used; to be run beside the node, until cancelled."""
-        clock = self._node.runtime.clock
+        clock = self._clock
         seen: tuple[int, int] | None = None
         while True:
             await clock.sleep_until(clock.monotonic_ns() + round(self._ttl / 3 * 1e9))
@@ -173,7 +176,7 @@ class Session:
         error: OutcomeUnknownError | DeadlineError,
     ) -> KvResult:
         """Further attempts, after one that ended with ``error``, for so many seconds."""
-        clock = self._node.runtime.clock
+        clock = self._clock
         deadline_ns = clock.monotonic_ns() + round(seconds * 1e9)
         unknown = error if isinstance(error, OutcomeUnknownError) else None
         failure: Error = error
@@ -214,7 +217,7 @@ class Session:
         """The same in a session that is opened first, by whichever write comes first."""
         with suppress(UnavailableError):  # a member that recovers may write
             self._node.check()  # before another loop than the node's meets the lock
-        clock = self._node.runtime.clock
+        clock = self._clock
         deadline_ns = clock.monotonic_ns() + round(min(timeout, 1e9) * 1e9)
 
         def left() -> float:
