@@ -151,6 +151,8 @@ async def test_questions_are_bounded_in_number_and_in_bytes(
     world.asked(b"xx")
     with pytest.raises(TooManyRequestsError):
         world.asked()
+    world.questions.on_frame(PEER, HEAD.pack(questions.ANSWER, world.numbers()[-1]))
+    world.asked()
 
 
 async def test_a_leader_answers_each_question_once_at_a_time_and_passes_what_is_too_much(
@@ -159,10 +161,12 @@ async def test_a_leader_answers_each_question_once_at_a_time_and_passes_what_is_
     monkeypatch.setattr(questions, "QUESTIONS_MAX", 2)
     world = World()
     ask = [HEAD.pack(questions.ASK, number) + b"q%d" % number for number in range(4)]
-    world.questions.on_frame(PEER, ask[0])  # does not lead
     world.leader = ME
     world.questions.on_frame(PEER, ask[0])  # nobody answers here
     world.questions.answerer = _echo
+    world.leader = PEER
+    world.questions.on_frame(PEER, ask[0])  # does not lead
+    world.leader = ME
     for number in (0, 1, 0, 2):
         world.questions.on_frame(PEER, ask[number])
     passed = [HEAD.pack(questions.PASSED, number) for number in (0, 0, 2)]
