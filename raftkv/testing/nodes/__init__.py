@@ -11,6 +11,9 @@
   seed; what a seed draws is in :mod:`~raftkv.testing.nodes.options`, what is done to it in
   :mod:`~raftkv.testing.nodes.nemesis`, and what must hold in :mod:`~raftkv.testing.nodes.checks`
   and :mod:`~raftkv.testing.nodes.liveness`;
+- who uses the key-value store there: :mod:`~raftkv.testing.nodes.clients`,
+  :mod:`~raftkv.testing.nodes.watchers`, :mod:`~raftkv.testing.nodes.leasing`; what they are told is
+  held against :mod:`~raftkv.testing.nodes.chronicle`;
 - :mod:`~raftkv.testing.nodes.cancel`: operations that are cancelled wherever they can be.
 """
 
