@@ -52,7 +52,8 @@ class Limits:
     """What a hub does in one go, and keeps."""
 
     buffers_bytes: int = 64 * _MIB
-    """What waits for all watchers of a node together; who has no room reads from history later."""
+    """What waits for all watchers of a node together, and an event for each beside it; who has no
+    room reads from history later."""
     live_events: int = 1024
     live_bytes: int = 4 * _MIB
     """A slice that changed more is handed to nobody: everybody reads it from history, in steps."""
@@ -355,9 +356,10 @@ class Hub:
                 return
             page = self._page_at(walk.next, floor)
             limits = self._limits
-            changes = walk.advance(
-                page, floor, events_max=limits.step_events, bytes_max=limits.step_bytes
-            )
+            # Without room one event at a time, so that nobody stands still for good.
+            is_full = self.buffered_bytes >= limits.buffers_bytes
+            events_max = 1 if is_full else limits.step_events
+            changes = walk.advance(page, floor, events_max=events_max, bytes_max=limits.step_bytes)
             if page.made_bytes > limits.page_made_bytes:
                 page.forget()
             watcher.queue(changes)
