@@ -10,6 +10,7 @@ import pytest
 from anyio.lowlevel import checkpoint
 
 from raftkv.errors import (
+    CompactedError,
     DeadlineError,
     FutureRevisionError,
     InvalidArgumentError,
@@ -289,6 +290,35 @@ async def test_a_large_range_lets_writes_happen_and_does_not_show_them(bench: Be
     assert found.count == count
     assert {item.value for item in found.items} == {b"old"}
     assert found.revision == count + 1
+
+
+@pytest.mark.parametrize("is_past", [False, True])
+async def test_a_compaction_hits_a_large_range_at_a_past_revision_alone(
+    bench: Bench, is_past: bool
+) -> None:
+    count = 12 * STEP_KEYS
+    revision = count + 1 if is_past else 0
+    bench.rig.apply([Put(b"k%06d" % number, b"old") for number in range(count)])
+
+    async def compact() -> None:
+        put = await bench.kv.put("k", "new")
+        await bench.kv.compact(put.revision)
+
+    seen: list[RangeResult | CompactedError] = []
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(compact)
+        try:
+            seen.append(await bench.kv.range(serializable=True, revision=revision))
+        except CompactedError as error:
+            seen.append(error)
+    (found,) = seen
+    if revision:
+        assert isinstance(found, CompactedError)
+        assert found.revision == count + 2
+    else:
+        assert isinstance(found, RangeResult)
+        assert (found.revision, found.count) == (count + 2, count + 1)
+        assert found.items[0].value == b"new"
 
 
 async def test_a_range_that_takes_longer_than_its_deadline_says_how_to_page(bench: Bench) -> None:

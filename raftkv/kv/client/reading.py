@@ -11,7 +11,7 @@ from typing import Final
 from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 
-from raftkv.errors import DeadlineError, InvalidArgumentError
+from raftkv.errors import CompactedError, DeadlineError, InvalidArgumentError
 from raftkv.kv.client.base import Part, Replica
 from raftkv.kv.client.edge import check_count, flag_of, key_of, option_of, span_of
 from raftkv.kv.machine import KvMachine
@@ -96,24 +96,22 @@ class Reading(Part):
         Raises InvalidArgumentError for ``prefix`` beside ``start`` or ``stop``, a negative number
         or an order that is none; FutureRevisionError and CompactedError as ``get`` does.
         """
-        read = RangeRead(
-            Range(
-                span_of(start, stop, prefix),
-                limit=check_count("limit", limit),
-                revision=check_count("revision", revision),
-                order=option_of("order", order, SortOrder),
-                target=option_of("sort_by", sort_by, SortTarget),
-                mod_revision_min=check_count("min_mod_revision", min_mod_revision),
-                mod_revision_max=check_count("max_mod_revision", max_mod_revision),
-                create_revision_min=check_count("min_create_revision", min_create_revision),
-                create_revision_max=check_count("max_create_revision", max_create_revision),
-                keys_only=flag_of("keys_only", keys_only),
-                count_only=flag_of("count_only", count_only),
-            ),
-            counted=flag_of("counted", counted),
+        wanted = Range(
+            span_of(start, stop, prefix),
+            limit=check_count("limit", limit),
+            revision=check_count("revision", revision),
+            order=option_of("order", order, SortOrder),
+            target=option_of("sort_by", sort_by, SortTarget),
+            mod_revision_min=check_count("min_mod_revision", min_mod_revision),
+            mod_revision_max=check_count("max_mod_revision", max_mod_revision),
+            create_revision_min=check_count("min_create_revision", min_create_revision),
+            create_revision_max=check_count("max_create_revision", max_create_revision),
+            keys_only=flag_of("keys_only", keys_only),
+            count_only=flag_of("count_only", count_only),
         )
+        is_counted = flag_of("counted", counted)
         await self._begin_read(serializable, lease, timeout)
-        return await self._finish(read, timeout)
+        return await self._read(wanted, is_counted, timeout)
 
     async def count(
         self,
@@ -156,14 +154,21 @@ class Reading(Part):
             return
         await self._node.read(lease=flag_of("lease", lease), timeout=timeout)
 
-    async def _finish(self, read: RangeRead, timeout: float) -> RangeResult:
+    async def _read(self, wanted: Range, counted: bool, timeout: float) -> RangeResult:
+        read = RangeRead(wanted, counted=counted)
         if read.advance(self._machine.store, STEP_KEYS):
             return read.result
         with move_on_after(timeout):
             while True:
                 await checkpoint()
-                if read.advance(self._machine.store, STEP_KEYS):
-                    return read.result
+                try:
+                    if read.advance(self._machine.store, STEP_KEYS):
+                        return read.result
+                except CompactedError:
+                    if wanted.revision:
+                        raise
+                    # Nobody asked for the revision that it began with: it begins anew.
+                    read = RangeRead(wanted, counted=counted)
         raise DeadlineError(
             f"the range was not read to its end in {timeout} s; read it in pages with limit= and "
             "counted=False, or give it a longer timeout="
