@@ -193,9 +193,9 @@ async def test_a_transfer_that_outlasts_the_cores_patience_goes_on() -> None:
         begin = sender.begin
         begun: list[int] = []
 
-        def counted(message: InstallSnapshot, applied: AppliedMark) -> None:
+        def counted(message: InstallSnapshot, applied: AppliedMark) -> bool:
             begun.append(message.snapshot.index)
-            begin(message, applied)
+            return begin(message, applied)
 
         sender.begin = counted
         watched = Watched(made, gone)
