@@ -78,7 +78,7 @@ FLOORS_PER_MILLION_STEPS: Final[Mapping[str, int]] = {
     "lease expired": 15,
     "lease granted": 60,
     "lease renewed": 60,
-    "lease revoked": 25,
+    "lease revoked": 10,
     "left dead": 40,
     "machine asleep": 30,
     "membership changed": 50,

@@ -98,6 +98,7 @@ class Conversation:
             if isinstance(this, Seen) and isinstance(that, Seen):
                 seen = zip(watchers, this.changes, that.changes, strict=True)
                 yield from (row for row in seen if row[1] != row[2])
+                watchers = ()
             elif this != that:
                 yield ask, this, that
 
