@@ -59,7 +59,9 @@ class Queue:
         """Take the first item, and wait for one if there is none.
 
         Cancelled while it waits it takes nothing; once an item is taken, cancellation waits until
-        it is returned. OutcomeUnknownError: an item may have been taken.
+        it is returned. That holds for anyio's scopes: asyncio's own cancellation, as by
+        ``asyncio.timeout``, waits for nothing, and the item may be lost; ``taken`` loses none.
+        OutcomeUnknownError: an item may have been taken.
         """
         while True:
             found = await self._first_to_come()
@@ -69,7 +71,10 @@ class Queue:
     async def get_nowait(self) -> Item | None:
         """Take the first item; None if there is none."""
         while True:
-            found, _ = await self._first_free()
+            try:
+                found, _ = await self._first_free()
+            except CompactedError:
+                continue
             if found is None:
                 return None
             if await self._remove(found):

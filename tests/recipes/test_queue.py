@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
+
 import anyio
 import pytest
 
 from raftkv.errors import Error, OutcomeUnknownError
 from raftkv.kv import KvResult
+from raftkv.kv.model import RangeResult
 from raftkv.recipes import Item, Queue
 from raftkv.testing.nodes import SimCluster
 from tests.recipes.rig import disturb, kv_of, seeded, simulated
@@ -89,6 +92,35 @@ def test_an_item_whose_taker_is_cut_off_is_worked_on_by_another() -> None:
                 async with Queue(leader.kv, "work", ttl=4).taken() as item:
                     assert item.value == b"a"
                 await anyio.sleep(10)
+
+    simulated(body)
+
+
+def test_a_compaction_between_two_pages_of_items_is_not_the_takers_matter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def body(cluster: Cluster) -> None:
+        kv = kv_of(cluster, 0)
+        queue = Queue(kv, "work")
+        for number in range(70):  # more than a page of items that others have
+            await queue.put(str(number))
+        for item in (await kv.range(prefix="work/items/")).items[:-1]:
+            await kv.put(item.key.replace(b"items", b"claims"), "")
+        first_read: Callable[..., Awaitable[RangeResult]] = kv.range
+        read: list[RangeResult] = []
+
+        async def compact_behind_the_first(*span: bytes, **how: int) -> RangeResult:
+            found = await first_read(*span, **how)
+            if len(read) == 1:  # the page, and the claims as of then
+                await kv.compact((await kv.put("other", "")).revision)
+            read.append(found)
+            return found
+
+        monkeypatch.setattr(kv, "range", compact_behind_the_first)
+        found = await queue.get_nowait()
+        assert found is not None
+        assert found.value == b"69"
+        assert len(read) > 4
 
     simulated(body)
 
