@@ -152,7 +152,8 @@ class Sessions:
             return
         self._chunks -= len(found.chunks)
         self._touched.pop(lease, None)
-        for key, _ in list(writes.scan(_MACHINE, *_bounds(lease))):
+        # Their keys alone: what was kept may be 64 KiB each, and many thousands.
+        for key in [key for key, _ in writes.scan(_MACHINE, *_bounds(lease))]:
             writes.delete_row(key)
         del self._cached[lease]
 
