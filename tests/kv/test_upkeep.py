@@ -7,6 +7,7 @@ from typing import cast
 
 import pytest
 from anyio import create_task_group
+from anyio.lowlevel import checkpoint
 
 from raftkv.errors import (
     CompactedError,
@@ -25,7 +26,7 @@ from raftkv.kv.client import Kv, op
 from raftkv.kv.client.upkeep import STEP_ROWS, KvStatus
 from raftkv.kv.commands import encode
 from raftkv.kv.hashing import read_hash
-from raftkv.kv.model import CompactResult, KvResult, PutResult
+from raftkv.kv.model import CompactResult, KvHash, KvResult, PutResult
 from raftkv.kv.requests import AlarmKind, Compact, KvCommand, Put, SetAlarm, Sweep
 from raftkv.kv.settings import KvSettings
 from raftkv.kv.sizes import PUT_BYTES, measure
@@ -161,6 +162,31 @@ async def test_a_hash_is_taken_in_steps_after_a_round_to_the_majority(bench: Ben
     bench.node.asked.clear()
     assert await bench.kv.hash(serializable=True) == read_hash(bench.rig.store)
     assert ("read", False, 5.0) not in bench.node.asked
+
+
+@pytest.mark.parametrize("is_past", [False, True])
+async def test_a_compaction_hits_a_hash_at_a_past_revision_alone(
+    bench: Bench, is_past: bool
+) -> None:
+    count = 12 * STEP_ROWS
+    bench.rig.apply([Put(b"k%04d" % number, b"") for number in range(count)])
+
+    async def compact() -> None:
+        for _ in range(4):  # amid the steps
+            await checkpoint()
+        bench.rig.apply([Put(b"k", b""), Compact(count + 2)])
+
+    seen: list[KvHash | CompactedError] = []
+    async with create_task_group() as tasks:
+        tasks.start_soon(compact)
+        try:
+            seen.append(await bench.kv.hash(count + 1 if is_past else 0))
+        except CompactedError as error:
+            seen.append(error)
+    if is_past:
+        assert isinstance(seen[0], CompactedError)
+    else:
+        assert seen == [read_hash(bench.rig.store)]
 
 
 async def test_a_hash_that_takes_too_long_says_so(bench: Bench) -> None:

@@ -8,7 +8,7 @@ from anyio import move_on_after
 from anyio.lowlevel import checkpoint
 from attrs import frozen
 
-from raftkv.errors import DeadlineError, OutcomeUnknownError, UnavailableError
+from raftkv.errors import CompactedError, DeadlineError, OutcomeUnknownError, UnavailableError
 from raftkv.kv.alarms import KvAlarm, read_alarms
 from raftkv.kv.client.base import Part
 from raftkv.kv.client.edge import check_count, flag_of, refusal_of
@@ -88,10 +88,16 @@ class Upkeep(Part):
         read = HashRead(check_count("revision", revision))
         await self._up_to_date(serializable, timeout)
         with move_on_after(timeout):
-            while not read.advance(self._machine.store, STEP_ROWS):
+            while True:
+                try:
+                    if read.advance(self._machine.store, STEP_ROWS):
+                        return read.result
+                except CompactedError:
+                    if revision:
+                        raise
+                    read = HashRead()  # nobody asked for the revision that it began with
                 await checkpoint()
                 self._node.check()
-            return read.result
         raise DeadlineError(
             f"the store was not hashed to its end in {timeout} s; give it a longer timeout="
         )
