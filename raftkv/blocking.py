@@ -14,8 +14,6 @@ from functools import partial
 from os import PathLike
 from typing import Generic, TypeVar, overload
 
-from anyio.from_thread import BlockingPortal
-
 from raftkv.blocking_recipes import Barrier, Counter, Election, Gathering, Queue
 from raftkv.handle import Node as AsyncNode
 from raftkv.kv import KvResult
@@ -29,7 +27,7 @@ from raftkv.node.status import Event, Events, MemberStatus, Status
 from raftkv.open import open_node as open_async
 from raftkv.recipes import Held
 from raftkv.recipes.store import Kv as AsyncKv
-from raftkv.runtime.hosting import HostThread
+from raftkv.runtime.hosting import HostThread, Portal
 from raftkv.transport.tcp_tls import Tls
 from raftkv.twins import Twin, entered, without_await
 from raftkv.watches import BlockingWatch
@@ -151,7 +149,7 @@ class Members(Twin[AsyncMembers]):
 class Node(Generic[R_co]):
     """A running member, for threads; every method as its namesake of the async ``Node``."""
 
-    def __init__(self, portal: BlockingPortal, inner: AsyncNode[R_co]) -> None:
+    def __init__(self, portal: Portal, inner: AsyncNode[R_co]) -> None:
         self._portal = portal
         self._inner = inner
 

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial, wraps
 from typing import Concatenate, Generic, ParamSpec, TypeVar
 
-from anyio.from_thread import BlockingPortal
+from raftkv.runtime.hosting import Portal
 
 Inner = TypeVar("Inner")
 P = ParamSpec("P")
@@ -17,7 +17,7 @@ T = TypeVar("T")
 class Twin(Generic[Inner]):
     """Something that lives in the node's loop, for threads."""
 
-    def __init__(self, portal: BlockingPortal, inner: Inner) -> None:
+    def __init__(self, portal: Portal, inner: Inner) -> None:
         self._portal = portal
         self._inner = inner
 
@@ -36,9 +36,7 @@ def without_await(
 
 
 @contextmanager
-def entered(
-    portal: BlockingPortal, context: Callable[[], AbstractAsyncContextManager[T]]
-) -> Generator[T]:
+def entered(portal: Portal, context: Callable[[], AbstractAsyncContextManager[T]]) -> Generator[T]:
     """Enter and leave there, by a task of its own, a context that is made there."""
 
     async def made() -> AbstractAsyncContextManager[T]:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from types import TracebackType
 from typing import Final
 
 from anyio import Lock, move_on_after
-from anyio.from_thread import BlockingPortal
 
 from raftkv.errors import ClosedError, DeadlineError, InvalidArgumentError
 from raftkv.kv.client.edge import check_count
 from raftkv.kv.client.watching import TAKEN_MAX, Watch
 from raftkv.kv.model import Change
 from raftkv.node.waiters import checked_timeout
-from raftkv.runtime.hosting import HostThread
+from raftkv.runtime.hosting import HostThread, Portal
 
 __all__ = ["BlockingWatch", "HostedWatch"]
 
@@ -100,7 +100,8 @@ class HostedWatch(Watch):
     def close(self) -> None:
         """As :meth:`Watch.close`; waits for one turn of the node's loop."""
         self._arrived.is_closed = True
-        self._thread.portal.call(self._inner.close)
+        with suppress(ClosedError):  # the node is closed, and the watch with it
+            self._thread.portal.call(self._inner.close)
 
     async def __anext__(self) -> Change:
         """As :meth:`Watch.__anext__`."""
@@ -135,7 +136,7 @@ class BlockingWatch:
     ever, :meth:`next` as long as it is told. Another thread may :meth:`close` it, which ends both.
     """
 
-    def __init__(self, portal: BlockingPortal, inner: Watch) -> None:
+    def __init__(self, portal: Portal, inner: Watch) -> None:
         self._portal = portal
         self._inner = inner
         self._arrived = _Arrived(inner)
@@ -162,7 +163,8 @@ class BlockingWatch:
     def close(self) -> None:
         """Stop watching: who iterates comes to the end. Idempotent."""
         self._arrived.is_closed = True
-        self._portal.call(self._inner.close)
+        with suppress(ClosedError):  # the node is closed, and the watch with it
+            self._portal.call(self._inner.close)
 
     def __iter__(self) -> Iterator[Change]:
         """Itself."""

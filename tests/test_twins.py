@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -140,6 +141,26 @@ def test_a_thread_makes_transactions(kv: raftkv.blocking.Kv) -> None:
     assert kv.disarm() == kv.alarms() == ()
 
 
+def test_what_comes_from_a_thread_after_the_end_is_told_so(tmp_path: Path) -> None:
+    with raftkv.blocking.open_node(
+        tmp_path / "n1", name="n1", cluster=CLUSTER, listen=LISTEN, settings=SETTINGS
+    ) as node:
+        kv = node.kv
+        with kv.watch(prefix="k") as watch:
+            kv.put("k", "v")
+    late: list[Callable[[], object]] = [
+        partial(kv.put, "k", "w"),
+        kv.status,
+        node.status,
+        kv.lock("k").__enter__,
+        watch.progress,
+    ]
+    for call in late:
+        with pytest.raises(ClosedError, match="the node n1 is closed"):
+            call()
+    watch.close()
+
+
 # --- from another loop ------------------------------------------------------------------------
 
 
@@ -179,3 +200,22 @@ async def test_another_loop_holds_a_lease_that_cuts_its_body_short(hosted: raftk
     with pytest.raises(LeaseNotFoundError):
         await lose()
     assert hosted.status().revision == 3
+
+
+async def test_what_comes_from_another_loop_after_the_end_is_told_so(tmp_path: Path) -> None:
+    async with raftkv.open_node(
+        tmp_path / "n1",
+        name="n1",
+        cluster=CLUSTER,
+        listen=LISTEN,
+        settings=SETTINGS,
+        own_thread=True,
+    ) as node:
+        kv = node.kv
+        async with kv.watch(prefix="k") as watch:
+            pass
+    with pytest.raises(ClosedError, match="the node n1 is closed"):
+        await kv.get("k")
+    with pytest.raises(ClosedError, match="the node n1 is closed"):
+        kv.status()
+    watch.close()

@@ -5,25 +5,81 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from types import TracebackType
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, TypeVar, TypeVarTuple, cast
 
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from raftkv.errors import ClosedError
 from raftkv.runtime.system import make_promise, poster
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
+Ts = TypeVarTuple("Ts")
 
 
-class _Outcome(Protocol[T_co]):
-    """What a portal's future offers."""
+class Answer(Protocol[T_co]):
+    """The future of what was begun in a thread's loop."""
 
-    def exception(self) -> BaseException | None: ...
+    def exception(self) -> BaseException | None:
+        """What it raised, if it did. Waits for its end."""
+        ...
 
-    def result(self) -> T_co: ...
+    def result(self) -> T_co:
+        """What it returned. Waits for its end."""
+        ...
 
-    def cancelled(self) -> bool: ...
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        ...
+
+    def cancel(self) -> bool:
+        """Cancel it; whether that was still possible."""
+        ...
+
+    def add_done_callback(self, call: Callable[[object], object], /) -> object:
+        """Have ``call`` called at its end, in the thread's loop."""
+        ...
+
+
+class Portal:
+    """The way into the loop of a :class:`HostThread`, for threads without a loop.
+
+    Every method raises ClosedError once the thread ends, and then nothing was begun.
+    """
+
+    def __init__(self, name: str, inner: BlockingPortal) -> None:
+        self._name = name
+        self._inner = inner
+        self._ended = False
+
+    def call(self, func: Callable[[*Ts], Awaitable[T] | T], *args: *Ts) -> T:
+        """Run ``func`` there, await what it returns, and return that."""
+        return self.start_task_soon(func, *args).result()
+
+    def start_task_soon(self, func: Callable[[*Ts], Awaitable[T] | T], *args: *Ts) -> Answer[T]:
+        """Have ``func`` run there; the future of what it returns."""
+        self._check()
+        try:
+            return cast("Answer[T]", self._inner.start_task_soon(func, *args))
+        except RuntimeError:
+            self._check()  # it ended since
+            raise
+
+    def wrap_async_context_manager(
+        self, context: AbstractAsyncContextManager[T]
+    ) -> AbstractContextManager[T]:
+        """Enter and leave ``context`` there, by a task of its own."""
+        self._check()
+        return self._inner.wrap_async_context_manager(context)
+
+    def end(self) -> None:
+        """For the thread: nobody is let in any more."""
+        self._ended = True
+
+    def _check(self) -> None:
+        if self._ended:
+            raise ClosedError(f"the node {self._name} is closed: open it again")
 
 
 class HostThread:
@@ -33,15 +89,19 @@ class HostThread:
     """
 
     def __init__(self, name: str) -> None:
+        self._name = name
         self._cm: AbstractContextManager[BlockingPortal] = start_blocking_portal(
             "asyncio", name=f"raftkv-{name}"
         )
-        self._portal: BlockingPortal | None = None
+        self._stop: Callable[[], object] | None = None
+        self._portal: Portal | None = None
         self._inside = False
 
     def __enter__(self) -> HostThread:
         """Start the thread."""
-        self._portal = self._cm.__enter__()
+        inner = self._cm.__enter__()
+        self._stop = lambda: inner.call(inner.stop, True)
+        self._portal = Portal(self._name, inner)
         return self
 
     def __exit__(
@@ -51,17 +111,18 @@ class HostThread:
         trace: TracebackType | None,
     ) -> None:
         """End it."""
-        portal, self._portal = self._portal, None
-        if self._inside and portal is not None:
+        if self._portal is not None:
+            self._portal.end()
+        if self._inside and self._stop is not None:
             # An interrupt cut a wait short: what was entered would wait for its end for ever.
-            portal.call(portal.stop, True)
+            self._stop()
         self._cm.__exit__(None, None, None)
 
     @property
-    def portal(self) -> BlockingPortal:
-        """The way in, for threads without a loop. Raises RuntimeError outside of the context."""
+    def portal(self) -> Portal:
+        """The way in, for threads without a loop. Raises RuntimeError before the context."""
         if self._portal is None:
-            raise RuntimeError("the thread is not running")
+            raise RuntimeError("the thread was not started")
         return self._portal
 
     def entered(self, context: AbstractAsyncContextManager[T]) -> AbstractContextManager[T]:
@@ -90,15 +151,14 @@ class HostThread:
         future = self.portal.start_task_soon(call)
 
         def settle() -> None:
-            outcome = cast("_Outcome[T]", future)
             if promise.done():
                 return
-            if outcome.cancelled():
+            if future.cancelled():
                 promise.set_exception(RuntimeError("the thread's loop ended amid the call"))
-            elif (error := outcome.exception()) is not None:
+            elif (error := future.exception()) is not None:
                 promise.set_exception(error)
             else:
-                promise.set_result(outcome.result())
+                promise.set_result(future.result())
 
         future.add_done_callback(lambda _: post(settle))
         try:

@@ -224,6 +224,8 @@ async def test_a_host_thread_runs_calls_on_a_loop_of_its_own() -> None:
     async def fail() -> None:
         raise KeyError("over there")
 
+    with pytest.raises(RuntimeError, match="not started"):
+        _ = HostThread("test").portal
     with HostThread("test") as thread:
         found = await thread.run(there)
         assert found is not None
@@ -233,5 +235,5 @@ async def test_a_host_thread_runs_calls_on_a_loop_of_its_own() -> None:
         with anyio.move_on_after(0.01) as scope:
             await thread.run(anyio.sleep_forever)
         assert scope.cancelled_caught
-    with pytest.raises(RuntimeError):
-        _ = thread.portal
+    with pytest.raises(ClosedError, match="test is closed"):
+        await thread.run(there)
