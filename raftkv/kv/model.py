@@ -91,7 +91,8 @@ class RangeResult:
 class Refusal(IntEnum):
     """Why a command was refused. Each is an error class; etcd's words stand in the message.
 
-    ``RESULT_NOT_KEPT`` alone is of one that was done, when it was asked for again.
+    ``RESULT_NOT_KEPT`` alone is of one that was done, when it was asked for again, or when its
+    ranges found too much.
     """
 
     INVALID = 0

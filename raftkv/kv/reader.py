@@ -22,6 +22,7 @@ from raftkv.storage.base import Reader, Space
 _MACHINE: Final = Space.MACHINE
 _BYTES_MAX: Final = 256 * 1024
 _STEP_KEYS: Final = 4096
+_ITEM_BYTES: Final = 256  # what an item takes beside its key and value
 
 SEEK_AFTER: Final = 16
 """So many unwanted versions of one key are read one by one before the rest is jumped over."""
@@ -78,6 +79,7 @@ class RangeRead:
 
     __slots__ = (
         "_at",
+        "_bytes",
         "_count",
         "_counted",
         "_head",
@@ -106,6 +108,7 @@ class RangeRead:
             )
         )
         self._items: list[KeyValue] = []
+        self._bytes = 0  # of keys and values that were read
         self._count = 0  # keys in the span
         self._matched = 0  # of them within the bounds
         self._is_scanned = False
@@ -156,6 +159,15 @@ class RangeRead:
         return RangeResult(tuple(items), count, more, revision)
 
     @property
+    def held_bytes(self) -> int:
+        """Roughly what the items found so far take; of a sorted few, their share of all read."""
+        if self._wanted.count_only:
+            return 0
+        limit, found = self._wanted.limit, self._matched
+        held = min(found, limit) if limit else found
+        return held * _ITEM_BYTES + (self._bytes * held // found if found else 0)
+
+    @property
     def _is_full(self) -> bool:
         return 0 < self._items_max <= self._matched
 
@@ -165,7 +177,7 @@ class RangeRead:
         try:
             for looked, (key, row) in enumerate(scan, 1):
                 if row is not None:
-                    size += self._look(reader, key, row)
+                    size += len(key) + self._look(reader, key, row)
                     if not self._counted and self._knows_all:
                         return True
                 if looked >= keys_max or size >= _BYTES_MAX:
@@ -173,6 +185,7 @@ class RangeRead:
                     return False
             return True
         finally:
+            self._bytes += size
             scan.close()
 
     @property

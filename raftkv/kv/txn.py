@@ -24,11 +24,12 @@ from raftkv.kv.model import (
     KeyValue,
     OperationResult,
     PutResult,
+    RangeResult,
     Refusal,
     Refused,
     TxnResult,
 )
-from raftkv.kv.reader import check_revision, read_range
+from raftkv.kv.reader import RangeRead, check_revision
 from raftkv.kv.requests import (
     Compare,
     CompareResult,
@@ -40,6 +41,13 @@ from raftkv.kv.requests import (
     Range,
     Txn,
 )
+
+RESULT_BYTES_MAX: Final = 32 * 1024 * 1024
+"""What the ranges of one transaction may find together. Every member reads it as it applies the
+command, and again when it starts anew: without a bound 128 ranges of everything would end them all,
+for good. What more hears is kept in sessions, so that all members must have the same bound."""
+
+_STEP_KEYS: Final = 4096
 
 
 def apply_put(writes: Slice, put: Put) -> PutResult | Refused:
@@ -70,8 +78,16 @@ def apply_txn(writes: Slice, txn: Txn) -> TxnResult | Refused:
             if refusal is not None:
                 return refusal
     revision = Revision(writes)
-    result = _follow(writes, revision, way)
+    room = _Room()
+    result = _follow(writes, revision, way, room)
     revision.close()
+    if room.left < 0:
+        return Refused(
+            f"it was done, at revision {writes.revision}, but what its ranges found is more than"
+            f" {RESULT_BYTES_MAX} bytes: read that outside of a transaction, or with a limit",
+            Refusal.RESULT_NOT_KEPT,
+            writes.revision,
+        )
     return result
 
 
@@ -185,7 +201,16 @@ def _refuse_range(writes: Slice, operation: Operation) -> Refused | None:
 # --- effects --------------------------------------------------------------------------------------
 
 
-def _follow(writes: Slice, revision: Revision, way: _Way) -> TxnResult:
+class _Room:
+    """How many bytes the ranges of a transaction may still find; below 0: they are not told."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = RESULT_BYTES_MAX
+
+
+def _follow(writes: Slice, revision: Revision, way: _Way, room: _Room) -> TxnResult:
     inside = iter(way.inside)
     results: list[OperationResult] = []
     for operation in way.operations:
@@ -195,12 +220,23 @@ def _follow(writes: Slice, revision: Revision, way: _Way) -> TxnResult:
             case DeleteOne() | DeleteSpan():
                 results.append(_delete(writes, revision, operation))
             case Range():
-                results.append(read_range(writes, operation))
+                results.append(_range(writes, operation, room))
             case Txn():
-                results.append(_follow(writes, revision, next(inside)))
+                results.append(_follow(writes, revision, next(inside), room))
             case _:
                 assert_never(operation)
     return TxnResult(writes.revision, way.succeeded, tuple(results))
+
+
+def _range(writes: Slice, wanted: Range, room: _Room) -> RangeResult:
+    read = RangeRead(wanted)
+    is_done = False
+    while not is_done and read.held_bytes <= room.left:
+        is_done = read.advance(writes, _STEP_KEYS)
+    room.left -= read.held_bytes
+    if room.left < 0:
+        return RangeResult((), 0, False, writes.revision)
+    return read.result
 
 
 def _put(writes: Slice, revision: Revision, put: Put) -> PutResult:

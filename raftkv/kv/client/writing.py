@@ -114,7 +114,8 @@ class Writing(Part):
 
         Raises InvalidArgumentError beyond 128 conditions or operations of a branch, those around a
         transaction inside included, or 1,024 in all, or for a key that both of two operations would
-        change, in whichever branch; RequestTooLargeError beyond 1.5 MiB.
+        change, in whichever branch; RequestTooLargeError beyond 1.5 MiB; OutcomeUnknownError, which
+        says that it was done, if its ranges found more than 32 MiB.
         """
         asked = op.txn(when=when, then=then, otherwise=otherwise)
         check_txn(asked)
