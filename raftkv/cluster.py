@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Generic, TypeVar, overload
+from typing import Generic, TypeVar, cast, overload
 
 import anyio
 from anyio.abc import TaskGroup
@@ -250,6 +250,11 @@ def open_cluster(
     """
     if not 1 <= size <= _SIZE_MAX:
         raise ConfigError(f"size must be from 1 to {_SIZE_MAX}, not {size}")
+    if machine is not None and not callable(cast("object", machine)):
+        raise ConfigError(
+            f"machine= is a {type(machine).__name__}: give what makes one for each member, such as"
+            " its class"
+        )
     path = None if directory is None else Path(directory)
     return _running(path, size, machine, settings, kv, runtime or system_runtime())
 

@@ -54,6 +54,11 @@ class Plan:
 
 def plan(name: str, cluster: Mapping[str, str], token: str) -> Plan:
     """Check names and addresses and derive the ids. Raises ConfigError."""
+    if not isinstance(cast("object", cluster), Mapping):
+        raise ConfigError(
+            f"cluster= is a {type(cluster).__name__}: give a mapping from the name of each member"
+            ' to its address, such as {"n1": "10.0.0.1:7400"}'
+        )
     if not cluster:
         raise ConfigError("cluster= is empty: give every member's name and address, ours included")
     if len(cluster) > MEMBERS_MAX:
@@ -229,6 +234,10 @@ def _place(
 
 
 def _check_machine(machine: object) -> None:
+    if isinstance(machine, type):
+        raise ConfigError(
+            f"machine= is the class {machine.__name__}: give an object of it, {machine.__name__}()"
+        )
     if not isinstance(machine, StateMachine | DurableStateMachine):
         raise ConfigError(
             f"machine= is a {type(machine).__name__}, which has neither apply/snapshot/restore nor"

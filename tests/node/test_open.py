@@ -106,6 +106,21 @@ async def test_a_machine_of_ones_own_answers_its_own_type(tmp_path: Path) -> Non
 GOOD = {"n1": "127.0.0.1:7401", "n2": "127.0.0.1:7402"}
 
 
+def test_addresses_without_names_are_refused(tmp_path: Path) -> None:
+    wrong: Any = ["127.0.0.1:7401"]
+    with pytest.raises(ConfigError, match="a list: give a mapping"):
+        raftkv.open_node(tmp_path, name="n1", cluster=wrong)
+
+
+def test_a_machine_and_its_maker_are_not_taken_for_each_other(tmp_path: Path) -> None:
+    maker: Any = Journal
+    with pytest.raises(ConfigError, match=r"the class Journal: give an object of it, Journal\(\)"):
+        raftkv.open_node(tmp_path, name="n1", cluster=GOOD, machine=maker)
+    made: Any = Journal()
+    with pytest.raises(ConfigError, match="a Journal: give what makes one for each member"):
+        raftkv.open_cluster(tmp_path, machine=made)
+
+
 @pytest.mark.parametrize(
     ("name", "cluster", "says"),
     [
