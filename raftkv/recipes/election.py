@@ -63,6 +63,8 @@ class Election:
     async def campaign(self, value: str | bytes = b"") -> AsyncGenerator[Leadership]:
         """Stand for election with ``value``, which observers see; lead in the body.
 
+        It waits for ever once it stands; standing takes two writes, each with a deadline of 5
+        seconds, after which it raises DeadlineError or OutcomeUnknownError.
         LeaseNotFoundError comes out of the body if the leadership was lost (the body is cancelled).
         Who is cancelled while waiting stands no longer.
         """

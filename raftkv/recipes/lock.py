@@ -61,6 +61,9 @@ class Lock:
 
         With ``timeout=0`` it is taken if it is free. Raises DeadlineError if it was not had in
         time, LeaseNotFoundError out of the body if it was lost while held (the body is cancelled).
+        Standing in line takes two writes first, each with a deadline of 5 seconds of its own: if
+        the cluster does not answer, DeadlineError or OutcomeUnknownError comes by then, whatever
+        ``timeout`` is.
         Who is cancelled while waiting leaves the line at once.
         """
         async with self._kv.lease(self._ttl) as lease:
