@@ -14,7 +14,7 @@ from functools import partial
 from os import PathLike
 from typing import Generic, TypeVar, overload
 
-from raftkv.blocking_recipes import Barrier, Counter, Election, Gathering, Queue
+from raftkv.blocking_recipes import Barrier, Counter, Election, Gathering, Leadership, Queue
 from raftkv.handle import Node as AsyncNode
 from raftkv.kv import KvResult
 from raftkv.kv.client.leases import Lease
@@ -32,7 +32,19 @@ from raftkv.transport.tcp_tls import Tls
 from raftkv.twins import Twin, entered, without_await
 from raftkv.watches import BlockingWatch
 
-__all__ = ["Kv", "Members", "Node", "open_node"]
+__all__ = [
+    "Barrier",
+    "BlockingWatch",
+    "Counter",
+    "Election",
+    "Gathering",
+    "Kv",
+    "Leadership",
+    "Members",
+    "Node",
+    "Queue",
+    "open_node",
+]
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
