@@ -124,7 +124,7 @@ def test_a_store_without_a_head_is_fresh() -> None:
 
 
 def test_a_head_of_the_first_format_has_no_size_yet() -> None:
-    row = bytes.fromhex("01" "0500000000000000" "0200000000000000")
+    row = bytes.fromhex("0105000000000000000200000000000000")
     assert rows.decode_head(row) == rows.Head(5, 2, rows.UNMEASURED, 0)
 
 
