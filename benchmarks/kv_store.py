@@ -40,7 +40,8 @@ class Job:
 async def run(job: Job) -> Answer:
     """Do it."""
     begun = perf_counter()
-    async with raftkv.open_cluster(job.directory, size=job.size) as cluster:
+    no_quota = raftkv.KvSettings(quota_bytes=0)  # ten million keys are more than the default
+    async with raftkv.open_cluster(job.directory, size=job.size, kv=no_quota) as cluster:
         kv = (await cluster.leader()).kv
         answer: Answer
         if job.what == "open":
