@@ -15,12 +15,13 @@ from raftkv.errors import (
     CompactedError,
     DeadlineError,
     InvalidArgumentError,
+    InvariantError,
     LeaseNotFoundError,
     OutcomeUnknownError,
 )
 from raftkv.kv.client import Kv, op, when
 from raftkv.kv.client.leases import Lease
-from raftkv.kv.model import KeyValue
+from raftkv.kv.model import KeyValue, RangeResult
 from raftkv.kv.requests import SortOrder, SortTarget
 
 SEPARATOR: Final = b"/"
@@ -80,8 +81,10 @@ async def before(kv: Kv, line: bytes, place: Place) -> KeyValue | None:
     if not found.succeeded:
         raise LeaseNotFoundError(f"the place in {line!r} is gone: its lease ended")
     (ahead,) = found.results
-    items: tuple[KeyValue, ...] = getattr(ahead, "items", ())
-    return items[0] if items else None
+    if not isinstance(ahead, RangeResult):
+        # To take anything else for an empty line would be to hold what another one holds.
+        raise InvariantError(f"a range in a transaction gave a {type(ahead).__name__}")
+    return ahead.items[0] if ahead.items else None
 
 
 async def head_of_line(kv: Kv, line: bytes) -> KeyValue | None:
