@@ -5,9 +5,11 @@ It stands until somebody disarms it, however often the member starts anew: that 
 is a matter for a person, or for who freed it.
 
 ``NO_SPACE``, as in etcd: puts, transactions with a put in either branch, and grants of leases are
-refused; reads, deletes, compaction, revoking and expiry go on, so that room can be made. (etcd 3.4
-overlooks puts in a transaction inside a transaction; here they are refused, too.) ``CORRUPT`` is
-kept and shown, and refuses nothing: a member whose data differs from that of the others stops.
+refused, those for client sessions included; reads, deletes, compaction, revoking and expiry go on,
+so that room can be made, also in sessions that are open, although these keep what such commands
+gave until it is answered. (etcd 3.4 overlooks puts in a transaction inside a transaction; here they
+are refused, too.) ``CORRUPT`` is kept and shown, and refuses nothing: a member whose data differs
+from that of the others stops.
 """
 
 from __future__ import annotations
@@ -22,7 +24,16 @@ from raftkv.errors import StorageCorruptError
 from raftkv.kv import rows
 from raftkv.kv.engine import Slice
 from raftkv.kv.model import Done, KvResult, Refusal, Refused
-from raftkv.kv.requests import AlarmKind, Grant, KvCommand, Operation, Put, SetAlarm, Txn
+from raftkv.kv.requests import (
+    AlarmKind,
+    Grant,
+    KvCommand,
+    OpenSession,
+    Operation,
+    Put,
+    SetAlarm,
+    Txn,
+)
 from raftkv.storage.base import Reader, Space
 
 _MACHINE: Final = Space.MACHINE
@@ -86,7 +97,7 @@ def takes_room(command: KvCommand) -> bool:
     """Whether ``command`` may make the store larger in a way that the quota is about."""
     if isinstance(command, Txn):
         return _puts(command.then) or _puts(command.otherwise)
-    return isinstance(command, Put | Grant)
+    return isinstance(command, Put | Grant | OpenSession)
 
 
 def _puts(operations: Iterable[Operation]) -> bool:

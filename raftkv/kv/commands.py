@@ -107,7 +107,7 @@ _MANY: Final = struct.Struct("<BBQQI")  # version, kind, keeper, since, how many
 _ID: Final = struct.Struct("<q")
 _REMAINS: Final = struct.Struct("<qq")  # lease, seconds
 _ALARM: Final = struct.Struct("<BBBBQ")  # version, kind, alarm, active, member
-_ONCE: Final = struct.Struct("<BBqQQ")  # version, kind, session, sequence, answered
+_ONCE: Final = struct.Struct("<BBQQQ")  # version, kind, session, sequence, answered
 
 _VERSION: Final = COMMAND_VERSION
 _KIND_PUT: Final = int(CommandKind.PUT)
@@ -177,8 +177,8 @@ def _encode(command: KvCommand) -> bytes:
             return head + b"".join(_REMAINS.pack(*one) for one in remaining)
         case SetAlarm(member, kind, active):
             return _ALARM.pack(_VERSION, CommandKind.SET_ALARM, kind, active, member)
-        case OpenSession(lease):
-            return _LEASE.pack(_VERSION, CommandKind.OPEN_SESSION, lease)
+        case OpenSession(lease, ttl):
+            return _GRANT.pack(_VERSION, CommandKind.OPEN_SESSION, lease, ttl)
         case Once(session, sequence, answered, inner):
             return encode_once(session, sequence, answered, inner)
         case _:
@@ -521,5 +521,5 @@ _OTHERS: Final[dict[int, Callable[[bytes], KvCommand]]] = {
     CommandKind.EXPIRE: _decode_expire,
     CommandKind.CHECKPOINT: _decode_checkpoint,
     CommandKind.SET_ALARM: _decode_alarm,
-    CommandKind.OPEN_SESSION: lambda data: OpenSession(*_exactly(_LEASE, data)),
+    CommandKind.OPEN_SESSION: lambda data: OpenSession(*_exactly(_GRANT, data)),
 }

@@ -35,8 +35,9 @@ class Slice(Reader):
     """The writes of one slice of commands. Not thread-safe; drop it once the batch is written.
 
     ``revision``, ``floor``, ``size`` and ``alarms`` are the head's, as the commands so far left
-    them. ``ended`` are the leases that ended since it was emptied last. ``leases`` is what became
-    of leases so far: id, seconds and which grant it was; of one that ended its id and zeros.
+    them. ``ended`` are the client sessions whose leases ended since it was emptied last. ``leases``
+    is what became of leases so far: id, seconds and which grant it was; of one that ended its id
+    and zeros.
     """
 
     __slots__ = (

@@ -4,8 +4,9 @@
 row of the tag ``L``   what it holds
 =====================  ==================================================================
 behind it nothing      who keeps the leases, how many there are, how many were ever granted
-behind it the id       seconds to live, what was left of them when the keeper looked, and
-                       which grant made it: an id may be granted again
+behind it the id       seconds to live, what was left of them when the keeper looked, which
+                       grant made it (an id may be granted again), and whether it is that of
+                       a client session (:mod:`raftkv.kv.sessions`)
 =====================  ==================================================================
 
 Which keys a lease has is kept by :class:`~raftkv.kv.engine.Slice` with every put and delete, one
@@ -36,7 +37,7 @@ LEASES_MAX: Final = 200_000
 _MACHINE: Final = Space.MACHINE
 _TABLE_KEY: Final = rows.LEASES
 _TABLE: Final = struct.Struct("<QIQ")  # keeper, how many there are, how many were ever granted
-_LEASE: Final = struct.Struct("<qqQ")  # seconds to live, and left (0: all of them), which grant
+_LEASE: Final = struct.Struct("<qqQ?")  # as in Granted
 _FIRST: Final = rows.LEASES + b"\0"  # behind the table, before every lease: ids are positive
 _STOP: Final = rows.LEASES + b"\x80"
 _ID_BITS: Final = 63
@@ -48,13 +49,14 @@ class Granted:
     """A lease as it is replicated.
 
     ``remaining`` are the seconds that were left when its keeper looked last; 0: all of ``ttl``.
-    ``grant`` counts the grants of the store.
+    ``grant`` counts the grants of the store. Where it ``is_session``, that is the session's number.
     """
 
     id: int
     ttl: int
     remaining: int = 0
     grant: int = 0
+    is_session: bool = False
 
     @property
     def left(self) -> int:
@@ -126,8 +128,8 @@ def not_granted(lease: int) -> Refused:
 # --- commands -------------------------------------------------------------------------------------
 
 
-def grant(writes: Slice, command: Grant) -> KvResult:
-    """Make a lease; makes no revision."""
+def grant(writes: Slice, command: Grant, *, is_session: bool = False) -> KvResult:
+    """Make a lease, be it for a client session; makes no revision."""
     lease, ttl = command.lease, command.ttl
     if lease < 0:
         return Refused(f"a lease id must be positive, not {lease}; 0 has one chosen")
@@ -146,7 +148,7 @@ def grant(writes: Slice, command: Grant) -> KvResult:
     if not lease:
         lease = _choose(writes, number)
     _write_table(writes, Table(table.keeper, table.count + 1, number))
-    writes.put_row(rows.lease_key(lease), _LEASE.pack(ttl, 0, number))
+    writes.put_row(rows.lease_key(lease), _LEASE.pack(ttl, 0, number, is_session))
     writes.leases.append((lease, ttl, number))
     return LeaseResult(lease, ttl, writes.revision)
 
@@ -190,7 +192,8 @@ def checkpoint(writes: Slice, command: Checkpoint) -> KvResult:
         known = _find(writes, lease, command.since)
         if known is not None:
             left = remaining if 0 < remaining < known.ttl else 0
-            writes.put_row(rows.lease_key(lease), _LEASE.pack(known.ttl, left, known.grant))
+            row = _LEASE.pack(known.ttl, left, known.grant, known.is_session)
+            writes.put_row(rows.lease_key(lease), row)
     return Done(writes.revision)
 
 
@@ -203,7 +206,8 @@ def _find(writes: Slice, lease: int, since: int) -> Granted | None:
 def _end(writes: Slice, leases: tuple[int, ...]) -> None:
     ended = 0
     for lease in leases:
-        if not is_granted(writes, lease):
+        known = read_lease(writes, lease)
+        if known is None:
             continue
         ended += 1
         revision = Revision(writes)
@@ -215,7 +219,8 @@ def _end(writes: Slice, leases: tuple[int, ...]) -> None:
             revision.delete(key, row)
         revision.close()
         writes.delete_row(rows.lease_key(lease))
-        writes.ended.append(lease)
+        if known.is_session:
+            writes.ended.append(known.grant)
         writes.leases.append((lease, 0, 0))
     if ended:
         table = read_table(writes)

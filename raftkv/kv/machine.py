@@ -127,8 +127,8 @@ class KvMachine:
             result = self._dispatch(writes, command)
         except InvalidArgumentError as error:
             return Refused(str(error))
-        for lease in writes.ended:
-            self._sessions.end(writes, lease)
+        for session in writes.ended:
+            self._sessions.end(writes, session)
         writes.ended.clear()
         return result
 

@@ -163,6 +163,18 @@ class LeaseResult:
 
 
 @frozen(slots=True)
+class SessionResult:
+    """A client session as opened: its number, which no other ever has, and the lease it lives by.
+
+    ``revision`` is the store's.
+    """
+
+    session: int
+    lease: int
+    revision: int
+
+
+@frozen(slots=True)
 class Done:
     """A command that has nothing to tell but the store's revision.
 
@@ -177,7 +189,14 @@ OperationResult: TypeAlias = "PutResult | DeleteResult | RangeResult | TxnResult
 """What an operation in a transaction gives; the last two for who asked for one key."""
 
 KvResult: TypeAlias = (
-    PutResult | DeleteResult | TxnResult | CompactResult | LeaseResult | Done | Refused
+    PutResult
+    | DeleteResult
+    | TxnResult
+    | CompactResult
+    | LeaseResult
+    | SessionResult
+    | Done
+    | Refused
 )
 """What applying one command gives."""
 

@@ -252,17 +252,21 @@ class SetAlarm:
 
 @frozen(slots=True)
 class OpenSession:
-    """Begin a client session that lives as long as ``lease``; its id is the lease's."""
+    """Make a lease as :class:`Grant` does, and a client session that lives as long as it does.
+
+    The session gets a number that no other had or will have: done twice it makes two of them.
+    """
 
     lease: int
+    ttl: int
 
 
 @frozen(slots=True)
 class Once:
     """``command`` (its bytes), to be applied once however often it is proposed.
 
-    ``session`` and ``sequence`` identify it; results of sequences below ``answered`` are no longer
-    asked for.
+    ``session``, the number of one that was opened, and ``sequence`` identify it; results of
+    sequences below ``answered`` are no longer asked for.
     """
 
     session: int

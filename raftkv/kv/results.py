@@ -22,6 +22,7 @@ from raftkv.kv.model import (
     RangeResult,
     Refusal,
     Refused,
+    SessionResult,
     TxnResult,
 )
 from raftkv.kv.requests import TXN_DEPTH_MAX
@@ -34,6 +35,7 @@ _COMPACT: Final = 5
 _LEASE: Final = 6
 _DONE: Final = 7
 _REFUSED: Final = 8
+_SESSION: Final = 9
 
 _HEAD: Final = struct.Struct("<BQ")  # kind, revision
 _COUNT: Final = struct.Struct("<I")
@@ -41,6 +43,7 @@ _NUMBER: Final = struct.Struct("<Q")
 _TOLD: Final = struct.Struct("<?I")  # of a range: whether there is more; of a txn: which branch
 _KEY_VALUE: Final = struct.Struct("<QQQqII")  # create, mod, version, lease, key and value length
 _GRANTED: Final = struct.Struct("<qq")
+_OPENED: Final = struct.Struct("<Qq")
 _WHY: Final = struct.Struct("<BI")
 
 
@@ -61,6 +64,8 @@ def encode_result(result: KvResult | RangeResult) -> bytes:
             return _HEAD.pack(_COMPACT, revision) + _NUMBER.pack(floor)
         case LeaseResult(lease, ttl, revision):
             return _HEAD.pack(_LEASE, revision) + _GRANTED.pack(lease, ttl)
+        case SessionResult(session, lease, revision):
+            return _HEAD.pack(_SESSION, revision) + _OPENED.pack(session, lease)
         case Done(revision, left):
             return _HEAD.pack(_DONE, revision) + _NUMBER.pack(left)
         case Refused(message, why, revision):
@@ -123,6 +128,9 @@ def _decode(data: bytes, at: int, levels: int) -> tuple[KvResult | RangeResult, 
     if kind == _LEASE:
         lease, ttl = _GRANTED.unpack_from(data, at)
         return LeaseResult(lease, ttl, revision), at + _GRANTED.size
+    if kind == _SESSION:
+        session, lease = _OPENED.unpack_from(data, at)
+        return SessionResult(session, lease, revision), at + _OPENED.size
     if kind == _DONE:
         return Done(revision, *_NUMBER.unpack_from(data, at)), at + _NUMBER.size
     if kind == _REFUSED:

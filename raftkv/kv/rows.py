@@ -9,6 +9,7 @@ tag    key behind the tag           row
 ``K``  the key itself               the version in force now: a current read is one get
 ``L``  lease, or nothing            a lease, or who keeps them (:mod:`raftkv.kv.leases`)
 ``M``  nothing                      head: where the store stands (:class:`Head`)
+``O``  session, sequence            the outcome of a command in a client session
 ``R``  revision, sub-revision       events: which keys this revision changed, in order
 ``S``  session and what it keeps    a client session (:mod:`raftkv.kv.sessions`)
 ``T``  lease, the key itself        nothing: the key is attached to the lease
@@ -48,6 +49,8 @@ CURRENT: Final = b"K"
 CURRENT_STOP: Final = b"L"
 HISTORY: Final = b"H"
 HISTORY_STOP: Final = b"I"
+OUTCOMES: Final = b"O"
+OUTCOMES_STOP: Final = b"P"
 EVENTS: Final = b"R"
 EVENTS_STOP: Final = b"S"
 VALUES: Final = b"V"
@@ -102,7 +105,8 @@ UNMEASURED: Final = -1
 class Head:
     """Where the store stands: its ``revision``, and ``floor``, the oldest one that can be read.
 
-    ``size`` is what keys, values and history take in bytes, as :mod:`raftkv.kv.sizes` counts it.
+    ``size`` is what keys, values, history and kept outcomes take in bytes, as
+    :mod:`raftkv.kv.sizes` counts it.
     ``alarms`` has bit ``1 << kind`` set for each kind of alarm that any member has raised.
     """
 

@@ -3,20 +3,29 @@
 A client that heard no answer proposes the same :class:`~raftkv.kv.requests.Once` again. The first
 that is applied has the effect; its result is kept, and given again to every later one. Sequences
 that the client said are ``answered`` are never applied: neither again nor for the first time. A
-session lives as long as the lease whose id it has, and all its rows vanish with it.
+session lives as long as the lease that was granted with it, and all its rows vanish then.
 
-=====================  ============================================================
-key behind the tag     row
-=====================  ============================================================
-session, 0             the lowest sequence that may still be asked for
-session, 1, chunk      results of 64 sequences, as numbers
-session, 2, sequence   a result that is no mere revision
-=====================  ============================================================
+A command may come later than that: delayed, or sent twice by a network that keeps what it has. So a
+session is named by the number of its lease's grant, of which the store gives none twice. Whatever
+comes for one that ended finds no session for ever, and is refused without effect, though late
+openings come with it: each opens another session, of a number that nobody was told, and that ends
+by itself. An id of the client's choice, such as a lease's, could be opened anew by the delayed
+opening, and the write delayed with it would be done again; and that no two clients choose the same
+would be left to chance, which copies of one machine share.
 
-Nearly all results are revisions of puts: 64 of them stand in one row, as 1 where the result has a
-row of its own, 0 where there is none, trailing ones left out. A chunk goes as a whole, with the
-rows of its own results, once all of it is answered; until then what it holds stays, so that rows
-depend on the commands alone.
+=========  =================  ============================================================
+tag        key behind it      row
+=========  =================  ============================================================
+``S``      session, 0         the lowest sequence that may still be asked for
+``S``      session, 1, chunk  results of 64 sequences, as numbers
+``O``      session, sequence  an outcome: a result that is no mere revision
+=========  =================  ============================================================
+
+Nearly all results are revisions of puts: 64 of them stand in one row, 0 where there is none,
+trailing ones left out. Where the result has a row of its own its number has the highest bit set,
+and is what that row counts in the size of the store (:mod:`raftkv.kv.sizes`), so that it can be
+taken back without looking. A chunk goes as a whole, with the outcomes in it, once all of it is
+answered; until then what it holds stays, so that rows depend on the commands alone.
 
 Memory holds the chunks of the sessions in use, at most ``CACHED_CHUNKS_MAX``, or one session's;
 everything else is found in the rows again.
@@ -31,11 +40,12 @@ from typing import Final
 from raftkv.errors import StorageCorruptError
 from raftkv.kv.commands import parse_once
 from raftkv.kv.engine import Slice
-from raftkv.kv.leases import is_granted, not_granted
-from raftkv.kv.model import Done, KvResult, Refusal, Refused
-from raftkv.kv.requests import OpenSession
+from raftkv.kv.leases import grant, read_table
+from raftkv.kv.model import KvResult, LeaseResult, Refusal, Refused, SessionResult
+from raftkv.kv.requests import Grant, OpenSession
 from raftkv.kv.results import decode_result, encode_result
-from raftkv.kv.rows import SESSIONS
+from raftkv.kv.rows import OUTCOMES, SESSIONS
+from raftkv.kv.sizes import OUTCOME_BYTES
 from raftkv.storage.base import Space
 
 UNANSWERED_MAX: Final = 65_536
@@ -51,15 +61,15 @@ _CHUNK_BITS: Final = 6
 _CHUNK: Final = 1 << _CHUNK_BITS
 _MASK: Final = _CHUNK - 1
 _NOTHING: Final = 0
-_OWN_ROW: Final = 1  # no result is revision 1: a fresh store has it before any write
+_OWN_ROW: Final = 1 << 63  # and what that row counts; no revision comes so far
 _EMPTY: Final = [_NOTHING] * _CHUNK
 
 _KEY: Final = struct.Struct(">cQ")
 _PART: Final = struct.Struct(">cQBQ")
+_OUTCOME: Final = struct.Struct(">cQQ")
 _ANSWERED: Final = struct.Struct("<Q")
 _HEAD_PART: Final = b"\0"
 _CHUNK_PART: Final = 1
-_RESULT_PART: Final = 2
 
 
 class _Session:
@@ -94,13 +104,13 @@ class Sessions:
         self._chunks = 0
 
     def begin(self, writes: Slice, command: OpenSession) -> KvResult:
-        """Begin the session of a lease; one that is open goes on."""
-        lease = command.lease
-        if lease <= 0 or not is_granted(writes, lease):
-            return not_granted(lease)
-        if self._find(writes, lease) is None:
-            self._cached[lease] = self._touched[lease] = _Session(0, -1)
-        return Done(writes.revision)
+        """Grant a lease and begin its session; refused as the grant is."""
+        granted = grant(writes, Grant(command.lease, command.ttl), is_session=True)
+        if not isinstance(granted, LeaseResult):
+            return granted
+        session = read_table(writes).grants
+        self._cached[session] = self._touched[session] = _Session(0, -1)
+        return SessionResult(session, granted.id, writes.revision)
 
     def once(
         self,
@@ -117,45 +127,46 @@ class Sessions:
         found = self._cached.get(session) or self._find(writes, session)
         if found is None:
             return Refused(
-                f"session {session:x} not found: it was never opened, or its lease has ended",
+                f"session {session} not found: it was never opened, or its lease has ended",
                 Refusal.SESSION_NOT_FOUND,
             )
         number, place = sequence >> _CHUNK_BITS, sequence & _MASK
         chunk = found.chunks.get(number)
         if sequence < found.answered or sequence < answered:
             return _too_late(session, sequence)
-        if chunk is not None and chunk[place]:
-            return chunk[place] if chunk[place] != _OWN_ROW else _first(writes, session, sequence)
+        if chunk is not None and (known := chunk[place]):
+            return known if known < _OWN_ROW else _first(writes, session, sequence)
         self._touched[session] = found
         if answered > found.answered:
             if answered >> _CHUNK_BITS != found.answered >> _CHUNK_BITS:
-                self._drop(writes, session, found, answered >> _CHUNK_BITS)
+                first = answered >> _CHUNK_BITS
+                self._drop(writes, session, found, [one for one in found.chunks if one < first])
             found.answered = answered
         if sequence - found.answered >= UNANSWERED_MAX:
             return _too_many(session, sequence - found.answered)
         result = apply(writes, command)
-        if not isinstance(result, int):
-            if self._cached.get(session) is not found:
-                return result  # the command ended its own session
-            writes.put_row(_PART.pack(SESSIONS, session, _RESULT_PART, sequence), _kept(result))
+        if isinstance(result, int):
+            known = result
+        elif self._cached.get(session) is found:
+            known = _keep(writes, session, sequence, result)
+        else:
+            return result  # the command ended its own session
         if chunk is None:
             chunk = found.chunks[number] = _EMPTY.copy()
             self._chunks += 1
-        chunk[place] = result if isinstance(result, int) else _OWN_ROW
+        chunk[place] = known
         found.dirty.add(number)
         return result
 
-    def end(self, writes: Slice, lease: int) -> None:
-        """The lease ended: its session, if it has one, and all that was kept for it go."""
-        found = None if lease <= 0 else self._find(writes, lease)
+    def end(self, writes: Slice, session: int) -> None:
+        """The lease of the session ended: it and all that was kept for it go."""
+        found = self._find(writes, session)
         if found is None:
-            return
-        self._chunks -= len(found.chunks)
-        self._touched.pop(lease, None)
-        # Their keys alone: what was kept may be 64 KiB each, and many thousands.
-        for key in [key for key, _ in writes.scan(_MACHINE, *_bounds(lease))]:
-            writes.delete_row(key)
-        del self._cached[lease]
+            raise _corrupt(f"the row of session {session}, of which there is a lease, is missing")
+        self._drop(writes, session, found, list(found.chunks))
+        writes.delete_row(_KEY.pack(SESSIONS, session) + _HEAD_PART)
+        self._touched.pop(session, None)
+        del self._cached[session]
 
     def flush(self, writes: Slice) -> None:
         """The slice ends: write down what it changed."""
@@ -178,35 +189,35 @@ class Sessions:
 
     # --- inside -----------------------------------------------------------------------------------
 
-    def _drop(self, writes: Slice, session: int, found: _Session, first: int) -> None:
-        """Everything in the chunks before ``first`` is answered: they go."""
-        for number in [number for number in found.chunks if number < first]:
+    def _drop(self, writes: Slice, session: int, found: _Session, numbers: list[int]) -> None:
+        """Nobody asks for what is in these chunks any more: they go."""
+        for number in numbers:
             chunk = found.chunks.pop(number)
             self._chunks -= 1
             found.dirty.discard(number)
             writes.delete_row(_PART.pack(SESSIONS, session, _CHUNK_PART, number))
+            if max(chunk) < _OWN_ROW:
+                continue
             for place, result in enumerate(chunk):
-                if result == _OWN_ROW:
+                if result >= _OWN_ROW:
+                    writes.size -= result ^ _OWN_ROW
                     sequence = number << _CHUNK_BITS | place
-                    writes.delete_row(_PART.pack(SESSIONS, session, _RESULT_PART, sequence))
+                    writes.delete_row(_OUTCOME.pack(OUTCOMES, session, sequence))
 
     def _find(self, writes: Slice, session: int) -> _Session | None:
         """The session, from memory or the rows; None if there is none."""
         found = self._cached.get(session)
         if found is not None:
             return found
-        if session <= 0:
-            return None
         row = writes.get(_MACHINE, _KEY.pack(SESSIONS, session) + _HEAD_PART)
         if row is None:
             return None
         if len(row) != _ANSWERED.size:
-            raise _corrupt(f"the row of session {session:x} has {len(row)} bytes")
+            raise _corrupt(f"the row of session {session} has {len(row)} bytes")
         (answered,) = _ANSWERED.unpack(row)
         found = _Session(answered, answered)
         first = _PART.pack(SESSIONS, session, _CHUNK_PART, 0)
-        behind = _PART.pack(SESSIONS, session, _RESULT_PART, 0)
-        for key, packed in writes.scan(_MACHINE, first, behind):
+        for key, packed in writes.scan(_MACHINE, first, _KEY.pack(SESSIONS, session + 1)):
             found.chunks[_PART.unpack(key)[3]] = _unpack(session, packed)
         self._chunks += len(found.chunks)
         self._cached[session] = found
@@ -223,21 +234,30 @@ class Sessions:
 
 def _first(writes: Slice, session: int, sequence: int) -> KvResult:
     """The result in a row of its own."""
-    row = writes.get(_MACHINE, _PART.pack(SESSIONS, session, _RESULT_PART, sequence))
+    row = writes.get(_MACHINE, _OUTCOME.pack(OUTCOMES, session, sequence))
     if row is None:
-        raise _corrupt(f"the result of sequence {sequence} of session {session:x} is missing")
+        raise _corrupt(f"the outcome of sequence {sequence} of session {session} is missing")
     return decode_result(row)
+
+
+def _keep(writes: Slice, session: int, sequence: int, result: KvResult) -> int:
+    """Keep the result in a row of its own; what stands for it in its chunk."""
+    row = _kept(result)
+    writes.put_row(_OUTCOME.pack(OUTCOMES, session, sequence), row)
+    counted = OUTCOME_BYTES + len(row)
+    writes.size += counted
+    return _OWN_ROW | counted
 
 
 def _too_late(session: int, sequence: int) -> Refused:
     return Refused(
-        f"sequence {sequence} of session {session:x} is below what the session said is answered"
+        f"sequence {sequence} of session {session} is below what the session said is answered"
     )
 
 
 def _too_many(session: int, ahead: int) -> Refused:
     return Refused(
-        f"too many requests: session {session:x} is {ahead} ahead of the first that is not"
+        f"too many requests: session {session} is {ahead} ahead of the first that is not"
         f" answered, at most {UNANSWERED_MAX - 1} are allowed; wait for answers",
         Refusal.TOO_MANY_UNANSWERED,
     )
@@ -263,13 +283,8 @@ def _pack(chunk: list[int]) -> bytes:
 
 def _unpack(session: int, row: bytes) -> list[int]:
     if len(row) > 8 * _CHUNK:
-        raise _corrupt(f"a row of results of session {session:x} has {len(row)} bytes")
+        raise _corrupt(f"a row of results of session {session} has {len(row)} bytes")
     return list(struct.unpack(f"<{_CHUNK}Q", row.ljust(8 * _CHUNK, b"\0")))
-
-
-def _bounds(session: int) -> tuple[bytes, bytes]:
-    """Between which keys all rows of the session stand."""
-    return _KEY.pack(SESSIONS, session), _KEY.pack(SESSIONS, session + 1)
 
 
 def _corrupt(what: str) -> StorageCorruptError:

@@ -45,8 +45,8 @@ class KvSettings:
 
     sessions: bool = True
     """Whether writes are tried again, and applied once, after a change of leader or a lost message.
-    Without, such a write raises OutcomeUnknownError at its deadline. A session is a lease, and is
-    among those that ``kv.leases()`` tells."""
+    Without, such a write raises OutcomeUnknownError at its deadline. A session lives by a lease of
+    its own, which ``kv.leases()`` does not tell."""
     session_ttl: int = 60
     """Seconds a session outlives a client that fell silent: as long a write can be tried again."""
 

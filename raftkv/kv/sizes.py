@@ -4,6 +4,9 @@ What a disk takes depends on the disk: on compression, on when RocksDB merges it
 to be refused alike everywhere, so every version of a key and every event counts with its bytes and
 a fixed overhead, from the command that makes it to the sweep that removes it. That is more than a
 full disk has of it after compression, and about what memory and log see.
+
+So does an outcome that a client session keeps, until it is answered or the session ends. That of a
+plain put is eight bytes beside the hundred that the put itself counts, and is not counted.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ EVENT_BYTES: Final = 32
 
 PUT_BYTES: Final = VERSION_BYTES + EVENT_BYTES
 """What a put costs beside its value and twice its key: a version and an event."""
+
+OUTCOME_BYTES: Final = 32
+"""What an outcome that a session keeps costs beside its bytes."""
 
 _MACHINE: Final = Space.MACHINE
 
@@ -45,4 +51,6 @@ def measure(reader: Reader) -> int:
         size += VERSION_BYTES + len(key) + value_bytes_of(reader, version)
     for _, row in reader.scan(_MACHINE, rows.EVENTS, rows.EVENTS_STOP):
         size += sum(EVENT_BYTES + len(event.key) for event in rows.decode_events(row))
+    for _, row in reader.scan(_MACHINE, rows.OUTCOMES, rows.OUTCOMES_STOP):
+        size += OUTCOME_BYTES + len(row)
     return size

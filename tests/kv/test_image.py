@@ -15,6 +15,7 @@ from raftkv.kv.requests import (
     AlarmKind,
     Checkpoint,
     Compact,
+    DeleteOne,
     Grant,
     KvCommand,
     Once,
@@ -60,22 +61,22 @@ def test_a_flipped_bit_or_a_lost_end_is_never_restored(
 
 
 def test_a_snapshot_carries_leases_sessions_alarms_and_the_sweep() -> None:
-    once = Once(9, 1, 0, encode(Put(b"once", b"1", 9, previous=True)))
+    once = Once(1, 1, 0, encode(Put(b"once", b"1", 9, previous=True)))
     first, second = memory_rig(), memory_rig()
     (result,) = first.apply(
         [
-            Grant(9, 60),
-            OpenSession(9),
+            OpenSession(9, 60),
             TakeOver(3),
             Checkpoint(3, ((9, 5),), 99),
             *(Put(b"k", b"l" * 2000) for _ in range(5)),
             once,
+            Once(1, 2, 0, encode(DeleteOne(b"none"))),
             Compact(4),
             Sweep(1),
             SetAlarm(1, AlarmKind.NO_SPACE, True),
         ]
-    )[9:10]
-    assert {row_key[:1] for row_key in first.rows()} == {bytes((tag,)) for tag in b"ACHKLMRSTV"}
+    )[8:9]
+    assert {row_key[:1] for row_key in first.rows()} == {bytes((tag,)) for tag in b"ACHKLMORSTV"}
     second.install(first.image())
     assert second.machine.state_hash() == first.machine.state_hash()
     for rig in (first, second):
@@ -93,17 +94,17 @@ def test_a_snapshot_carries_leases_sessions_alarms_and_the_sweep() -> None:
 
 def test_a_snapshot_that_is_installed_brings_its_own_sessions_and_no_others() -> None:
     def once(sequence: int) -> Once:
-        return Once(9, sequence, 0, encode(Put(b"k", b"%d" % sequence)))
+        return Once(1, sequence, 0, encode(Put(b"k", b"%d" % sequence)))
 
     with_one, with_none = memory_rig(), memory_rig()
-    with_one.apply([Grant(9, 60), OpenSession(9), once(1)])
+    with_one.apply([OpenSession(9, 60), once(1)])
     with_none.apply([Grant(9, 60), Put(b"a", b"")])
     image = with_one.image()
     with_one.install(with_none.image())
     (gone,) = with_one.apply([once(2)])
     assert isinstance(gone, Refused)
     assert gone.why is Refusal.SESSION_NOT_FOUND
-    with_one.apply([OpenSession(9), once(1)])
+    with_one.apply([OpenSession(8, 60), once(1)])
     with_one.install(image)
     assert with_one.apply([once(1), once(2)]) == [PutResult(2), PutResult(3)]
 

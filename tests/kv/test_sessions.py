@@ -12,16 +12,7 @@ from hypothesis import strategies as some
 from raftkv.kv import sessions
 from raftkv.kv.commands import encode
 from raftkv.kv.engine import Slice
-from raftkv.kv.leases import grant
-from raftkv.kv.model import (
-    Done,
-    KvResult,
-    LeaseResult,
-    PutResult,
-    Refusal,
-    Refused,
-    Span,
-)
+from raftkv.kv.model import Done, KvResult, PutResult, Refusal, Refused, SessionResult, Span
 from raftkv.kv.requests import (
     DeleteSpan,
     Grant,
@@ -33,20 +24,22 @@ from raftkv.kv.requests import (
     Revoke,
     Txn,
 )
-from raftkv.kv.rows import SESSIONS, Head
+from raftkv.kv.rows import HEAD_KEY, OUTCOMES, SESSIONS, Head
+from raftkv.kv.sizes import measure
 from raftkv.storage.memory import MemoryDisk, MemoryStore
 from tests.kv.rig import Rig, memory_rig, slices
 
-MINE, YOURS = 7, 2**62
+MINE, YOURS = 1, 2
+LEASE = {MINE: 7, YOURS: 2**62}
 _ALL = Span(b"", None)
 
 
-def begun(*leases: int) -> Rig:
-    """A store with a session for each lease."""
+def begun(*sessions: int) -> Rig:
+    """A store in which these, the first ones, are open."""
     rig = memory_rig()
-    for lease in leases:
-        assert rig.apply([Grant(lease, 60)]) == [LeaseResult(lease, 60, 1)]
-        assert rig.apply([OpenSession(lease)]) == [Done(1)]
+    for session in sessions:
+        opened = rig.apply([OpenSession(LEASE[session], 60)])
+        assert opened == [SessionResult(session, LEASE[session], 1)]
     return rig
 
 
@@ -59,7 +52,7 @@ def put(number: int, *, previous: bool = False) -> Put:
 
 
 def kept(rig: Rig) -> dict[bytes, bytes]:
-    return {key: row for key, row in rig.rows().items() if key.startswith(SESSIONS)}
+    return {key: row for key, row in rig.rows().items() if key[:1] in (SESSIONS, OUTCOMES)}
 
 
 # --- by name --------------------------------------------------------------------------------------
@@ -112,46 +105,71 @@ def test_sessions_know_nothing_of_each_other() -> None:
         PutResult(2),
         PutResult(3),
     ]
-    rig.apply([Revoke(MINE)])
+    rig.apply([Revoke(LEASE[MINE])])
     assert rig.apply([once(0, put(2), session=YOURS)]) == [PutResult(3)]
 
 
-@pytest.mark.parametrize("session", [0, -1, 8, 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("session", [0, 2, 7, 2**63, 2**64 - 1])
 def test_a_session_that_was_never_opened_is_not_found(session: int) -> None:
     rig = begun(MINE)
     (refusal,) = rig.apply([once(0, put(1), session=session)])
     assert isinstance(refusal, Refused)
     assert refusal.why is Refusal.SESSION_NOT_FOUND
-    assert rig.apply([Revoke(session)]) != [Done(1)]
     assert rig.apply([once(0, put(1))]) == [PutResult(2)]
 
 
-def test_a_session_needs_a_lease_and_goes_on_when_it_is_opened_again() -> None:
+def test_a_session_that_is_opened_again_is_another_one() -> None:
+    rig = begun(MINE)
+    rig.apply([once(0, put(1))])
+    assert isinstance(rig.apply([OpenSession(LEASE[MINE], 60)])[0], Refused)
+    (opened,) = rig.apply([OpenSession(0, 60)])
+    assert isinstance(opened, SessionResult)
+    assert (opened.session, opened.lease) != (MINE, LEASE[MINE])
+    assert rig.apply([once(0, put(1)), once(0, put(2), session=opened.session)]) == [
+        PutResult(2),
+        PutResult(3),
+    ]
+
+
+def test_nothing_that_comes_late_opens_a_session_that_ended() -> None:
+    rig = begun(MINE)
+    late = [OpenSession(LEASE[MINE], 60), once(0, put(0)), once(1, put(1))]
+    rig.apply([*late[1:], Revoke(LEASE[MINE])])
+    _, *refusals = rig.apply(late)
+    for refusal in refusals:
+        assert isinstance(refusal, Refused)
+        assert refusal.why is Refusal.SESSION_NOT_FOUND
+    assert rig.range(_ALL).revision == 3
+
+
+def test_a_lease_that_an_application_is_granted_is_no_session() -> None:
     rig = memory_rig()
-    (refusal,) = rig.apply([OpenSession(MINE)])
+    rig.apply([Grant(MINE, 60)])
+    (refusal,) = rig.apply([once(0, put(1))])
     assert isinstance(refusal, Refused)
-    assert refusal.why is Refusal.LEASE_NOT_FOUND
-    rig.apply([Grant(MINE, 60), OpenSession(MINE), once(0, put(1)), OpenSession(MINE)])
-    assert rig.apply([once(0, put(1))]) == [PutResult(2)]
+    assert refusal.why is Refusal.SESSION_NOT_FOUND
+    assert rig.apply([Revoke(MINE)]) == [Done(1)]
 
 
 @pytest.mark.parametrize("apart", [False, True])
 def test_a_session_ends_with_its_lease_and_leaves_nothing(apart: bool) -> None:
     rig = begun(MINE)
     work = [once(number, put(number, previous=number % 2 > 0)) for number in range(200)]
-    for part in [work, [Revoke(MINE)]] if apart else [[*work, Revoke(MINE)]]:
+    revoke = Revoke(LEASE[MINE])
+    for part in [work, [revoke]] if apart else [[*work, revoke]]:
         rig.apply(part)
     assert kept(rig) == {}
+    assert rig.machine.head.size == measure(rig.store)
     (refusal,) = rig.apply([once(3, put(3))])
     assert isinstance(refusal, Refused)
     assert refusal.why is Refusal.SESSION_NOT_FOUND
-    rig.apply([Grant(MINE, 60), OpenSession(MINE)])
-    assert rig.apply([once(3, put(3))]) == [PutResult(202)]
+    rig.apply([OpenSession(LEASE[MINE], 60)])
+    assert rig.apply([once(3, put(3), session=2)]) == [PutResult(202)]
 
 
 def test_a_command_that_ends_its_own_session_is_done() -> None:
     rig = begun(MINE)
-    assert rig.apply([once(0, put(0)), once(1, Revoke(MINE))]) == [PutResult(2), Done(2)]
+    assert rig.apply([once(0, put(0)), once(1, Revoke(LEASE[MINE]))]) == [PutResult(2), Done(2)]
     assert kept(rig) == {}
 
 
@@ -169,6 +187,7 @@ def test_what_is_answered_leaves_the_rows() -> None:
     rig = begun(MINE)
     for number in range(3000):
         rig.apply([once(number, put(number, previous=number % 2 > 0), answered=number)])
+        assert rig.machine.head.size == measure(rig.store)
     rows = kept(rig)
     assert len(rows) <= 2 + 64
     assert sum(map(len, rows.values())) < 64 * 128
@@ -206,8 +225,7 @@ def test_memory_holds_no_more_chunks_than_it_may(monkeypatch: pytest.MonkeyPatch
 
     for lease in range(1, 60):
         writes = Slice(store, Head())
-        grant(writes, Grant(lease, 60))
-        own.begin(writes, OpenSession(lease))
+        own.begin(writes, OpenSession(lease, 60))
         for sequence in range(0, 320, 64):
             assert own.once(writes, asked(lease, sequence), answer(1000)) == 1000
         own.flush(writes)
@@ -295,5 +313,12 @@ def test_each_sequence_is_done_once_and_answered_as_at_first(
         if place not in answers:
             (answers[place],) = plain.apply([one.command()])
         assert result == answers[place]
-    data = {key: row for key, row in rig.rows().items() if not key.startswith(SESSIONS)}
-    assert data == {key: row for key, row in plain.rows().items() if not key.startswith(SESSIONS)}
+    assert data_of(rig) == data_of(plain)
+    assert rig.machine.head.size == measure(rig.store)
+
+
+def data_of(rig: Rig) -> dict[bytes, bytes]:
+    """All but what is kept of sessions, and the head, which counts it."""
+    return {
+        key: row for key, row in rig.rows().items() if key[:1] not in (SESSIONS, OUTCOMES, HEAD_KEY)
+    }

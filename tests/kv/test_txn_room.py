@@ -8,7 +8,7 @@ from raftkv.errors import OutcomeUnknownError
 from raftkv.kv import txn
 from raftkv.kv.commands import encode
 from raftkv.kv.model import EVERYTHING, RangeResult, Refusal, Refused, TxnResult, refused
-from raftkv.kv.requests import Grant, Once, OpenSession, Put, Range, SortOrder, SortTarget, Txn
+from raftkv.kv.requests import Once, OpenSession, Put, Range, SortOrder, SortTarget, Txn
 from tests.kv.rig import Rig, memory_rig
 
 KEYS = 100
@@ -48,8 +48,8 @@ def test_counts_and_limits_take_what_they_give(rig: Rig) -> None:
 
 
 def test_a_transaction_that_found_too_much_is_done_once_and_says_so(rig: Rig) -> None:
-    rig.apply([Grant(7, 60), OpenSession(7)])
-    once = Once(7, 0, 0, encode(Txn(then=(Put(b"done", b""), ALL, ALL))))
+    rig.apply([OpenSession(7, 60)])
+    once = Once(1, 0, 0, encode(Txn(then=(Put(b"done", b""), ALL, ALL))))
     (result,) = rig.apply([once])
     assert isinstance(result, Refused)
     assert (result.why, result.revision) == (Refusal.RESULT_NOT_KEPT, KEYS + 2)

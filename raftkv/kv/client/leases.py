@@ -173,11 +173,18 @@ class Leases(Part):
         return LeaseStatus(number, left, granted, tuple(found))
 
     async def leases(self, *, timeout: float = 5.0) -> tuple[int, ...]:
-        """The ids of all leases, ascending. Read in parts, as keys of a lease are."""
+        """The ids of all leases, ascending. Read in parts, as keys of a lease are.
+
+        Those by which client sessions live are not among them (``KvSettings.sessions``), although
+        they are leases as others are to who knows their ids, and count towards the most there may
+        be.
+        """
         await self._node.read(timeout=checked_timeout(timeout))
         found: list[int] = []
-        while part := read_leases(self._machine.store, found[-1] if found else 0, _READ_LEASES):
-            found += [one.id for one in part]
+        after = 0
+        while part := read_leases(self._machine.store, after, _READ_LEASES):
+            found += [one.id for one in part if not one.is_session]
+            after = part[-1].id
             await checkpoint()
         return tuple(found)
 

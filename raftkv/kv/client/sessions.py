@@ -5,8 +5,9 @@ session it is proposed once more, under the sequence it has, and whichever copy 
 counts; so a caller hears that the outcome is unknown only if nobody answered up to its deadline.
 
 The session is opened by the first write and kept alive while there are writes. If it has ended, a
-write of which one copy left is taken into a new one. Where none can be had because the store is
-full, writes go without.
+write of which one copy left is taken into a new one: that copy was refused, and is for good. Where
+no session can be had because the store is full, writes go without. A node that is closed ends its
+session, if it can be had at once.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from raftkv.errors import (
     TooManyRequestsError,
     UnavailableError,
 )
+from raftkv.kv.client.edge import refusal_of
 from raftkv.kv.commands import encode, encode_once
-from raftkv.kv.model import KvResult, Refusal, Refused, refused
-from raftkv.kv.requests import Grant, OpenSession
+from raftkv.kv.model import KvResult, Refusal, Refused, SessionResult
+from raftkv.kv.requests import OpenSession, Revoke
 from raftkv.kv.sessions import UNANSWERED_MAX
 from raftkv.kv.settings import KvSettings
 from raftkv.node.settings import Settings
@@ -72,10 +74,11 @@ class KeepAlive(Protocol):
 class _Open:
     """A session that was opened: which sequences were given out, and which are settled."""
 
-    __slots__ = ("answered", "id", "next", "settled")
+    __slots__ = ("answered", "id", "lease", "next", "settled")
 
-    def __init__(self, lease: int) -> None:
-        self.id = lease
+    def __init__(self, opened: SessionResult) -> None:
+        self.id = opened.session
+        self.lease = opened.lease
         self.next = 0
         self.answered = 0
         """Everything below it is settled: answered, or given up."""
@@ -155,11 +158,22 @@ class Session:
                 self._lost(session)  # nobody used it for a while: it ends with its lease
                 continue
             try:
-                await keep_alive(session.id, timeout=self._ttl / 3)
+                await keep_alive(session.lease, timeout=self._ttl / 3)
             except LeaseNotFoundError:
                 self._lost(session)
             except (UnavailableError, OutcomeUnknownError):
                 continue  # the next turn may still be in time
+
+    def last_words(self) -> bytes | None:
+        """The command that ends the session and its lease, as nobody will write in it any more.
+
+        None if no session is open.
+        """
+        session, self._open = self._open, None
+        if session is None:
+            return None
+        command = encode(Revoke(session.lease))
+        return encode_once(session.id, session.next, session.answered, command)
 
     def _lost(self, session: _Open) -> None:
         if self._open is session:
@@ -238,32 +252,27 @@ class Session:
         return await self._node.propose(command, timeout=left())
 
     async def _opened(self, left: Callable[[], float]) -> bool:
-        """Open a session; False if the store has no room for one."""
-        lease = 1 + self._node.runtime.rng.below(2**63 - 2)
-        granted = await self._surely(encode(Grant(lease, self._ttl)), left)
-        if isinstance(granted, Refused):
-            if granted.why in _FULL:
-                return False
-            if granted.why is not Refusal.LEASE_EXISTS:  # then we granted it, unheard
-                raise refused(granted)
-        opened = await self._surely(encode(OpenSession(lease)), left)
-        if isinstance(opened, Refused):
-            raise UnavailableError(
-                f"a client session ended before it was open, nothing was proposed: {opened.message}"
-            )
-        self._open = _Open(lease)
-        return True
+        """Open a session; False if the store has no room for one.
 
-    async def _surely(self, command: bytes, left: Callable[[], float]) -> KvResult:
-        """What a command gives that does no harm if it is done twice."""
+        Each attempt that is done opens one of its own. Those of which nobody heard end by their
+        time.
+        """
+        command = encode(OpenSession(0, self._ttl))
         patience = self._attempt
         while True:
             seconds = left()
             try:
-                return await self._node.propose(command, timeout=min(seconds, patience))
+                opened = await self._node.propose(command, timeout=min(seconds, patience))
             except (OutcomeUnknownError, DeadlineError) as error:
                 if seconds <= patience:
                     raise DeadlineError(
                         "the deadline passed before a client session was open; nothing was proposed"
                     ) from error
-            patience *= 2
+                patience *= 2
+                continue
+            if isinstance(opened, SessionResult):
+                self._open = _Open(opened)
+                return True
+            if isinstance(opened, Refused) and opened.why in _FULL:
+                return False
+            raise refusal_of(opened)

@@ -83,9 +83,9 @@ _COMMANDS: Final[tuple[KvCommand, ...]] = (
     Put(b"key", b"value", 21, previous=True),
     Put(b"another", b"long" * 500),
     Put(b"key", b"", 21, ignore_value=True),
-    OpenSession(21),
-    Once(21, 1, 0, encode_command(Put(b"once", b"value", previous=True))),
-    Once(21, 2, 0, encode_command(_TXN)),
+    OpenSession(22, 60),
+    Once(2, 1, 0, encode_command(Put(b"once", b"value", previous=True))),
+    Once(2, 2, 0, encode_command(_TXN)),
     _TXN,
     SetAlarm(11, AlarmKind.CORRUPT, True),
     TakeOver(3),
@@ -95,6 +95,7 @@ _COMMANDS: Final[tuple[KvCommand, ...]] = (
     DeleteOne(b"key", previous=True),
 )
 _REMOVING: Final[tuple[KvCommand, ...]] = (
+    Once(2, 3, 0, encode_command(OpenSession(23, 60))),
     Expire(3, (21, 22), 5),
     Revoke(21),
     DeleteSpan(Span(b"from", b"to")),

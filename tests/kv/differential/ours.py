@@ -99,7 +99,6 @@ class Ours:
     def __init__(self, kv: Kv, watches: AsyncExitStack) -> None:
         self._kv = kv
         self._watches = watches
-        self._named = set[int]()
         self._watching: list[Watching | Wrong] = []
 
     async def ask(self, ask: Ask) -> Answer:
@@ -155,7 +154,6 @@ class Ours:
         kv = self._kv
         match ask:
             case Grant(lease, ttl):
-                self._named.add(lease)
                 granted = await kv.grant(ttl, id=lease)
                 return Granted(granted.id, granted.ttl, granted.revision)
             case GrantAndRevoke(lease, ttl):
@@ -173,9 +171,7 @@ class Ours:
                 status = await kv.time_to_live(lease, keys=keys)
                 return Lives(status.granted, min(status.ttl, 0), status.keys)
             case ListLeases():
-                # The client's session is a lease, too: ids that nobody named are left out.
-                ids = set(await kv.leases()) & self._named
-                return Ids(tuple(sorted(ids)))
+                return Ids(await kv.leases())
 
     async def _range(self, asked: Range) -> Answer:
         return await self._kv.range(

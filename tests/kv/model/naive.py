@@ -25,6 +25,7 @@ from raftkv.kv.model import (
     PutResult,
     RangeResult,
     Refusal,
+    SessionResult,
     Span,
     TxnResult,
 )
@@ -67,13 +68,14 @@ class No:
     revision: int = 0
 
 
-Answer: TypeAlias = "OperationResult | CompactResult | LeaseResult | Done | No"
+Answer: TypeAlias = "OperationResult | CompactResult | LeaseResult | SessionResult | Done | No"
 
 
 class Session:
     """What was answered, by sequence, and below which sequence nobody asks any more."""
 
-    def __init__(self) -> None:
+    def __init__(self, lease: int) -> None:
+        self.lease = lease
         self.results: dict[int, Answer] = {}
         self.answered = 0
 
@@ -94,6 +96,7 @@ class Model:
         self.events: list[list[KeyEvent]] = [[], []]
         self.floor = 0
         self.leases: dict[int, int] = {}
+        self.grants = 0
         self.remaining: dict[int, int] = {}
         self.keeper = 0
         self.alarms: set[tuple[int, AlarmKind]] = set()
@@ -150,10 +153,10 @@ class Model:
                     self.alarms.add((member, kind))
                 else:
                     self.alarms.discard((member, kind))
-            case OpenSession(lease):
-                if lease not in self.leases:
-                    raise NoError(Refusal.LEASE_NOT_FOUND)
-                self.sessions.setdefault(lease, Session())
+            case OpenSession(lease, ttl):
+                self._grant(lease, ttl)
+                self.sessions[self.grants] = Session(lease)
+                return SessionResult(self.grants, lease, self.revision)
             case Sweep():
                 pass
             case Once():
@@ -197,6 +200,7 @@ class Model:
         if lease in self.leases:
             raise NoError(Refusal.LEASE_EXISTS)
         self.leases[lease] = ttl
+        self.grants += 1
         return LeaseResult(lease, ttl, self.revision)
 
     def _revoke(self, lease: int) -> None:
@@ -205,7 +209,7 @@ class Model:
             self._write(doomed)
         del self.leases[lease]
         self.remaining.pop(lease, None)
-        self.sessions.pop(lease, None)
+        self.sessions = {number: one for number, one in self.sessions.items() if one.lease != lease}
 
     # --- writes ---------------------------------------------------------------------------------
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeAlias
 
-from attrs import frozen
+from attrs import evolve, frozen
 from hypothesis import strategies as st
 
 from raftkv.kv.model import Span, prefix_span
@@ -36,7 +36,10 @@ from raftkv.kv.requests import (
 
 @frozen
 class InSession:
-    """A :class:`~raftkv.kv.requests.Once` whose command is not bytes yet."""
+    """A :class:`~raftkv.kv.requests.Once` whose command is not bytes yet.
+
+    ``session`` counts those that there are, from the newest on, until it is resolved.
+    """
 
     session: int
     sequence: int
@@ -150,7 +153,7 @@ _COMMANDS: st.SearchStrategy[Given] = st.one_of(
     st.builds(SetAlarm, st.integers(1, 2), st.just(AlarmKind.CORRUPT), flags),
     st.just(SetAlarm(1, AlarmKind.NO_SPACE, True)),
     st.just(SetAlarm(1, AlarmKind.NO_SPACE, False)),
-    st.builds(OpenSession, st.sampled_from([1, 1, 2, 3])),
+    st.builds(OpenSession, st.sampled_from([1, 1, 2, 3]), st.just(60)),
     in_session,
     in_session,
     in_session,
@@ -164,9 +167,21 @@ def commands(draw: st.DrawFn) -> Given:
     return draw(_COMMANDS)
 
 
-def resolved(given: Sequence[Given], revision: int) -> list[KvCommand | InSession]:
-    """The commands, where fractions are of the revision that the store has now."""
-    return [
-        Compact(round(one.fraction * revision)) if isinstance(one, AtFraction) else one
-        for one in given
-    ]
+def resolved(
+    given: Sequence[Given], revision: int, sessions: Collection[int]
+) -> list[KvCommand | InSession]:
+    """The commands, where fractions are of the revision that the store has now.
+
+    ``sessions`` are those that there are. What asks for more of them than that asks for an old one,
+    or one that never was.
+    """
+    newest = sorted(sessions, reverse=True)
+
+    def resolve(one: Given) -> KvCommand | InSession:
+        if isinstance(one, AtFraction):
+            return Compact(round(one.fraction * revision))
+        if isinstance(one, InSession) and one.session <= len(newest):
+            return evolve(one, session=newest[one.session - 1])
+        return one
+
+    return [resolve(one) for one in given]

@@ -53,6 +53,7 @@ from raftkv.kv.requests import (
     SetAlarm,
     Sweep,
 )
+from raftkv.kv.sizes import measure
 from raftkv.storage.base import Reader
 from tests.kv.model.naive import Answer, Model, No
 from tests.kv.model.requests import (
@@ -85,7 +86,7 @@ class TwoStores(RuleBasedStateMachine):
         self.sliced = memory_rig()
         self.single = rocks_rig(Path(self.folder.name) / "0")
         # There from the start, as most that is asked needs one.
-        for command in (Grant(1, 60), Grant(2, 60), OpenSession(1)):
+        for command in (OpenSession(1, 60), Grant(2, 60)):
             assert answers(self.single.apply([command])) == [self.model.apply(command)]
             self.sliced.apply([command])
 
@@ -109,7 +110,7 @@ class TwoStores(RuleBasedStateMachine):
         self._apply([SetAlarm(1, AlarmKind.NO_SPACE, False), *given], sizes)
 
     def _apply(self, given: list[Given], sizes: list[int]) -> None:
-        asked = resolved(given, self.model.revision)
+        asked = resolved(given, self.model.revision, self.model.sessions)
         wanted = [apply_to(self.model, one) for one in asked]
         proposed = [proposal(one) for one in asked]
         assert answers(self.sliced.apply_slices(proposed, sizes)) == wanted
@@ -199,6 +200,8 @@ class TwoStores(RuleBasedStateMachine):
         )
         found = {one.id: one for one in read_leases(store, 0, 10)}
         assert {lease: one.ttl for lease, one in found.items()} == self.model.leases
+        assert {one.grant for one in found.values() if one.is_session} == {*self.model.sessions}
+        assert read_head(store).size == measure(store)
         for lease in self.model.leases:
             assert list(read_attached(store, lease)) == self.model.keys_of(lease)
 
