@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import TracebackType
 
@@ -57,8 +58,7 @@ def test_a_finding_is_told_kept_and_replayed(
         path = min(tmp_path.glob("*.json"))
         kept = load(path)
         assert f"replay {path}" in path.with_suffix(".html").read_text(encoding="utf-8")
-        assert f"seed {kept.seed}: {kept.invariant} at step {kept.step}" in told
-        assert kept.trace[-1] in told
+        assert f"seed {kept.seed} of level 1: {kept.invariant} at step {kept.step}" in told
         assert f"replay {path}" in told
 
         assert main(["replay", str(path)]) == 1
@@ -99,6 +99,22 @@ def test_a_finding_is_told_kept_and_replayed(
     copy = tmp_path / "copy.json"
     save(copy, kept)
     assert copy.read_bytes() == path.read_bytes()
+
+
+def test_a_finding_is_told_by_its_seed_and_a_command_that_shows_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with broken(BROKEN):
+        assert main(["simulate", "--seeds", "0..8", "--steps", "800"]) == 1
+        told = capsys.readouterr().out
+        seed, what = re.findall(r"^seed (\d+) of level 1: (I\d+) at step", told, re.MULTILINE)[0]
+        _, _, again = told.partition("  replay with: python -m raftkv.testing ")
+        command = again.splitlines()[0].split()
+        assert command[:5] == ["simulate", "--level", "1", "--seeds", seed]
+        assert "Options(" not in told
+        assert max(len(line) for line in told.splitlines()) < 200
+        assert main(command) == 1
+        assert f"seed {seed}: {what}: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from time import perf_counter
 from typing import Final, Protocol
@@ -31,7 +32,6 @@ from raftkv.testing.levels import LEVELS
 from raftkv.testing.nodes.campaign import run_campaign as run_nodes
 from raftkv.testing.viewer import as_text, write_html
 
-_TAIL: Final = 40
 _BLOCK: Final = 64  # seeds of bare cores between two looks at the clock, for each process
 _STEPS: Final = {1: 6000, 2: 3000, 3: 3000}
 _LEVELS: Final[Mapping[str, Sequence[int]]] = {"1": (1,), "2": (2,), "3": (3,), "all": (1, 2)}
@@ -123,7 +123,9 @@ def add(commands: Commands) -> None:
         metavar="DIR",
         help="keep each finding there as a file to replay, and as a page",
     )
-    one.add_argument("--trace", action="store_true", help="print everything; for one seed")
+    one.add_argument(
+        "--trace", action="store_true", help="print the world and every event of the first seed"
+    )
     add_ledger(one)
 
 
@@ -260,13 +262,10 @@ def _as_json(ran: _Ran) -> dict[str, object]:
 
 def _tell(ran: _Ran) -> None:
     summary = ran.summary
-    for one in summary.found:
-        tell(f"\nseed {one.seed}: {one.invariant} at step {one.step}: {one.broken}")
-        tell(f"  {one.options}")
-        for text in one.trace[-_TAIL:]:
-            tell(f"  {text}")
-    for path in ran.files:
-        tell(f"replay with: python -m raftkv.testing replay {path}")
+    for one, path in zip_longest(summary.found, ran.files):
+        what = f"{one.invariant} at step {one.step}: {one.broken}"
+        tell(f"\nseed {one.seed} of level {ran.level}: {what}")
+        tell(f"  replay with: {_again(one, ran.level, path)}")
     for text in summary.unmet:
         tell(f"below its floor: {text}")
     for name, count in sorted(summary.marks.items()):
@@ -279,6 +278,14 @@ def _tell(ran: _Ran) -> None:
         f" hours in {ran.seconds:.1f} s ({ran.rate:.0f} steps/s, {ran.rate / ran.jobs:.0f} a"
         f" process): {len(summary.found)} found"
     )
+
+
+def _again(one: Artifact, level: int, path: str | None) -> str:
+    """The command that shows how it came about."""
+    if path is not None:
+        return f"python -m raftkv.testing replay {path}"
+    which = f"--level {level} --seeds {one.seed} --steps {one.steps}"
+    return f"python -m raftkv.testing simulate {which} --trace"
 
 
 def _number_of_row(row: tuple[str, int]) -> int:
