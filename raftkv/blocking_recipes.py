@@ -66,9 +66,12 @@ class Election(Twin[AsyncElection]):
     """An election, for threads."""
 
     @contextmanager
-    def campaign(self, value: str | bytes = b"") -> Generator[Leadership]:
+    def campaign(
+        self, value: str | bytes = b"", *, timeout: float | None = None
+    ) -> Generator[Leadership]:
         """Stand for election with ``value``, which observers see; lead in the body."""
-        with entered(self._portal, lambda: self._inner.campaign(value)) as leadership:
+        standing = entered(self._portal, lambda: self._inner.campaign(value, timeout=timeout))
+        with standing as leadership:
             yield Leadership(self._portal, leadership)
 
     leader = without_await(AsyncElection.leader)

@@ -82,6 +82,10 @@ class HostedKv(Kv):
         # A lease is held where its context is: in the host's loop.
         return system_runtime().clock
 
+    @property
+    def _election(self) -> float:
+        return self._inner._election
+
     def watch(
         self,
         key: str | bytes | None = None,

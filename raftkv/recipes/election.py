@@ -13,7 +13,7 @@ from raftkv.errors import CompactedError, DeadlineError, LeaseNotFoundError
 from raftkv.kv.client import Kv, op, when
 from raftkv.kv.model import KeyValue
 from raftkv.kv.requests import Compare
-from raftkv.recipes.line import head_of_line, join, name_of, wait_for_head
+from raftkv.recipes.line import head_of_line, name_of, standing
 
 
 class Leadership:
@@ -60,19 +60,23 @@ class Election:
         self._ttl = ttl
 
     @asynccontextmanager
-    async def campaign(self, value: str | bytes = b"") -> AsyncGenerator[Leadership]:
+    async def campaign(
+        self, value: str | bytes = b"", *, timeout: float | None = None
+    ) -> AsyncGenerator[Leadership]:
         """Stand for election with ``value``, which observers see; lead in the body.
 
-        It waits for ever once it stands; standing takes two writes, each with a deadline of 5
-        seconds, after which it raises DeadlineError or OutcomeUnknownError.
+        ``timeout``, in seconds, is for everything up to the body, as that of
+        :meth:`raftkv.recipes.Lock.held`: None waits for ever, 0 leads only if nobody else stands.
+        Raises DeadlineError if it was not elected in time, or the cluster does not answer.
         LeaseNotFoundError comes out of the body if the leadership was lost (the body is cancelled).
         Who is cancelled while waiting stands no longer.
         """
         said = value.encode() if isinstance(value, str) else bytes(value)
-        async with self._kv.lease(self._ttl) as lease:
-            place = await join(self._kv, self._line, lease, said)
-            await wait_for_head(self._kv, self._line, place)
-            yield Leadership(self._kv, place.key, place.revision, lease.id)
+        failed = f"the election {self._line[:-1]!r} was not won"
+        async with standing(
+            self._kv, self._line, said, ttl=self._ttl, timeout=timeout, failed=failed
+        ) as place:
+            yield Leadership(self._kv, place.key, place.revision, place.lease)
 
     async def leader(self) -> KeyValue | None:
         """Who leads now: its ``value`` is what it proclaimed last; None if nobody does."""

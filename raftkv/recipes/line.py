@@ -7,8 +7,12 @@ goes wakes the one behind it. The recipe of etcd's concurrency package and of Zo
 
 from __future__ import annotations
 
+import math
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Final
 
+import anyio
 from attrs import frozen
 
 from raftkv.errors import (
@@ -25,6 +29,7 @@ from raftkv.kv.model import KeyValue, RangeResult
 from raftkv.kv.requests import SortOrder, SortTarget
 
 SEPARATOR: Final = b"/"
+_REQUEST_SECONDS: Final = 5.0  # for what it takes to stand in line, where the caller sets no limit
 
 
 def name_of(what: str, name: str | bytes) -> bytes:
@@ -37,27 +42,71 @@ def name_of(what: str, name: str | bytes) -> bytes:
 
 @frozen(slots=True)
 class Place:
-    """A key in a line, and the revision that created it."""
+    """A key in a line, the revision that created it, and the lease that it goes with."""
 
     key: bytes
     revision: int
+    lease: int
 
 
-async def join(kv: Kv, line: bytes, lease: Lease, value: bytes) -> Place:
+@asynccontextmanager
+async def standing(
+    kv: Kv, line: bytes, value: bytes, *, ttl: int, timeout: float | None, failed: str
+) -> AsyncGenerator[Place]:
+    """Stand in line until one is its head, run the body, and leave the line.
+
+    ``timeout`` is for all that comes before the body, granting the lease included; see
+    :meth:`raftkv.recipes.Lock.held`. Raises DeadlineError, which begins with ``failed``.
+    """
+    seconds = timeout or _REQUEST_SECONDS
+    leased = kv.lease(ttl, timeout=seconds)
+    why = f"the cluster did not answer within {seconds:g} s"
+    is_head = False
+    try:
+        with anyio.move_on_after(None if timeout is None else seconds) as patience:
+            async with leased as lease:
+                try:
+                    place = await join(kv, line, lease, value, timeout=seconds)
+                    if timeout == 0:
+                        if await before(kv, line, place) is not None:
+                            raise DeadlineError(f"{failed}: another one is before us")
+                    else:
+                        why = f"its turn did not come within {seconds:g} s"
+                        await wait_for_head(kv, line, place)
+                    patience.deadline = math.inf
+                    if patience.cancel_called:  # just now: the body would be cancelled
+                        raise DeadlineError(f"{failed}: {why}")
+                except BaseException:
+                    if timeout == 0 or patience.cancel_called:
+                        lease.hurry()
+                    raise
+                is_head = True
+                yield place
+    except OutcomeUnknownError as error:
+        if is_head:
+            raise
+        # Perhaps there is a lease or a place: nobody keeps them alive.
+        raise DeadlineError(f"{failed}: {why}") from error
+    if not is_head:
+        raise DeadlineError(f"{failed}: {why}")
+
+
+async def join(kv: Kv, line: bytes, lease: Lease, value: bytes, *, timeout: float) -> Place:
     """Stand at the end of the line, once for each lease."""
     key = line + b"%016x" % lease.id
     done = await kv.txn(
         when=[when.absent(key)],
         then=[op.put(key, value, lease=lease.id)],
         otherwise=[op.get(key)],
+        timeout=timeout,
     )
     if done.succeeded:
-        return Place(key, done.revision)
+        return Place(key, done.revision, lease.id)
     # An earlier attempt of ours whose answer was lost: a lease has one owner.
     (found,) = done.results
     if not isinstance(found, KeyValue):
         raise LeaseNotFoundError(f"lease {lease.id:x} ended while it joined {line!r}")
-    return Place(key, found.create_revision)
+    return Place(key, found.create_revision, lease.id)
 
 
 async def before(kv: Kv, line: bytes, place: Place) -> KeyValue | None:

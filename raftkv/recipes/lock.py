@@ -17,13 +17,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-import anyio
 from attrs import frozen
 
-from raftkv.errors import DeadlineError
 from raftkv.kv.client import Kv, when
 from raftkv.kv.requests import Compare
-from raftkv.recipes.line import before, head_of_line, join, name_of, wait_for_head
+from raftkv.recipes.line import head_of_line, name_of, standing
 
 
 @frozen(slots=True)
@@ -57,32 +55,29 @@ class Lock:
 
     @asynccontextmanager
     async def held(self, *, timeout: float | None = None) -> AsyncGenerator[Held]:
-        """Wait for the lock, for ``timeout`` seconds at most (None: for ever), and hold it.
+        """Wait for the lock, and hold it in the body.
 
-        With ``timeout=0`` it is taken if it is free. Raises DeadlineError if it was not had in
-        time, LeaseNotFoundError out of the body if it was lost while held (the body is cancelled).
-        Standing in line takes two writes first, each with a deadline of 5 seconds of its own: if
-        the cluster does not answer, DeadlineError or OutcomeUnknownError comes by then, whatever
-        ``timeout`` is.
-        Who is cancelled while waiting leaves the line at once.
+        ``timeout``, in seconds, is for everything up to the body: the two writes that it takes to
+        stand in line, and the wait. With ``timeout=0`` it is taken if it is free, and not waited
+        for; to find that out the requests have 5 seconds. None waits in line for ever; to come to
+        stand there each of the two writes has 5 seconds.
+
+        Raises DeadlineError if it was not had in time, also if the cluster does not answer: a place
+        in line that is left behind then goes with its lease, after ``ttl`` seconds at most. Raises
+        LeaseNotFoundError if the lease ends while it waits, and out of the body if the lock was
+        lost while held (the body is cancelled).
+
+        At the end, and after a wait in vain, the lock is given back. That is waited for as
+        ``kv.lease`` does at its end, two election timeouts at most; after a deadline that has
+        passed, a quarter of one. Who is cancelled while waiting leaves the line at once.
         """
-        async with self._kv.lease(self._ttl) as lease:
-            place = await join(self._kv, self._line, lease, b"")
-            if timeout == 0:
-                if await before(self._kv, self._line, place) is not None:
-                    raise self._late("it is held")
-            else:
-                with anyio.move_on_after(timeout) as patience:
-                    await wait_for_head(self._kv, self._line, place)
-                if patience.cancelled_caught:
-                    raise self._late(f"it did not become free in {timeout} s")
-            # Leaving the lease's context revokes it, and the place goes with it.
-            yield Held(place.key, place.revision, lease.id)
+        failed = f"the lock {self._line[:-1]!r} was not taken"
+        async with standing(
+            self._kv, self._line, b"", ttl=self._ttl, timeout=timeout, failed=failed
+        ) as place:
+            yield Held(place.key, place.revision, place.lease)
 
     async def holder(self) -> bytes | None:
         """The key of who holds it now, for a human to look at; None if it is free."""
         first = await head_of_line(self._kv, self._line)
         return None if first is None else first.key
-
-    def _late(self, why: str) -> DeadlineError:
-        return DeadlineError(f"the lock {self._line[:-1]!r} was not taken: {why}")

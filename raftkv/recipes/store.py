@@ -35,8 +35,9 @@ class Kv(Client):
         """Wait for a lock of the cluster and hold it in the body; see :class:`raftkv.recipes.Lock`.
 
         ``ttl``, in seconds, is how long a dead holder keeps others waiting. Raises DeadlineError if
-        it was not had in ``timeout`` seconds (None: it waits for ever; 0: it does not wait), or if
-        the cluster did not answer for 5 seconds before it stood in line.
+        it was not had in ``timeout`` seconds, whether it is held or the cluster does not answer.
+        None waits for ever, once the cluster answers; 0 does not wait in line, but lets the cluster
+        answer.
         """
         return Lock(self, name, ttl=ttl).held(timeout=timeout)
 

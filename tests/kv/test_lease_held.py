@@ -323,7 +323,7 @@ def test_the_time_of_a_lease_counts_from_when_its_renewal_began() -> None:
     async def main() -> None:
         clock = SimClock(virtual_loop())
         kv = _SlowKv(clock)
-        async with leases._holding(kv, clock, 12, 5.0) as lease:  # pyright: ignore[reportPrivateUsage] - the store is another
+        async with leases._holding(kv, clock, 12, 5.0, 1.0) as lease:  # pyright: ignore[reportPrivateUsage] - the store is another
             assert 10.4 <= lease.seconds_left <= 10.5
             await clock.sleep_until(clock.monotonic_ns() + 6 * SECOND)
             assert kv.answers == 2

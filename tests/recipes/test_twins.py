@@ -57,6 +57,8 @@ def test_an_election_is_won_and_observed_from_threads(kv: blocking.Kv) -> None:
             assert next(leaders).value == b"me"
             leadership.proclaim("me still")
             assert next(leaders).value == b"me still"
+        with pytest.raises(DeadlineError), election.campaign("another", timeout=0):
+            raise AssertionError("two lead")
         assert leadership.key.startswith(b"chief/")
         done = kv.txn(when=[leadership.is_mine], then=[op.put("term", b"%d" % leadership.revision)])
         assert done.succeeded

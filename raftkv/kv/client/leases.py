@@ -40,6 +40,8 @@ _READ_LEASES: Final = 512
 _READ_KEYS: Final = 256
 _RENEWALS: Final = 3  # in the time that a lease lives
 _LOOKS: Final = 10  # at the clock, in that time: whether a suspended machine slept through it
+_REVOKE_ELECTIONS: Final = 2.0  # election timeouts; a change of leader takes less
+_HASTE_ELECTIONS: Final = 0.25  # enough for a command to leave, if there is a leader
 
 
 @frozen(slots=True)
@@ -62,11 +64,13 @@ class Lease:
     Give it to ``put(..., lease=)``.
     """
 
-    __slots__ = ("_clock", "_until_ns", "id", "ttl")
+    __slots__ = ("_clock", "_until_ns", "id", "is_hurried", "ttl")
 
     def __init__(self, granted: LeaseResult, clock: Clock, began_ns: int) -> None:
         self.id = granted.id
         self.ttl = granted.ttl
+        self.is_hurried = False
+        """Whether the end of the context may not wait for an election; see :meth:`hurry`."""
         self._clock = clock
         self._until_ns = began_ns
         self.renewed(began_ns)
@@ -82,6 +86,13 @@ class Lease:
     def renewed(self, began_ns: int) -> None:
         """A renewal that began then succeeded; for who keeps it alive."""
         self._until_ns = max(self._until_ns, began_ns + self.ttl * _SECOND)
+
+    def hurry(self) -> None:
+        """Have the end of the context wait a quarter of an election timeout for the revocation.
+
+        For who has no time left: a leader that is there takes it, else the lease ends by itself.
+        """
+        self.is_hurried = True
 
     def __repr__(self) -> str:
         """Its id, in hexadecimal as etcdctl prints them, and its time to live."""
@@ -197,19 +208,28 @@ class Leases(Part):
                 await kv.put("here", b"1", lease=lease)
                 ...
 
-        It is renewed every third of ``ttl``, and revoked at the end, unless nobody answers within
-        ``timeout``: then it ends by itself. If it is lost, for it was revoked, or could not be
-        renewed for as long as it lives, the body is cancelled and LeaseNotFoundError is raised.
+        ``timeout``, in seconds, is for granting it. It is renewed every third of ``ttl``, and
+        revoked at the end: that is waited for, also by who is cancelled, but no longer than two
+        election timeouts, ``timeout``, or what is left of its life. If nobody answers until then it
+        ends by itself, at most ``ttl`` seconds later. If it is lost, for it was revoked, or could
+        not be renewed for as long as it lives, the body is cancelled and LeaseNotFoundError is
+        raised.
 
         A body that does not come to await is not cancelled; what must not be done without the
         lease is best made a transaction that compares a key's lease. Raises what ``grant`` raises.
         """
-        return _holding(self, self._lease_clock, ttl, checked_timeout(timeout))
+        return _holding(self, self._lease_clock, ttl, checked_timeout(timeout), self._election)
 
     @property
     def _lease_clock(self) -> Clock:
         """By whose time leases are held."""
         return self._node.runtime.clock
+
+    @property
+    def _election(self) -> float:
+        """The election timeout, in seconds."""
+        times = self._node.settings
+        return times.election_ticks * times.tick_seconds
 
     def _keys_of(self, lease: int, after: bytes) -> list[bytes]:
         return list(islice(read_attached(self._machine.store, lease, after), _READ_KEYS))
@@ -221,7 +241,9 @@ class Leases(Part):
 
 
 @asynccontextmanager
-async def _holding(kv: Granter, clock: Clock, ttl: int, timeout: float) -> AsyncGenerator[Lease]:
+async def _holding(
+    kv: Granter, clock: Clock, ttl: int, timeout: float, election: float
+) -> AsyncGenerator[Lease]:
     began = clock.boottime_ns()
     held = Lease(await kv.grant(ttl, timeout=timeout), clock, began)
     lost: list[Exception] = []
@@ -249,16 +271,17 @@ async def _holding(kv: Granter, clock: Clock, ttl: int, timeout: float) -> Async
         raise cause from cause.__cause__
     finally:
         if not lost:
-            await _let_go(kv, held, timeout)
+            elections = _HASTE_ELECTIONS if held.is_hurried else _REVOKE_ELECTIONS
+            await _let_go(kv, held, min(timeout, elections * election))
     if lost:
         raise lost[0]
 
 
-async def _let_go(kv: Granter, held: Lease, timeout: float) -> None:
-    """Revoke it, if somebody takes that: else it ends by itself."""
+async def _let_go(kv: Granter, held: Lease, seconds: float) -> None:
+    """Revoke it, if somebody takes that within so many seconds: else it ends by itself."""
     with anyio.CancelScope(shield=True):
         try:
-            await kv.revoke(held, timeout=timeout)
+            await kv.revoke(held, timeout=min(seconds, held.seconds_left))
         except Error:
             return
 
