@@ -52,6 +52,7 @@ class Node(Member[R_co]):
             session = self._kv._session  # pyright: ignore[reportPrivateUsage] - it is made of it
             if session is not None:
                 self.accompany("session", partial(session.keep, self._kv.keep_alive))
+                self.at_close(session.last_words)
             self.accompany("chores", Chores(door, kv, kv_settings or KvSettings()).run)
 
     def _door(self) -> _Door:

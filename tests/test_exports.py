@@ -108,8 +108,8 @@ def test_every_input_and_message_of_the_core_can_be_named(union: str) -> None:
 
 # How ``open_node`` and ``kv`` drive a member; not for applications.
 _DRIVEN = {
-    "accompany", "answer_with", "ask", "check", "failure", "leading", "live", "on_failure",
-    "runtime", "serving", "settings", "stop_soon", "tell",
+    "accompany", "answer_with", "ask", "at_close", "check", "failure", "leading", "live",
+    "on_failure", "runtime", "serving", "settings", "stop_soon", "tell",
 }  # fmt: skip
 
 

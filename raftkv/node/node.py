@@ -26,8 +26,8 @@ from raftkv.errors import (
     WrongThreadError,
 )
 from raftkv.node.audience import Audience
+from raftkv.node.closing import Closing, LastWords
 from raftkv.node.gate import Gate
-from raftkv.node.handover import heir_of
 from raftkv.node.home import NodeHome
 from raftkv.node.members import Members, members_of
 from raftkv.node.questions import QUESTION_BYTES_MAX, Answerer
@@ -86,6 +86,8 @@ class Node(Generic[R_co]):
         self._audiences: list[Audience] = []
         self._answerer: Answerer | None = None
         self._companions: list[tuple[str, Companion]] = []
+        self._last_words: list[LastWords] = []
+        self._is_hurried = False
         self._members = Members(NodeHome(setup, self._check, self._deadline_ns, self._until))
 
     # --- what an application calls --------------------------------------------------------------
@@ -192,6 +194,15 @@ class Node(Generic[R_co]):
             raise UsageError(f"the node runs already: give it {name} before")
         self._companions.append((name, body))
 
+    def at_close(self, words: LastWords) -> None:
+        """Have the command that ``words`` gives proposed when the node closes in order.
+
+        Behind all others, by the node itself, and once: nobody hears what becomes of it. It is
+        waited for while there is a leader that is connected, an election timeout at most, and left
+        out if the node ends because its owner is cancelled. ``None`` has nothing proposed.
+        """
+        self._last_words.append(words)
+
     @property
     def leading(self) -> int:
         """The term in which this member leads, or believes to; 0 if it does not."""
@@ -294,8 +305,8 @@ class Node(Generic[R_co]):
     async def close(self) -> None:
         """Hand over the leadership if we have it, stop, and release the data directory. Idempotent.
 
-        Commands on their way are given ``close_seconds_max`` to be answered. Leaving the context of
-        ``open_node`` does the same.
+        Commands on their way are given ``close_seconds_max`` to be answered, then what
+        :meth:`at_close` was given is proposed. Leaving the context of ``open_node`` does the same.
         """
         if self._environment.pid() != self._pid:
             return  # a forked child owns neither tasks nor files
@@ -416,7 +427,8 @@ class Node(Generic[R_co]):
                         spawner.spawn("scrubber", hands.scrubber.run)
                         hands.waker.set()
                         await self._company()
-                        await self._hand_over(hands)
+                        words = () if self._is_hurried else self._last_words
+                        await Closing(hands, self._setup, spawner).run(words)
                     tasks.cancel_scope.cancel()
         except BaseException as error:
             cause = first_cause(error)
@@ -495,28 +507,6 @@ class Node(Generic[R_co]):
                 self._sweep_watchers(now)
             hands.waker.set()
 
-    async def _hand_over(self, hands: Hands) -> None:
-        """Before an orderly end: let commands finish, and another member lead."""
-        clock = self._clock
-        limit = clock.monotonic_ns() + round(self._settings.close_seconds_max * 1e9)
-        step_ns = self._settings.tick_ns
-        while len(hands.in_flight) + len(hands.queue) and clock.monotonic_ns() < limit:
-            await clock.sleep_until(min(limit, clock.monotonic_ns() + step_ns))
-        was_leader = hands.loop.state.role is Role.LEADER
-        while was_leader and clock.monotonic_ns() < limit:
-            state = hands.loop.state
-            if state.role is not Role.LEADER:
-                if state.leader:
-                    return
-                # Our vote may be the one that the heir lacks: to leave before it is stored and
-                # sent would cost the others an election timeout.
-            elif not state.leading.transferee:
-                heir = heir_of(state, hands.peers.is_up)
-                if not heir:
-                    return
-                hands.loop.give(TransferLeader(heir))
-            await clock.sleep_until(min(limit, clock.monotonic_ns() + step_ns // 4))
-
     def _end(self) -> None:
         """Nobody waits any longer."""
         self._closing = True
@@ -550,9 +540,10 @@ class Node(Generic[R_co]):
         """Why the node stopped by itself; None if it runs or was closed."""
         return self._failure
 
-    def stop_soon(self) -> None:
-        """Begin an orderly end; for :func:`running`."""
+    def stop_soon(self, *, is_hurried: bool = False) -> None:
+        """Begin an orderly end, be it without last words; for :func:`running`."""
         self._closing = True
+        self._is_hurried = is_hurried
         self._stop.set()
 
     def on_failure(self, call: Callable[[], None]) -> None:
@@ -589,7 +580,7 @@ async def running(node: N) -> AsyncGenerator[N]:
                 raised = error
                 raise
             finally:
-                node.stop_soon()
+                node.stop_soon(is_hurried=isinstance(raised, anyio.get_cancelled_exc_class()))
     except BaseExceptionGroup as group:
         cause = raised if isinstance(raised, Exception) else first_cause(group)
         raise cause from cause.__cause__

@@ -347,6 +347,24 @@ async def test_one_write_that_waits_holds_others_up_at_the_bound_only(node: Scri
         await node.put()
 
 
+async def test_the_last_words_end_the_session_behind_all_that_was_written_in_it(
+    node: Script,
+) -> None:
+    assert node.session.last_words() is None
+    await node.put()
+    await node.put()
+    words = node.session.last_words()
+    assert words is not None
+    for _ in range(2):  # however often they come
+        node.apply(words)
+        assert node.leases() == []
+    assert node.session.last_words() is None
+    (write,) = (one for one, _ in node.asked if isinstance(one, Once) and one.sequence == 1)
+    late = node.apply(encode(write))
+    assert isinstance(late, Refused)
+    assert late.why is Refusal.SESSION_NOT_FOUND
+
+
 # --- keeping it alive -----------------------------------------------------------------------------
 
 
