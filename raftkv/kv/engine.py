@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Final, cast
 
+from raftkv.errors import InvariantError
 from raftkv.kv import rows
 from raftkv.kv.model import KeyValue, Span
 from raftkv.kv.sizes import EVENT_BYTES, PUT_BYTES
@@ -167,16 +168,18 @@ class Slice(Reader):
         own = self._rows
         old = own[place] if place in own else self._reader.get(_MACHINE, place)
         row = rows.next_version(old, value, revision, sub, lease)
+        before = 0
         if old is not None:
             own[rows.ended_key(key, old)] = rows.encode_ended(revision, old)
             before = rows.lease_of(old)
-            if before:
-                own[rows.attached_key(before, key)] = None
         if rows.is_long(value):
             own[rows.value_key(revision, sub)] = value
         own[place] = row
-        if lease:
-            own[rows.attached_key(lease, key)] = b""
+        if before != lease:
+            if before:
+                self._detach(key, before)
+            if lease:
+                self._attach(key, lease)
         self.size += PUT_BYTES + 2 * len(key) + len(value)
         return old
 
@@ -187,7 +190,7 @@ class Slice(Reader):
         own[b"K" + key] = None
         lease = rows.lease_of(row)
         if lease:
-            own[rows.attached_key(lease, key)] = None
+            self._detach(key, lease)
         self.size += EVENT_BYTES + len(key)
 
     def delete_span(self, span: Span, found: list[tuple[bytes, bytes]], revision: int) -> None:
@@ -197,6 +200,21 @@ class Slice(Reader):
         if len(found) >= DELETE_RANGE_MIN:
             self._ranges.append(rows.current_bounds(span))
             self._covered.update(b"K" + key for key, _ in found)
+
+    def _attach(self, key: bytes, lease: int) -> None:
+        self._rows[rows.attached_key(lease, key)] = b""
+        self._weigh(lease, rows.weight_of(key))
+
+    def _detach(self, key: bytes, lease: int) -> None:
+        self._rows[rows.attached_key(lease, key)] = None
+        self._weigh(lease, -rows.weight_of(key))
+
+    def _weigh(self, lease: int, weight: int) -> None:
+        place = rows.lease_key(lease)
+        row = self.get(_MACHINE, place)
+        if row is None:
+            raise InvariantError(f"I43: a key has lease {lease:x}, which there is not")
+        self._rows[place] = rows.with_keys(row, weight)
 
     def events(self, revision: int, events: list[bytes]) -> None:
         """Write the encoded events of ``revision``, in order of their sub-revisions."""
@@ -246,9 +264,15 @@ class Revision:
         self._writes.delete(key, row, self._number)
         self._changed(rows.encode_event(_DELETE, row, key))
 
-    def delete_span(self, span: Span) -> list[tuple[bytes, bytes]]:
-        """End every version in ``span``; return the keys with their rows, in key order."""
-        found = list(self._writes.scan_current(span))
+    def delete_span(
+        self, span: Span, found: list[tuple[bytes, bytes]] | None = None
+    ) -> list[tuple[bytes, bytes]]:
+        """End every version in ``span``; return the keys with their rows, in key order.
+
+        ``found`` is that already, if who asks knows it.
+        """
+        if found is None:
+            found = list(self._writes.scan_current(span))
         self._writes.delete_span(span, found, self._number)
         for key, row in found:
             self._changed(rows.encode_event(_DELETE, row, key))

@@ -5,27 +5,30 @@ row of the tag ``L``   what it holds
 =====================  ==================================================================
 behind it nothing      who keeps the leases, how many there are, how many were ever granted
 behind it the id       seconds to live, what was left of them when the keeper looked, which
-                       grant made it (an id may be granted again), and whether it is that of
-                       a client session (:mod:`raftkv.kv.sessions`)
+                       grant made it (an id may be granted again), whether it is that of a
+                       client session (:mod:`raftkv.kv.sessions`), and how many keys it has
 =====================  ==================================================================
 
 Which keys a lease has is kept by :class:`~raftkv.kv.engine.Slice` with every put and delete, one
-row a key (:func:`raftkv.kv.rows.attached_key`). No clock is read here: time passes at the keeper,
-the leader's task in :mod:`raftkv.kv.client.keeper`. What a keeper decided is void from the next
-one's :class:`~raftkv.kv.requests.TakeOver` on, as that one may have renewed what this one ends.
+row a key (:func:`raftkv.kv.rows.attached_key`), and so is their number. That is bounded, for at its
+end all go in one revision; etcd has that rule, but no bound.
+
+No clock is read here: time passes at the keeper, the leader's task in
+:mod:`raftkv.kv.client.keeper`. What a keeper decided is void from the next one's
+:class:`~raftkv.kv.requests.TakeOver` on, as that one may have renewed what this one ends.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Final
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from raftkv.errors import InvariantError, StorageCorruptError
-from raftkv.kv import rows
+from raftkv.kv import bounds, rows
 from raftkv.kv.engine import Revision, Slice
 from raftkv.kv.model import Done, KvResult, LeaseResult, Refusal, Refused
 from raftkv.kv.requests import LEASE_TTL_MAX, Checkpoint, Expire, Grant, Revoke, TakeOver
@@ -37,7 +40,7 @@ LEASES_MAX: Final = 200_000
 _MACHINE: Final = Space.MACHINE
 _TABLE_KEY: Final = rows.LEASES
 _TABLE: Final = struct.Struct("<QIQ")  # keeper, how many there are, how many were ever granted
-_LEASE: Final = struct.Struct("<qqQ?")  # as in Granted
+_LEASE: Final = struct.Struct("<qqQ?Q")  # as in Granted
 _FIRST: Final = rows.LEASES + b"\0"  # behind the table, before every lease: ids are positive
 _STOP: Final = rows.LEASES + b"\x80"
 _ID_BITS: Final = 63
@@ -50,6 +53,7 @@ class Granted:
 
     ``remaining`` are the seconds that were left when its keeper looked last; 0: all of ``ttl``.
     ``grant`` counts the grants of the store. Where it ``is_session``, that is the session's number.
+    ``keys`` is how many keys it has, each as often as :func:`raftkv.kv.rows.weight_of` says.
     """
 
     id: int
@@ -57,6 +61,7 @@ class Granted:
     remaining: int = 0
     grant: int = 0
     is_session: bool = False
+    keys: int = 0
 
     @property
     def left(self) -> int:
@@ -125,6 +130,24 @@ def not_granted(lease: int) -> Refused:
     )
 
 
+def refuse_keys(writes: Reader, lease: int, keys: Sequence[bytes]) -> Refused | None:
+    """Why ``keys``, which differ, may not all be attached to ``lease``; None if they may."""
+    known = read_lease(writes, lease)
+    if known is None:
+        return not_granted(lease)
+    room = bounds.REVISION_KEYS_MAX - known.keys
+    if sum(map(rows.weight_of, keys)) <= room:
+        return None
+    new = [key for key in keys if writes.get(_MACHINE, rows.attached_key(lease, key)) is None]
+    if not new or sum(map(rows.weight_of, new)) <= room:
+        return None
+    return Refused(
+        f"request is too large: lease {lease:x} would have more than {bounds.REVISION_KEYS_MAX}"
+        " keys, too many to be deleted in one revision when it ends; grant another lease for more",
+        Refusal.TOO_LARGE,
+    )
+
+
 # --- commands -------------------------------------------------------------------------------------
 
 
@@ -148,7 +171,9 @@ def grant(writes: Slice, command: Grant, *, is_session: bool = False) -> KvResul
     if not lease:
         lease = _choose(writes, number)
     _write_table(writes, Table(table.keeper, table.count + 1, number))
-    writes.put_row(rows.lease_key(lease), _LEASE.pack(ttl, 0, number, is_session))
+    writes.put_row(
+        rows.lease_key(lease), _encode(Granted(lease, ttl, 0, number, is_session=is_session))
+    )
     writes.leases.append((lease, ttl, number))
     return LeaseResult(lease, ttl, writes.revision)
 
@@ -157,7 +182,8 @@ def revoke(writes: Slice, command: Revoke) -> KvResult:
     """End a lease and delete its keys, in one revision, in key order; none if it has no keys."""
     if not is_granted(writes, command.lease):
         return not_granted(command.lease)
-    _end(writes, (command.lease,))
+    _end(writes, command.lease)
+    _count_down(writes, 1)
     return Done(writes.revision)
 
 
@@ -173,14 +199,25 @@ def take_over(writes: Slice, command: TakeOver) -> KvResult:
 def expire(writes: Slice, command: Expire) -> KvResult:
     """Revoke leases whose time is up, in the order given, each in a revision of its own.
 
-    One that there is not any more is passed over.
+    One that there is not any more is passed over. Together they have no more keys than one may
+    have: the result says how many of the last ones are left for another command.
     """
     table = read_table(writes)
     if command.keeper != table.keeper:
         return _not_keeper(command.keeper, table)
-    meant = (one for one in command.leases if _find(writes, one, command.since) is not None)
-    _end(writes, tuple(meant))
-    return Done(writes.revision)
+    ended = keys = left = 0
+    for place, lease in enumerate(command.leases):
+        known = _find(writes, lease, command.since)
+        if known is None:
+            continue
+        keys += known.keys
+        if ended and keys > bounds.REVISION_KEYS_MAX:
+            left = len(command.leases) - place
+            break
+        _end(writes, lease)
+        ended += 1
+    _count_down(writes, ended)
+    return Done(writes.revision, left)
 
 
 def checkpoint(writes: Slice, command: Checkpoint) -> KvResult:
@@ -192,8 +229,7 @@ def checkpoint(writes: Slice, command: Checkpoint) -> KvResult:
         known = _find(writes, lease, command.since)
         if known is not None:
             left = remaining if 0 < remaining < known.ttl else 0
-            row = _LEASE.pack(known.ttl, left, known.grant, known.is_session)
-            writes.put_row(rows.lease_key(lease), row)
+            writes.put_row(rows.lease_key(lease), _encode(evolve(known, remaining=left)))
     return Done(writes.revision)
 
 
@@ -203,25 +239,26 @@ def _find(writes: Slice, lease: int, since: int) -> Granted | None:
     return None if known is None or 0 < since < known.grant else known
 
 
-def _end(writes: Slice, leases: tuple[int, ...]) -> None:
-    ended = 0
-    for lease in leases:
-        known = read_lease(writes, lease)
-        if known is None:
-            continue
-        ended += 1
-        revision = Revision(writes)
-        for key in list(read_attached(writes, lease)):
-            row = writes.current(key)
-            if row is None or rows.lease_of(row) != lease:
-                # I43: nothing else may be deleted with it, and nothing of it be left.
-                raise InvariantError(f"I43: a key of lease {lease:x} does not know of it")
-            revision.delete(key, row)
-        revision.close()
-        writes.delete_row(rows.lease_key(lease))
-        if known.is_session:
-            writes.ended.append(known.grant)
-        writes.leases.append((lease, 0, 0))
+def _end(writes: Slice, lease: int) -> None:
+    """End a lease that there is, and delete its keys."""
+    revision = Revision(writes)
+    for key in list(read_attached(writes, lease)):
+        row = writes.current(key)
+        if row is None or rows.lease_of(row) != lease:
+            # I43: nothing else may be deleted with it, and nothing of it be left.
+            raise InvariantError(f"I43: a key of lease {lease:x} does not know of it")
+        revision.delete(key, row)
+    revision.close()
+    known = read_lease(writes, lease)
+    if known is None or known.keys:
+        raise InvariantError(f"I43: without its keys lease {lease:x} is counted as {known}")
+    writes.delete_row(rows.lease_key(lease))
+    if known.is_session:
+        writes.ended.append(known.grant)
+    writes.leases.append((lease, 0, 0))
+
+
+def _count_down(writes: Slice, ended: int) -> None:
     if ended:
         table = read_table(writes)
         _write_table(writes, Table(table.keeper, table.count - ended, table.grants))
@@ -238,6 +275,10 @@ def _decode(lease: int, row: bytes) -> Granted:
     if len(row) != _LEASE.size:
         raise _corrupt(f"the row of lease {lease:x}")
     return Granted(lease, *_LEASE.unpack(row))
+
+
+def _encode(lease: Granted) -> bytes:
+    return _LEASE.pack(lease.ttl, lease.remaining, lease.grant, lease.is_session, lease.keys)
 
 
 def _choose(writes: Slice, number: int) -> int:

@@ -9,10 +9,10 @@ command means stands in a module of its own; here they come together: all rows o
 head once, in one batch.
 
 Cost of a command on the event loop: a put is one get and two rows (three if the key existed); a
-delete of N keys is one scan and one row a key, about 5 ms per 1,000 keys, in one go, as one command
-is one revision. Who deletes far more than 10,000 keys at once makes the member late for its
-heartbeats by that time, and does better with several smaller spans. The same goes for a transaction
-that reads, or compares, a range of so many keys.
+delete of N keys is one scan and two rows a key, about 5 ms per 1,000 keys, in one go, as one
+command is one revision. So that no command makes a member late for its heartbeats it may delete
+only so many keys, and a lease have only so many (:mod:`raftkv.kv.bounds`). A transaction that
+reads, or compares, a range of very many keys is late all the same.
 """
 
 from __future__ import annotations
@@ -220,8 +220,10 @@ def _put(writes: Slice, key: bytes, value: bytes, lease: int, previous: bool) ->
         refusal = alarms.refuse(writes, Put(key, value, lease, previous))
         if refusal is not None:
             return refusal
-    if lease and not leases.is_granted(writes, lease):
-        return leases.not_granted(lease)
+    if lease:
+        refusal = leases.refuse_keys(writes, lease, (key,))
+        if refusal is not None:
+            return refusal
     revision = writes.revision + 1
     old = writes.put(key, value, lease, revision, 0)
     writes.events(revision, [rows.encode_event(_PUT, old, key)])

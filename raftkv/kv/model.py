@@ -22,6 +22,7 @@ from raftkv.errors import (
     LeaseNotFoundError,
     NoSpaceError,
     OutcomeUnknownError,
+    RequestTooLargeError,
     SessionNotFoundError,
     TooManyRequestsError,
 )
@@ -92,7 +93,7 @@ class Refusal(IntEnum):
     """Why a command was refused. Each is an error class; etcd's words stand in the message.
 
     ``RESULT_NOT_KEPT`` alone is of one that was done, when it was asked for again, or when its
-    ranges found too much.
+    ranges and ``previous`` found too much.
     """
 
     INVALID = 0
@@ -107,6 +108,7 @@ class Refusal(IntEnum):
     TOO_MANY_UNANSWERED = 9
     NOT_KEEPER = 10
     RESULT_NOT_KEPT = 11
+    TOO_LARGE = 12
 
 
 @frozen(slots=True)
@@ -327,5 +329,7 @@ def refused(result: Refused) -> Error:
             return TooManyRequestsError(result.message)
         case Refusal.RESULT_NOT_KEPT:
             return OutcomeUnknownError(result.message)
+        case Refusal.TOO_LARGE:
+            return RequestTooLargeError(result.message)
         case _:
             assert_never(result.why)

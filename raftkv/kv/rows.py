@@ -90,6 +90,7 @@ _ID: Final = struct.Struct(">q")  # a lease; ids are positive, so they sort as t
 _LEASE: Final = struct.Struct("<q")  # the lease inside a version's row, at its header's end
 _LEASE_AT: Final = _VERSION_BYTES - _LEASE.size
 _NO_LEASE: Final = bytes(_LEASE.size)
+_KEYS: Final = struct.Struct("<Q")  # what the keys of a lease weigh, at the end of its row
 _MADE: Final = struct.Struct("<QI")  # the place inside a version's row, behind its first byte
 _NEVER: Final = bytes(_MADE.size)
 
@@ -266,6 +267,22 @@ def current_key(key: bytes) -> bytes:
 def current_bounds(span: Span) -> tuple[bytes, bytes]:
     """Between which row keys the versions in force of the keys in ``span`` stand."""
     return CURRENT + span.start, CURRENT_STOP if span.stop is None else CURRENT + span.stop
+
+
+def weight_of(key: bytes) -> int:
+    """As how many keys it counts where keys are bounded: one, and one for each whole KiB of it."""
+    return 1 + (len(key) >> 10)
+
+
+def with_keys(row: bytes, weight: int) -> bytes:
+    """A lease's row where its keys weigh so much more, or less. They stand at its end."""
+    place = len(row) - _KEYS.size
+    if place < 0:
+        raise _corrupt("a KV lease row", row)
+    weighed = _KEYS.unpack_from(row, place)[0] + weight
+    if weighed < 0:
+        raise InvariantError(f"I43: the keys of a lease weigh {weighed}")
+    return row[:place] + _KEYS.pack(weighed)
 
 
 def value_key(revision: int, sub: int) -> bytes:

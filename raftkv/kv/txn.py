@@ -10,18 +10,18 @@ operation asks of its key holds until its turn comes.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, assert_never, cast
 
 from attrs import frozen
 
 from raftkv.errors import CompactedError, FutureRevisionError
 from raftkv.kv import rows
+from raftkv.kv.bounds import Cover, Pair, Room, not_told
 from raftkv.kv.engine import Revision, Slice
-from raftkv.kv.leases import is_granted, not_granted
+from raftkv.kv.leases import is_granted, not_granted, refuse_keys
 from raftkv.kv.model import (
     DeleteResult,
-    KeyValue,
     OperationResult,
     PutResult,
     RangeResult,
@@ -42,29 +42,31 @@ from raftkv.kv.requests import (
     Txn,
 )
 
-RESULT_BYTES_MAX: Final = 32 * 1024 * 1024
-"""What the ranges of one transaction may find together. Every member reads it as it applies the
-command, and again when it starts anew: without a bound 128 ranges of everything would end them all,
-for good. What more hears is kept in sessions, so that all members must have the same bound."""
-
 _STEP_KEYS: Final = 4096
 
 
 def apply_put(writes: Slice, put: Put) -> PutResult | Refused:
     """A put with all its options, as a command of its own."""
-    refusal = _refuse_lease(writes, put) or _refuse_missing(writes, put)
+    refusal = (
+        _refuse_lease(writes, put)
+        or _refuse_missing(writes, put)
+        or _refuse_attaching(writes, (put,))
+    )
     if refusal is not None:
         return refusal
     revision = Revision(writes)
-    result = _put(writes, revision, put)
+    result = _put(writes, revision, put, Room())
     revision.close()
     return result
 
 
-def apply_delete(writes: Slice, delete: DeleteOne | DeleteSpan) -> DeleteResult:
+def apply_delete(writes: Slice, delete: DeleteOne | DeleteSpan) -> DeleteResult | Refused:
     """A delete as a command of its own."""
+    found = Cover().find(writes, delete) if isinstance(delete, DeleteSpan) else None
+    if isinstance(found, Refused):
+        return found
     revision = Revision(writes)
-    result = _delete(writes, revision, delete)
+    result = _delete(writes, revision, delete, Room(), found)
     revision.close()
     return result
 
@@ -77,18 +79,14 @@ def apply_txn(writes: Slice, txn: Txn) -> TxnResult | Refused:
             refusal = refuse(writes, operation)
             if refusal is not None:
                 return refusal
+    refusal = _refuse_deletes(writes, way) or _refuse_attaching(writes, _operations(way))
+    if refusal is not None:
+        return refusal
     revision = Revision(writes)
-    room = _Room()
+    room = Room()
     result = _follow(writes, revision, way, room)
     revision.close()
-    if room.left < 0:
-        return Refused(
-            f"it was done, at revision {writes.revision}, but what its ranges found is more than"
-            f" {RESULT_BYTES_MAX} bytes: read that outside of a transaction, or with a limit",
-            Refusal.RESULT_NOT_KEPT,
-            writes.revision,
-        )
-    return result
+    return not_told(writes.revision) if room.is_over else result
 
 
 # --- which way ------------------------------------------------------------------------------------
@@ -198,27 +196,41 @@ def _refuse_range(writes: Slice, operation: Operation) -> Refused | None:
     return None
 
 
+def _refuse_deletes(writes: Slice, way: _Way) -> Refused | None:
+    cover = Cover()
+    for operation in _operations(way):
+        if isinstance(operation, DeleteSpan):
+            found = cover.find(writes, operation)
+            if isinstance(found, Refused):
+                return found
+    return None
+
+
+def _refuse_attaching(writes: Slice, operations: Iterable[Operation]) -> Refused | None:
+    """Of puts with leases that there are: whether those get too many keys."""
+    wanted: dict[int, list[bytes]] = {}
+    for operation in operations:
+        if isinstance(operation, Put) and operation.lease:
+            wanted.setdefault(operation.lease, []).append(operation.key)
+    for lease, keys in wanted.items():
+        refusal = refuse_keys(writes, lease, keys)
+        if refusal is not None:
+            return refusal
+    return None
+
+
 # --- effects --------------------------------------------------------------------------------------
 
 
-class _Room:
-    """How many bytes the ranges of a transaction may still find; below 0: they are not told."""
-
-    __slots__ = ("left",)
-
-    def __init__(self) -> None:
-        self.left = RESULT_BYTES_MAX
-
-
-def _follow(writes: Slice, revision: Revision, way: _Way, room: _Room) -> TxnResult:
+def _follow(writes: Slice, revision: Revision, way: _Way, room: Room) -> TxnResult:
     inside = iter(way.inside)
     results: list[OperationResult] = []
     for operation in way.operations:
         match operation:
             case Put():
-                results.append(_put(writes, revision, operation))
+                results.append(_put(writes, revision, operation, room))
             case DeleteOne() | DeleteSpan():
-                results.append(_delete(writes, revision, operation))
+                results.append(_delete(writes, revision, operation, room))
             case Range():
                 results.append(_range(writes, operation, room))
             case Txn():
@@ -228,18 +240,18 @@ def _follow(writes: Slice, revision: Revision, way: _Way, room: _Room) -> TxnRes
     return TxnResult(writes.revision, way.succeeded, tuple(results))
 
 
-def _range(writes: Slice, wanted: Range, room: _Room) -> RangeResult:
+def _range(writes: Slice, wanted: Range, room: Room) -> RangeResult:
     read = RangeRead(wanted)
     is_done = False
     while not is_done and read.held_bytes <= room.left:
         is_done = read.advance(writes, _STEP_KEYS)
     room.left -= read.held_bytes
-    if room.left < 0:
+    if room.is_over:
         return RangeResult((), 0, False, writes.revision)
     return read.result
 
 
-def _put(writes: Slice, revision: Revision, put: Put) -> PutResult:
+def _put(writes: Slice, revision: Revision, put: Put, room: Room) -> PutResult:
     value, lease = put.value, put.lease
     if put.ignore_value or put.ignore_lease:
         row = cast("bytes", writes.current(put.key))  # without the key it was refused
@@ -248,21 +260,24 @@ def _put(writes: Slice, revision: Revision, put: Put) -> PutResult:
         if put.ignore_lease:
             lease = rows.lease_of(row)
     old = revision.put(put.key, value, lease)
-    previous: KeyValue | None = None
-    if put.previous and old is not None:
-        previous = writes.key_value(put.key, old)
-    return PutResult(writes.revision, previous)
+    if not put.previous or old is None:
+        return PutResult(writes.revision)
+    return PutResult(writes.revision, *room.previous(writes, ((put.key, old),)))
 
 
-def _delete(writes: Slice, revision: Revision, delete: DeleteOne | DeleteSpan) -> DeleteResult:
+def _delete(
+    writes: Slice,
+    revision: Revision,
+    delete: DeleteOne | DeleteSpan,
+    room: Room,
+    found: list[Pair] | None = None,
+) -> DeleteResult:
     if isinstance(delete, DeleteSpan):
-        found = revision.delete_span(delete.span)
+        found = revision.delete_span(delete.span, found)
     else:
         row = writes.current(delete.key)
         found = [] if row is None else [(delete.key, row)]
         for key, old in found:
             revision.delete(key, old)
-    previous: tuple[KeyValue, ...] = ()
-    if delete.previous:
-        previous = tuple(writes.key_value(*pair) for pair in found)
+    previous = room.previous(writes, found) if delete.previous else ()
     return DeleteResult(writes.revision, len(found), previous)

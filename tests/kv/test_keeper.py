@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from raftkv.errors import OutcomeUnknownError, UnavailableError
-from raftkv.kv import rows
+from raftkv.kv import bounds, rows
 from raftkv.kv.client import Replica, keeper
 from raftkv.kv.client.asking import UNKNOWN, Question, decode_answer, encode_question
 from raftkv.kv.client.keeper import EXPIRE_LEASES, Keeper
@@ -296,6 +296,30 @@ def test_a_lease_with_many_keys_ends_by_a_command_of_its_own(
         await member.sleep(10)
         ended = [one.leases for one in member.of(Expire) if isinstance(one, Expire)]
         assert ended == [(1,), (2,), (3, 4)]
+
+    kept(story)
+
+
+def test_leases_that_got_keys_on_the_way_to_their_end_are_left_for_another_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounds, "REVISION_KEYS_MAX", 10)
+
+    async def story(member: Member) -> None:
+        member.rig.apply([Grant(lease, 5) for lease in (1, 2, 3)])
+        for lease, count in {1: 4, 2: 5, 3: 1}.items():
+            member.rig.apply([Put(b"%d-%d" % (lease, n), b"", lease) for n in range(count)])
+
+        async def meanwhile(command: KvCommand) -> None:
+            if command == Expire(2, (1, 2, 3), 3):
+                member.rig.apply([Put(b"new", b"", 1), Put(b"newer", b"", 1)])
+
+        member.before = meanwhile
+        member.leading = 2
+        await member.sleep(10)
+        ended = [one.leases for one in member.of(Expire) if isinstance(one, Expire)]
+        assert ended == [(1, 2, 3), (2, 3)]
+        assert member.leases == []
 
     kept(story)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -118,6 +119,11 @@ class Model:
                 raise AssertionError(command)
         return None
 
+    def lease(self, lease: int) -> Granted | None:
+        """As it is replicated, with the number of its keys."""
+        found = self.leases.get(lease)
+        return found and evolve(found, keys=list(self.keys.values()).count(lease))
+
     def is_meant(self, lease: int, since: int) -> bool:
         return lease in self.leases and (since == 0 or self.leases[lease].grant <= since)
 
@@ -141,13 +147,13 @@ def test_leases_are_what_a_dictionary_of_them_is_however_commands_are_sliced(
     results = rig.apply_slices(given, sizes)
     assert [_why(result) for result in results] == refusals
     assert rig.machine.store is rig.store
-    assert read_leases(rig.store, 0, 10) == [model.leases[one] for one in sorted(model.leases)]
+    assert read_leases(rig.store, 0, 10) == [model.lease(one) for one in sorted(model.leases)]
     table = read_table(rig.store)
     assert table == Table(model.keeper, len(model.leases), model.grants)
     for lease in IDS:
         held = sorted(key for key, its in model.keys.items() if its == lease)
         assert list(read_attached(rig.store, lease)) == held
-        assert read_lease(rig.store, lease) == model.leases.get(lease)
+        assert read_lease(rig.store, lease) == model.lease(lease)
     found = rig.range(EVERYTHING)
     assert {item.key: item.lease for item in found.items} == model.keys
     assert found.revision == model.revision
@@ -317,6 +323,32 @@ def test_a_key_that_does_not_know_of_its_lease_stops_the_member() -> None:
     rig.store.write(batch)
     with pytest.raises(InvariantError, match="I43"):
         rig.apply([Revoke(7)])
+    rig.close()
+
+
+@pytest.mark.parametrize("keys", [0, 2])
+def test_a_lease_that_does_not_know_its_number_of_keys_stops_the_member(keys: int) -> None:
+    rig = memory_rig()
+    _granted(rig)
+    rig.apply([Put(b"a", b"", 7)])
+    place = rows.lease_key(7)
+    batch = rig.store.batch()
+    batch.put(MACHINE, place, rows.with_keys(rig.rows()[place], keys - 1))
+    rig.store.write(batch)
+    with pytest.raises(InvariantError, match="I43"):
+        rig.apply([Revoke(7)])
+    rig.close()
+
+
+def test_a_key_never_has_a_lease_that_there_is_not() -> None:
+    rig = memory_rig()
+    _granted(rig)
+    rig.apply([Put(b"a", b"", 7)])
+    batch = rig.store.batch()
+    batch.delete(MACHINE, rows.lease_key(7))
+    rig.store.write(batch)
+    with pytest.raises(InvariantError, match="I43"):
+        rig.apply([Put(b"a", b"")])
     rig.close()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raftkv.errors import OutcomeUnknownError
-from raftkv.kv import txn
+from raftkv.kv import bounds
 from raftkv.kv.commands import encode
 from raftkv.kv.model import EVERYTHING, RangeResult, Refusal, Refused, TxnResult, refused
 from raftkv.kv.requests import Once, OpenSession, Put, Range, SortOrder, SortTarget, Txn
@@ -18,7 +18,7 @@ ALL = Range(EVERYTHING)
 
 @pytest.fixture
 def rig(monkeypatch: pytest.MonkeyPatch) -> Rig:
-    monkeypatch.setattr(txn, "RESULT_BYTES_MAX", ROOM_BYTES)
+    monkeypatch.setattr(bounds, "RESULT_BYTES_MAX", ROOM_BYTES)
     rig = memory_rig()
     rig.apply([Put(b"%04d" % number, b"") for number in range(KEYS)])
     return rig

@@ -32,11 +32,12 @@ from raftkv.kv.client.asking import (
     encode_answer,
 )
 from raftkv.kv.client.base import Replica
+from raftkv.kv.client.edge import refusal_of
 from raftkv.kv.commands import encode
 from raftkv.kv.deadlines import Deadlines, Kept
-from raftkv.kv.leases import read_attached, read_lease, read_leases, read_table
+from raftkv.kv.leases import read_lease, read_leases, read_table
 from raftkv.kv.machine import KvMachine
-from raftkv.kv.model import Refused
+from raftkv.kv.model import Done
 from raftkv.kv.requests import Checkpoint, Expire, TakeOver
 from raftkv.kv.settings import KvSettings
 
@@ -158,37 +159,31 @@ class Keeper:
         batch: list[Kept] = []
         keys = 0
         for kept in tenure.ending[:EXPIRE_LEASES]:
-            keys += self._keys_of(kept.id)
+            known = read_lease(self._machine.store, kept.id)
+            keys += 0 if known is None else known.keys
             if batch and keys > EXPIRE_KEYS:
                 break
             batch.append(kept)
         if batch:
             _log.info("%d leases are up", len(batch))
             leases = tuple(kept.id for kept in batch)
-            await self._propose(tenure, Expire(tenure.term, leases, self._grants))
-            for kept in batch:
+            done = await self._propose(tenure, Expire(tenure.term, leases, self._grants))
+            # Keys that were attached meanwhile may have left the last ones for another command.
+            for kept in batch[: len(batch) - done.left]:
                 tenure.deadlines.drop(kept)
-
-    def _keys_of(self, lease: int) -> int:
-        """How many keys it has, counted no further than one command goes."""
-        count = 0
-        for _ in read_attached(self._machine.store, lease):
-            count += 1
-            if count > EXPIRE_KEYS:
-                break
-        return count
 
     async def _checkpoint(self, tenure: _Tenure, low: list[Kept]) -> None:
         now = self._clock.monotonic_ns()
         remaining = tuple((kept.id, tenure.deadlines.checkpoint(kept, now)) for kept in low)
         await self._propose(tenure, Checkpoint(tenure.term, remaining, self._grants))
 
-    async def _propose(self, tenure: _Tenure, command: TakeOver | Expire | Checkpoint) -> None:
+    async def _propose(self, tenure: _Tenure, command: TakeOver | Expire | Checkpoint) -> Done:
         """Raises UnavailableError if this tenure is over."""
         result = await self._node.propose(encode(command), timeout=self._patience)
-        if isinstance(result, Refused):
-            raise UnavailableError(result.message)
+        if not isinstance(result, Done):
+            raise UnavailableError(str(refusal_of(result)))
         self._check(tenure)
+        return result
 
     def _check(self, tenure: _Tenure) -> None:
         """Raise UnavailableError unless this member leads as it did."""

@@ -88,8 +88,8 @@ def delete(
 ) -> DeleteOne | DeleteSpan:
     """Delete ``key``, or all keys with ``prefix``, or all from ``start`` up to ``stop``.
 
-    Its result is a DeleteResult. Raises InvalidArgumentError unless exactly one of the three ways
-    is used.
+    Its result is a DeleteResult. The deletes of a transaction may have 20,000 keys together, as
+    ``kv.delete`` says. Raises InvalidArgumentError unless exactly one of the three ways is used.
     """
     wanted = flag_of("previous", previous)
     if key is None:

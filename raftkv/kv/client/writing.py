@@ -73,13 +73,22 @@ class Writing(Part):
         previous: bool = False,
         timeout: float = 5.0,
     ) -> DeleteResult:
-        """Delete ``key``, or all keys with ``prefix``, or all from ``start`` up to ``stop``.
+        r"""Delete ``key``, or all keys with ``prefix``, or all from ``start`` up to ``stop``.
 
         ``stop`` itself stays. All of them in one revision; deleting what does not exist is no error
         and makes none. With ``previous`` the result holds what they were. ``prefix=""`` deletes
-        everything. Each member deletes about 200 keys a millisecond, in one go: split a delete of
-        far more than 10,000 into several.
-        Raises InvalidArgumentError unless exactly one of the three ways is used.
+        everything.
+
+        Every member applies a delete in one go, so that one delete has at most 20,000 keys (one
+        longer than a KiB counts for several), where etcd has no bound. More go in parts, each a
+        revision of its own::
+
+            while found := (await kv.range(prefix="old/", limit=10_000, keys_only=True)).items:
+                await kv.delete(start="old/", stop=found[-1].key + b"\0")
+
+        Raises InvalidArgumentError unless exactly one of the three ways is used;
+        RequestTooLargeError, and deletes nothing, beyond 20,000 keys, or if ``previous`` would give
+        more than 32 MiB.
         """
         wanted = flag_of("previous", previous)
         if key is None:
@@ -114,8 +123,10 @@ class Writing(Part):
 
         Raises InvalidArgumentError beyond 128 conditions or operations of a branch, those around a
         transaction inside included, or 1,024 in all, or for a key that both of two operations would
-        change, in whichever branch; RequestTooLargeError beyond 1.5 MiB; OutcomeUnknownError, which
-        says that it was done, if its ranges found more than 32 MiB.
+        change, in whichever branch; RequestTooLargeError beyond 1.5 MiB, or if its deletes together
+        have more than 20,000 keys, of which each counts as often as a delete names it and as the
+        store was before; OutcomeUnknownError, which says that it was done, if its ranges, and what
+        ``previous`` asked for, found more than 32 MiB.
         """
         asked = op.txn(when=when, then=then, otherwise=otherwise)
         check_txn(asked)

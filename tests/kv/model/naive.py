@@ -89,9 +89,14 @@ class NoError(Exception):
 
 
 class Model:
-    """``states[revision]`` is everything there was after it, ``events[revision]`` its news."""
+    """``states[revision]`` is everything there was after it, ``events[revision]`` its news.
 
-    def __init__(self) -> None:
+    A command may delete ``keys_max`` keys by spans, and a lease have so many. Keys are short here:
+    each counts once.
+    """
+
+    def __init__(self, keys_max: int = 20_000) -> None:
+        self.keys_max = keys_max
         self.states: list[State] = [{}, {}]
         self.events: list[list[KeyEvent]] = [[], []]
         self.floor = 0
@@ -140,9 +145,7 @@ class Model:
                 self._take_over(keeper)
             case Expire(keeper, leases):
                 self._check_keeper(keeper)
-                for lease in leases:
-                    if lease in self.leases:
-                        self._revoke(lease)
+                return self._expire(leases)
             case Checkpoint(keeper, remaining):
                 self._check_keeper(keeper)
                 for lease, seconds in remaining:
@@ -203,6 +206,17 @@ class Model:
         self.grants += 1
         return LeaseResult(lease, ttl, self.revision)
 
+    def _expire(self, leases: Sequence[int]) -> Done:
+        gone = 0
+        for place, lease in enumerate(leases):
+            if lease not in self.leases:
+                continue
+            gone += len(self.keys_of(lease))
+            if gone > self.keys_max:
+                return Done(self.revision, len(leases) - place)
+            self._revoke(lease)
+        return Done(self.revision)
+
     def _revoke(self, lease: int) -> None:
         doomed = [DeleteOne(key) for key in self.keys_of(lease)]
         if doomed:
@@ -215,6 +229,8 @@ class Model:
 
     def _write(self, operations: Sequence[Operation]) -> list[OperationResult]:
         self._check_puts(operations)
+        self._check_spans(operations)
+        self._check_attached(operations)
         writing = _Writing(self)
         results = [writing.do(one) for one in operations]
         self._keep(writing)
@@ -231,6 +247,8 @@ class Model:
         for one in leaves:
             if isinstance(one, Range) and one.revision:
                 self.check_revision(one.revision)
+        self._check_spans(leaves)
+        self._check_attached(leaves)
         writing = _Writing(self)
         result = writing.do_chosen(chosen)
         self._keep(writing)
@@ -257,6 +275,18 @@ class Model:
                 raise NoError(Refusal.KEY_NOT_FOUND)
             if lacks_lease:
                 raise NoError(Refusal.LEASE_NOT_FOUND)
+
+    def _check_spans(self, operations: Iterable[Operation]) -> None:
+        spans = [one.span for one in operations if isinstance(one, DeleteSpan)]
+        if sum(lies_in(key, span) for span in spans for key in self.now) > self.keys_max:
+            raise NoError(Refusal.TOO_LARGE)
+
+    def _check_attached(self, operations: Iterable[Operation]) -> None:
+        puts = [one for one in operations if isinstance(one, Put)]
+        for lease in self.leases:
+            more = {put.key for put in puts if put.lease == lease}
+            if len(more.union(self.keys_of(lease))) > self.keys_max:
+                raise NoError(Refusal.TOO_LARGE)
 
     # --- reads ----------------------------------------------------------------------------------
 

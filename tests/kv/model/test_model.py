@@ -26,6 +26,7 @@ from hypothesis.stateful import (
 )
 
 from raftkv.errors import CompactedError, FutureRevisionError
+from raftkv.kv import bounds
 from raftkv.kv.commands import encode
 from raftkv.kv.hashing import HashRead
 from raftkv.kv.history import Wanted, changes_between
@@ -71,6 +72,8 @@ from tests.kv.rig import memory_rig, rocks_rig
 # Hundreds of stores are made here and none needs to survive a power cut: spare the disk, if we can.
 _MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
+KEYS_MAX = 3  # of six that there are
+
 
 class TwoStores(RuleBasedStateMachine):
     """Any commands, restarts and snapshots, in any order."""
@@ -82,7 +85,7 @@ class TwoStores(RuleBasedStateMachine):
 
     @initialize()
     def begin(self) -> None:
-        self.model = Model()
+        self.model = Model(KEYS_MAX)
         self.sliced = memory_rig()
         self.single = rocks_rig(Path(self.folder.name) / "0")
         # There from the start, as most that is asked needs one.
@@ -204,6 +207,7 @@ class TwoStores(RuleBasedStateMachine):
         assert read_head(store).size == measure(store)
         for lease in self.model.leases:
             assert list(read_attached(store, lease)) == self.model.keys_of(lease)
+            assert found[lease].keys == len(self.model.keys_of(lease))
 
 
 # --- asking a machine -----------------------------------------------------------------------------
@@ -271,5 +275,8 @@ def _junk(number: int) -> KvCommand:
 
 
 @pytest.mark.timeout(300)  # where there is no /dev/shm, a busy disk takes its time
-def test_two_members_agree_with_each_other_and_with_a_dictionary_per_revision() -> None:
+def test_two_members_agree_with_each_other_and_with_a_dictionary_per_revision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(bounds, "REVISION_KEYS_MAX", KEYS_MAX)
     run_state_machine_as_test(TwoStores, settings=settings(stateful_step_count=10))

@@ -1,0 +1,116 @@
+"""How much one command may touch, and how much it may find: the same bounds on every member.
+
+A command is applied in one go, by each member, on the loop that also hears heartbeats; and again
+when a member starts anew. What a command names itself is bounded by its size. What it means by a
+span is bounded here: how many keys it deletes, before anything is written, and how much of what it
+found its caller is told. So that the end of a lease deletes no more either, a put that would attach
+too many keys to one is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from raftkv.kv import rows
+from raftkv.kv.engine import Slice
+from raftkv.kv.model import KeyValue, Refusal, Refused
+from raftkv.kv.requests import DeleteSpan
+from raftkv.kv.sizes import value_bytes_of
+from raftkv.kv.values import load
+
+REVISION_KEYS_MAX: Final = 20_000
+"""Most keys that the spans of one command may delete together, as the store is before it; and most
+keys that a lease may have, which are all deleted when it ends.
+
+etcd has no such bounds. A key counts once, and once more for each whole KiB that it is long; one
+that lies in two of the spans counts for both.
+"""
+
+RESULT_BYTES_MAX: Final = 32 * 1024 * 1024
+"""What the results of one command may hold. Every member reads it as it applies the command, and
+again when it starts anew: without a bound 128 ranges of everything would end them all, for good.
+What more hears is kept in sessions, so that all members must have the same bound."""
+
+_ITEM_BYTES: Final = 256  # what an item takes beside its key and value
+
+Pair = tuple[bytes, bytes]
+"""A key and the row of its version in force."""
+
+
+class Cover:
+    """What the spans of one command may still delete: looked at before anything is written."""
+
+    __slots__ = ("_bytes", "_keys")
+
+    def __init__(self) -> None:
+        self._keys = REVISION_KEYS_MAX
+        self._bytes = RESULT_BYTES_MAX
+
+    def find(self, writes: Slice, delete: DeleteSpan) -> list[Pair] | Refused:
+        """The keys of the span, in order, with their rows; why it is refused if they are too many.
+
+        It looks no further than the bound.
+        """
+        found: list[Pair] = []
+        for key, row in writes.scan_current(delete.span):
+            self._keys -= rows.weight_of(key)
+            if self._keys < 0:
+                return _too_many()
+            if delete.previous:
+                self._bytes -= _ITEM_BYTES + len(key) + value_bytes_of(writes, row)
+                if self._bytes < 0:
+                    return _too_much()
+            found.append((key, row))
+        return found
+
+
+class Room:
+    """What the results of one command may still hold."""
+
+    __slots__ = ("left",)
+
+    def __init__(self) -> None:
+        self.left = RESULT_BYTES_MAX
+
+    def previous(self, writes: Slice, found: Iterable[Pair]) -> tuple[KeyValue, ...]:
+        """The versions found, as far as there is room: see :attr:`is_over`."""
+        items: list[KeyValue] = []
+        for key, row in found:
+            if self.is_over:
+                break
+            items.append(load(writes, key, row))
+            self.left -= _ITEM_BYTES + len(key) + len(items[-1].value)
+        return tuple(items)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it was not enough: what was found is not told."""
+        return self.left < 0
+
+
+def not_told(revision: int) -> Refused:
+    """What the caller hears instead of results for which there was no room."""
+    return Refused(
+        f"it was done, at revision {revision}, but what its ranges, and previous=True, found is"
+        f" more than {RESULT_BYTES_MAX} bytes: read that outside of a transaction, or with a limit",
+        Refusal.RESULT_NOT_KEPT,
+        revision,
+    )
+
+
+def _too_many() -> Refused:
+    return Refused(
+        f"request is too large: it would delete more than {REVISION_KEYS_MAX} keys in one revision;"
+        " nothing was deleted: split it by start= and stop=, which a range with keys_only=True and"
+        " a limit finds",
+        Refusal.TOO_LARGE,
+    )
+
+
+def _too_much() -> Refused:
+    return Refused(
+        f"request is too large: what it would delete holds more than {RESULT_BYTES_MAX} bytes, too"
+        " much for previous=True; nothing was deleted: split it, or read the keys before",
+        Refusal.TOO_LARGE,
+    )
