@@ -70,10 +70,7 @@ class InvalidArgumentError(Error, ValueError):
 
 
 class RequestTooLargeError(InvalidArgumentError):
-    """The request exceeds a limit of size, its own or that of what it would touch; nothing was done.
-
-    In etcd's words: ``request is too large``.
-    """
+    """The request, or what it would touch, is beyond a limit (etcd: ``request is too large``)."""
 
 
 class UsageError(Error, RuntimeError):
