@@ -221,14 +221,15 @@ async def test_a_write_in_a_session_that_ended_is_taken_to_a_new_one(node: Scrip
     assert [*node.tries()][-1][:2] == (0, 0)
 
 
+@pytest.mark.parametrize("first", [[], [DeadlineError("not sent")]])
 async def test_a_write_that_left_before_its_session_ended_is_not_tried_in_another(
-    node: Script,
+    node: Script, first: list[Error]
 ) -> None:
     await node.put()
     gone = Refused("gone", Refusal.SESSION_NOT_FOUND)
-    node.lines = [UNKNOWN, gone]
+    node.lines = [*first, UNKNOWN, gone]
     with pytest.raises(OutcomeUnknownError, match="session ended") as caught:
-        await node.put()
+        await node.put(timeout=60)
     assert caught.value.request == (1, 2, 3)
     node.asked.clear()
     assert await node.put() == PutResult(3)

@@ -12,8 +12,21 @@ from hypothesis import strategies as some
 from raftkv.kv import sessions
 from raftkv.kv.commands import encode
 from raftkv.kv.engine import Slice
-from raftkv.kv.model import Done, KvResult, PutResult, Refusal, Refused, SessionResult, Span
+from raftkv.kv.model import (
+    DeleteResult,
+    Done,
+    KeyValue,
+    KvResult,
+    PutResult,
+    RangeResult,
+    Refusal,
+    Refused,
+    SessionResult,
+    Span,
+    TxnResult,
+)
 from raftkv.kv.requests import (
+    AlarmKind,
     DeleteSpan,
     Grant,
     KvCommand,
@@ -22,10 +35,11 @@ from raftkv.kv.requests import (
     Put,
     Range,
     Revoke,
+    SetAlarm,
     Txn,
 )
 from raftkv.kv.rows import HEAD_KEY, OUTCOMES, SESSIONS, Head
-from raftkv.kv.sizes import measure
+from raftkv.kv.sizes import PUT_BYTES, measure
 from raftkv.storage.memory import MemoryDisk, MemoryStore
 from tests.kv.rig import Rig, memory_rig, slices
 
@@ -198,6 +212,38 @@ def test_a_put_costs_a_few_bytes() -> None:
     before = sum(map(len, kept(rig).values()))
     rig.apply([once(0, put(0))])
     assert sum(map(len, kept(rig).values())) <= before + 8
+
+
+def test_what_is_kept_beyond_a_revision_counts_until_it_is_answered() -> None:
+    rig = begun(MINE)
+    rig.apply([once(0, Put(b"k", bytes(1000)))])
+    before = rig.machine.head.size
+    rig.apply([once(1, DeleteSpan(Span(b"none", b"nonf"))), once(2, Txn(then=(Range(_ALL),)))])
+    assert rig.machine.head.size == measure(rig.store) > before + 1000
+    rig.apply([once(64, Put(b"k", b""), answered=63)])
+    assert rig.machine.head.size > before + 1000  # one of its row may still be asked for
+    rig.restart()
+    rig.apply([once(65, Txn(), answered=64), once(66, Revoke(LEASE[MINE]))])
+    assert rig.machine.head.size == before + PUT_BYTES + 2
+
+
+def test_a_full_store_still_deletes_and_reads_in_sessions_that_are_open() -> None:
+    rig = begun(MINE)
+    rig.apply([Put(b"k", b"v"), SetAlarm(1, AlarmKind.NO_SPACE, True)])
+    opened, written, deleted, read = rig.apply(
+        [
+            OpenSession(0, 60),
+            once(0, put(0)),
+            once(1, DeleteSpan(_ALL, previous=True)),
+            once(2, Txn(then=(Range(_ALL),))),
+        ]
+    )
+    for one in (opened, written):
+        assert isinstance(one, Refused)
+        assert one.why is Refusal.NO_SPACE
+    assert deleted == DeleteResult(3, 1, (KeyValue(b"k", b"v", 2, 2, 1),))
+    assert read == TxnResult(3, True, (RangeResult((), 0, False, 3),))
+    assert rig.apply([once(1, DeleteSpan(_ALL, previous=True))]) == [deleted]
 
 
 def test_a_result_too_large_to_be_kept_says_so_when_it_is_asked_for_again() -> None:
