@@ -201,7 +201,7 @@ def test_what_is_answered_leaves_the_rows() -> None:
     rig = begun(MINE)
     for number in range(3000):
         rig.apply([once(number, put(number, previous=number % 2 > 0), answered=number)])
-        assert rig.machine.head.size == measure(rig.store)
+    assert rig.machine.head.size == measure(rig.store)
     rows = kept(rig)
     assert len(rows) <= 2 + 64
     assert sum(map(len, rows.values())) < 64 * 128
