@@ -3,7 +3,8 @@
 ``open_node`` starts a thread with an event loop of its own, and every call hops over and waits
 there, some 100 us; any number of threads may call at once. The node does not notice what its
 callers do: they may block as they like. An interrupt (Ctrl-C) ends the wait of the main thread, and
-leaving the context closes the node in order.
+leaving the context closes the node in order. It waits for no other thread: what those are amid then
+raises ClosedError, or OutcomeUnknownError for a write that had left.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class Kv(Twin[AsyncKv]):
 
     def status(self) -> KvStatus:
         """Where this member's store stands now, whatever the others have."""
-        return self._portal.call(self._inner.status)
+        return self._portal.look(self._inner.status)
 
     def lease(self, ttl: int = 10, *, timeout: float = 5.0) -> AbstractContextManager[Lease]:
         """Hold a lease while the context is open: it is renewed in the node's thread meanwhile.
@@ -148,7 +149,7 @@ class Members(Twin[AsyncMembers]):
 
     def list(self) -> tuple[MemberStatus, ...]:
         """All members as far as this one knows, ascending by name."""
-        return self._portal.call(self._inner.list)
+        return self._portal.look(self._inner.list)
 
     add = without_await(AsyncMembers.add)
     promote = without_await(AsyncMembers.promote)
@@ -191,11 +192,11 @@ class Node(Generic[R_co]):
 
     def read(self, *, lease: bool = False, timeout: float = 5.0) -> int:
         """Wait until this member holds everything acknowledged before the call."""
-        return self._portal.call(partial(self._inner.read, lease=lease, timeout=timeout))
+        return self._portal.look(partial(self._inner.read, lease=lease, timeout=timeout))
 
     def ready(self, *, timeout: float = 30.0) -> None:
         """Wait until a leader is known and this member has caught up with it."""
-        self._portal.call(partial(self._inner.ready, timeout=timeout))
+        self._portal.look(partial(self._inner.ready, timeout=timeout))
 
     def transfer_leadership(self, target: str | int, *, timeout: float = 5.0) -> None:
         """Hand leadership to the member of that name or id."""
@@ -203,17 +204,17 @@ class Node(Generic[R_co]):
 
     def status(self) -> Status:
         """How things stand, as far as this member knows."""
-        return self._portal.call(self._inner.status)
+        return self._portal.look(self._inner.status)
 
     def events(self) -> Iterator[Event]:
         """The changes of this member from now on; ends when the node does."""
-        events = self._portal.call(self._inner.events)
-        while (event := self._portal.call(_next, events)) is not None:
+        events = self._portal.look(self._inner.events)
+        while (event := self._portal.look(_next, events)) is not None:
             yield event
 
     def close(self) -> None:
         """Hand over the leadership if we have it, stop, and release the data directory."""
-        self._portal.call(self._inner.close)
+        self._portal.look(self._inner.close)
 
 
 async def _next(events: Events) -> Event | None:

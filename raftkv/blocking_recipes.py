@@ -84,7 +84,7 @@ class Election(Twin[AsyncElection]):
             async def following() -> KeyValue | None:
                 return await anext(leaders, None)
 
-            yield iter(lambda: self._portal.call(following), None)
+            yield iter(lambda: self._portal.look(following), None)
 
 
 class Counter(Twin[AsyncCounter]):

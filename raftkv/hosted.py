@@ -25,6 +25,7 @@ from raftkv.recipes.store import Kv
 from raftkv.runtime.base import Clock
 from raftkv.runtime.hosting import HostThread
 from raftkv.runtime.system import make_promise, poster, system_runtime
+from raftkv.twins import CHANGES_NOTHING
 from raftkv.watches import HostedWatch
 
 R = TypeVar("R")
@@ -60,10 +61,12 @@ def _runs_over_there(kind: type[object]) -> Callable[[type[T]], type[T]]:
 def _passed_on(
     method: Callable[..., Coroutine[object, object, object]], name: str
 ) -> Callable[..., Coroutine[object, object, object]]:
+    writes = method not in CHANGES_NOTHING
+
     @wraps(method)
     async def call(self: _OverThere, *args: object, **options: object) -> object:
         thread, inner = self._thread, self._inner  # pyright: ignore[reportPrivateUsage] - a method
-        return await thread.run(partial(getattr(inner, name), *args, **options))
+        return await thread.run(partial(getattr(inner, name), *args, **options), writes=writes)
 
     return call
 
@@ -119,7 +122,7 @@ class HostedKv(Kv):
 
     def status(self) -> KvStatus:
         """As :meth:`Kv.status`; waits for one turn of the node's loop."""
-        return self._thread.portal.call(self._inner.status)
+        return self._thread.portal.look(self._inner.status)
 
 
 @_runs_over_there(Members)
@@ -133,7 +136,7 @@ class HostedMembers(Members):
 
     def list(self) -> tuple[MemberStatus, ...]:
         """As :meth:`Members.list`; waits for one turn of the node's loop."""
-        return self._thread.portal.call(self._inner.list)
+        return self._thread.portal.look(self._inner.list)
 
 
 class HostedEvents(Events):
@@ -146,7 +149,7 @@ class HostedEvents(Events):
 
     async def __anext__(self) -> Event:
         """The next event; ends when the node does."""
-        event = await self._thread.run(self._next)
+        event = await self._thread.run(self._next, writes=False)
         if event is None:
             raise StopAsyncIteration
         return event
@@ -156,7 +159,7 @@ class HostedEvents(Events):
 
     def close(self) -> None:
         """Stop listening."""
-        self._thread.portal.call(self._inner.close)
+        self._thread.portal.look(self._inner.close)
 
 
 class HostedNode(Node[R_co]):
@@ -199,7 +202,7 @@ class HostedNode(Node[R_co]):
 
     def check(self) -> None:
         """As :meth:`Node.check`."""
-        self._alive().portal.call(self._inner.check)
+        self._alive().portal.look(self._inner.check)
 
     async def propose(self, command: bytes, *, timeout: float = 5.0) -> R_co:
         """As :meth:`Node.propose`."""
@@ -207,11 +210,12 @@ class HostedNode(Node[R_co]):
 
     async def read(self, *, lease: bool = False, timeout: float = 5.0) -> int:
         """As :meth:`Node.read`."""
-        return await self._alive().run(partial(self._inner.read, lease=lease, timeout=timeout))
+        call = partial(self._inner.read, lease=lease, timeout=timeout)
+        return await self._alive().run(call, writes=False)
 
     async def ready(self, *, timeout: float = 30.0) -> None:
         """As :meth:`Node.ready`."""
-        await self._alive().run(partial(self._inner.ready, timeout=timeout))
+        await self._alive().run(partial(self._inner.ready, timeout=timeout), writes=False)
 
     async def transfer_leadership(self, target: str | int, *, timeout: float = 5.0) -> None:
         """As :meth:`Node.transfer_leadership`."""
@@ -219,17 +223,17 @@ class HostedNode(Node[R_co]):
 
     def status(self) -> Status:
         """As :meth:`Node.status`; waits for one turn of the node's loop."""
-        return self._alive().portal.call(self._inner.status)
+        return self._alive().portal.look(self._inner.status)
 
     def events(self) -> Events:
         """As :meth:`Node.events`."""
         thread = self._alive()
-        return HostedEvents(thread, thread.portal.call(self._inner.events))
+        return HostedEvents(thread, thread.portal.look(self._inner.events))
 
     async def close(self) -> None:
         """As :meth:`Node.close`."""
         if not self._closed:
-            await self._thread.run(self._inner.close)
+            await self._thread.run(self._inner.close, writes=False)
 
 
 @asynccontextmanager
@@ -277,7 +281,7 @@ class _Life(Generic[R]):
         """From opening to the end; a failure over there is raised here."""
         # Shielded: leaving early would block this loop until the other one has ended.
         with anyio.CancelScope(shield=True):
-            await self._thread.run(self._live)
+            await self._thread.run(self._live, writes=False)
 
     async def opened(self) -> HostedNode[R]:
         """The node, once it is open. Whoever gives up waiting calls :meth:`end`."""

@@ -5,13 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial, wraps
-from typing import Concatenate, Generic, ParamSpec, TypeVar
+from typing import Concatenate, Final, Generic, ParamSpec, TypeVar
 
+from raftkv.node.members import Members
+from raftkv.recipes import Barrier, Counter, Election, Lock, Queue
+from raftkv.recipes.store import Kv
 from raftkv.runtime.hosting import Portal
 
 Inner = TypeVar("Inner")
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+CHANGES_NOTHING: Final[frozenset[Callable[..., object]]] = frozenset(
+    {
+        Kv.get,
+        Kv.range,
+        Kv.count,
+        Kv.keep_alive,
+        Kv.time_to_live,
+        Kv.leases,
+        Kv.hash,
+        Kv.alarms,
+        Members.promoted,
+        Lock.holder,
+        Election.leader,
+        Counter.get,
+        Barrier.wait,
+        Queue.count,
+    }
+)
+"""Methods of which a caller has nothing to fear if the node ends meanwhile; all others write."""
 
 
 class Twin(Generic[Inner]):
@@ -30,7 +54,8 @@ def without_await(
     @wraps(method)
     def call(self: Twin[Inner], *args: P.args, **kwargs: P.kwargs) -> T:
         portal, inner = self._portal, self._inner  # pyright: ignore[reportPrivateUsage] - a method
-        return portal.call(partial(method, inner, *args, **kwargs))
+        run = portal.look if method in CHANGES_NOTHING else portal.call
+        return run(partial(method, inner, *args, **kwargs))
 
     return call
 
@@ -42,5 +67,5 @@ def entered(portal: Portal, context: Callable[[], AbstractAsyncContextManager[T]
     async def made() -> AbstractAsyncContextManager[T]:
         return context()
 
-    with portal.wrap_async_context_manager(portal.call(made)) as given:
+    with portal.wrap_async_context_manager(portal.look(made)) as given:
         yield given

@@ -84,7 +84,7 @@ class HostedWatch(Watch):
 
     async def __aenter__(self) -> Watch:
         """As :meth:`Watch.__aenter__`."""
-        await self._thread.run(self._arrived.begin)
+        await self._thread.run(self._arrived.begin, writes=False)
         self.next_revision = self._arrived.next_revision
         return self
 
@@ -101,13 +101,13 @@ class HostedWatch(Watch):
         """As :meth:`Watch.close`; waits for one turn of the node's loop."""
         self._arrived.is_closed = True
         with suppress(ClosedError):  # the node is closed, and the watch with it
-            self._thread.portal.call(self._inner.close)
+            self._thread.portal.look(self._inner.close)
 
     async def __anext__(self) -> Change:
         """As :meth:`Watch.__anext__`."""
         change = self._arrived.take()
         if change is None:
-            await self._thread.run(lambda: self._arrived.fetch(None))
+            await self._thread.run(lambda: self._arrived.fetch(None), writes=False)
             change = self._arrived.take()
         if change is None:
             raise StopAsyncIteration
@@ -117,7 +117,7 @@ class HostedWatch(Watch):
     async def next(self, changes_max: int = TAKEN_MAX) -> tuple[Change, ...]:
         """As :meth:`Watch.next`."""
         _check_changes_max(changes_max)
-        await self._thread.run(lambda: self._arrived.fetch(None))
+        await self._thread.run(lambda: self._arrived.fetch(None), writes=False)
         changes = self._arrived.take_all(changes_max)
         self.next_revision = self._arrived.next_revision
         if not changes:
@@ -126,7 +126,7 @@ class HostedWatch(Watch):
 
     async def progress(self, *, timeout: float = 5.0) -> int:
         """As :meth:`Watch.progress`."""
-        return await self._thread.run(lambda: self._inner.progress(timeout=timeout))
+        return await self._thread.run(lambda: self._inner.progress(timeout=timeout), writes=False)
 
 
 class BlockingWatch:
@@ -148,7 +148,7 @@ class BlockingWatch:
 
     def __enter__(self) -> BlockingWatch:
         """Begin to watch: from here on nothing is missed. Raises what the async one does."""
-        self._portal.call(self._arrived.begin)
+        self._portal.look(self._arrived.begin)
         return self
 
     def __exit__(
@@ -164,7 +164,7 @@ class BlockingWatch:
         """Stop watching: who iterates comes to the end. Idempotent."""
         self._arrived.is_closed = True
         with suppress(ClosedError):  # the node is closed, and the watch with it
-            self._portal.call(self._inner.close)
+            self._portal.look(self._inner.close)
 
     def __iter__(self) -> Iterator[Change]:
         """Itself."""
@@ -174,7 +174,7 @@ class BlockingWatch:
         """The next Change; the end once the watch is closed."""
         change = self._arrived.take()
         if change is None:
-            self._portal.call(self._arrived.fetch, None)
+            self._portal.look(self._arrived.fetch, None)
             change = self._arrived.take()
         if change is None:
             raise StopIteration
@@ -190,7 +190,7 @@ class BlockingWatch:
         """
         seconds = None if timeout is None else checked_timeout(timeout)
         _check_changes_max(changes_max)
-        self._portal.call(self._arrived.fetch, seconds)
+        self._portal.look(self._arrived.fetch, seconds)
         changes = self._arrived.take_all(changes_max)
         if changes:
             return changes
@@ -200,7 +200,7 @@ class BlockingWatch:
 
     def progress(self, *, timeout: float = 5.0) -> int:
         """Ask for a progress mark; returns a revision that it will reach at least."""
-        return self._portal.call(partial(self._inner.progress, timeout=timeout))
+        return self._portal.look(partial(self._inner.progress, timeout=timeout))
 
 
 def _check_changes_max(changes_max: int) -> None:

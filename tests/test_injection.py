@@ -56,7 +56,7 @@ DOORS: dict[str, tuple[str, ...]] = {
 }
 
 # Names of those modules that only compute or annotate.
-HARMLESS = {"os.PathLike", "os.fspath", "os.strerror"}
+HARMLESS = {"concurrent.futures.CancelledError", "os.PathLike", "os.fspath", "os.strerror"}
 
 # Code runs from data, or text decides what runs: in no module.
 NEVER_IMPORTED = {"pickle", "marshal", "shelve", "dill", "yaml", "imp", "runpy"}
