@@ -166,7 +166,8 @@ _ATTACHED = leases.read_attached
         (_reads_what_is_compacted, BUSY, {"I30"}),
         # Whoever looks first: a reader of the past, or a watcher that comes to the gap.
         (_sweeps_what_is_readable, BUSY, {"I30", "I48", "I52", "StorageCorruptError"}),
-        (_leaves_a_key_of_a_lease, LEASES, {"I48"}),
+        # A reader of the key, or who puts it and detaches it from a lease that there is not.
+        (_leaves_a_key_of_a_lease, LEASES, {"I48", "I52"}),
         (_next_keeper_ends_leases_at_once, LEASES, {"I41"}),
         (_does_again_what_was_done, RETRIES, {"I48"}),
     ],

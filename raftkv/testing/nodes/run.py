@@ -193,6 +193,7 @@ class _Run:
             lease_ttl_min=1,
             checkpoint_seconds=1.0,
             sessions=options.sessions,
+            session_ttl=2,  # some end in a run, with what was written in them under way
             watch_buffer_revisions_max=options.watch_buffer,
         )
 
