@@ -53,6 +53,8 @@ class Node(Member[R_co]):
             if session is not None:
                 self.accompany("session", partial(session.keep, self._kv.keep_alive))
                 self.at_close(session.last_words)
+            hub = self._kv._hub  # pyright: ignore[reportPrivateUsage] - as above
+            self.accompany("bell", hub.bell.run)
             self.accompany("chores", Chores(door, kv, kv_settings or KvSettings()).run)
 
     def _door(self) -> _Door:

@@ -67,7 +67,10 @@ def event_bytes(event: KeyEvent) -> int:
 
 def change_bytes(change: Change) -> int:
     """Roughly what a Change takes in memory."""
-    return _EVENT_BYTES + sum(map(event_bytes, change.events))
+    events = change.events
+    if len(events) == 1:
+        return _EVENT_BYTES + event_bytes(events[0])
+    return _EVENT_BYTES + sum(map(event_bytes, events))
 
 
 # --- pages ----------------------------------------------------------------------------------------
@@ -201,7 +204,7 @@ def _event(
     if record.kind == rows.DELETE_EVENT:
         return KeyEvent(EventKind.DELETE, KeyValue(key, b"", 0, revision, 0), before)
     row = reader.get(_MACHINE, rows.current_key(key))
-    if row is not None and rows.decode_version(row).mod_revision == revision:
+    if row is not None and rows.mod_revision_of(row) == revision:
         return KeyEvent(EventKind.PUT, load(reader, key, row), before)
     return KeyEvent(EventKind.PUT, _ended(reader, key, revision, sub), before)
 

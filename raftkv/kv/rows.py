@@ -167,6 +167,13 @@ def decode_version(row: bytes) -> Version:
     return Version(kind == _LONG, mod_revision, sub, create_revision, version, lease)
 
 
+def mod_revision_of(row: bytes) -> int:
+    """When the version in ``row`` was made. Raises StorageCorruptError."""
+    if len(row) < _VERSION_BYTES or row[0] > _LONG:
+        raise _corrupt("a KV version row", row)
+    return _VERSION.unpack_from(row)[1]
+
+
 def next_version(old: bytes | None, value: bytes, revision: int, sub: int, lease: int) -> bytes:
     """The row of the version that a put makes out of ``old``, the row in force before.
 

@@ -269,7 +269,7 @@ async def test_a_cancelled_wait_loses_nothing(node: AloneNode) -> None:
     assert seen == expected
     (hub,) = node.audiences
     assert isinstance(hub, Hub)
-    assert hub.waking == 0  # or the readers of others would wait for ever
+    assert hub.bell.woken == 0  # or the readers of others would wait for ever
 
 
 async def test_one_task_at_a_time_reads_a_watch(node: AloneNode) -> None:

@@ -13,6 +13,7 @@ from raftkv.kv.model import Change, KeyEvent
 from raftkv.kv.reader import read_head
 from raftkv.kv.requests import KvCommand
 from raftkv.kv.settings import KvSettings
+from raftkv.runtime.system import system_runtime
 from tests.kv.model.naive import Model
 from tests.kv.rig import memory_rig, slices
 
@@ -52,7 +53,7 @@ class Member:
         self.pending: list[KvCommand] = []
         self._settings = settings
         self._limits = limits
-        self.hub = Hub(self.rig.machine, settings, limits)
+        self.hub = Hub(self.rig.machine, settings, system_runtime(), limits)
 
     def propose(self, *commands: KvCommand) -> None:
         for command in commands:
@@ -83,7 +84,7 @@ class Member:
     def restart(self) -> None:
         self.hub.ended()
         self.rig.restart()
-        self.hub = Hub(self.rig.machine, self._settings, self._limits)
+        self.hub = Hub(self.rig.machine, self._settings, system_runtime(), self._limits)
 
     @property
     def revision(self) -> int:

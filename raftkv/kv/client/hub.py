@@ -2,12 +2,13 @@
 
 A watcher is *synced* or *behind*. What a slice changed is read from its rows, once, and handed to
 the synced watchers of each key through an index of the spans watched, so that a write costs what it
-touches, however many watchers there are. Watchers of the same keys share the Changes themselves.
+touches, however many watchers there are.
 
-Each watcher has a bounded queue. One that does not keep up falls behind: its queue is dropped, and
-its owner reads on from history where it is, page by page, as does a watcher that begins in the
-past. Pages are shared by all who read there. Who has read everything that was handed out is synced
-again. So a watcher that nobody asks for changes keeps nothing and costs nothing.
+What is handed out waits in the log that watchers of the same keys share, which is bounded. A
+watcher that does not keep up falls behind: its owner reads on from history where it is, page by
+page, as does a watcher that begins in the past. Pages are shared by all who read there. Who has
+read everything that was handed out is synced again. So a watcher that nobody asks for changes keeps
+nothing and costs nothing.
 
 Nothing here waits, and everything runs between two turns of the node: whoever looks sees all of a
 slice or nothing of it. Only rows that are written are looked at, never the machine, which is ahead
@@ -16,13 +17,13 @@ of them while a slice is applied.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 from attrs import frozen
 
 from raftkv.errors import Error, InvariantError, StorageCorruptError, TooManyRequestsError
+from raftkv.kv.client.ringing import Bell
+from raftkv.kv.client.watchers import Budget, Group, Queued, Watcher
 from raftkv.kv.history import (
     PAGE_BYTES,
     PAGE_EVENTS,
@@ -41,6 +42,7 @@ from raftkv.kv.reader import read_head
 from raftkv.kv.rows import Head
 from raftkv.kv.settings import KvSettings
 from raftkv.kv.spans import SpanIndex
+from raftkv.runtime.base import Runtime
 from raftkv.storage.base import Store
 
 _KIB: Final = 1024
@@ -69,178 +71,40 @@ class Limits:
     """A page keeps the events that were made of it for the next reader, up to so many bytes."""
     pages: int = 8
     """So many pages are kept."""
-    wakes: int = 32
-    """So many readers are woken at once; the next when these have run. Among ten thousand that a
-    write concerns the node gets its turns, and who waits longer finds more at once."""
-
-
-Queued: TypeAlias = tuple[Change, int]
-"""A Change as it waits to be taken, and its size in bytes."""
-
-
-class Watcher:
-    """One watch's place in the hub. Made by :meth:`Hub.watch`; loop thread only."""
-
-    __slots__ = (
-        "_hub",
-        "_known",
-        "_queue",
-        "_size",
-        "_walk",
-        "failure",
-        "is_closed",
-        "is_synced",
-        "mark_wanted",
-        "wake",
-        "wanted",
-    )
-
-    def __init__(self, hub: Hub, wanted: Wanted, start: int) -> None:
-        self._hub = hub
-        self._walk = Walk(wanted, (start, 0))
-        self._queue: deque[Queued] = deque()
-        self._size = 0
-        self._known = 0  # events taken of a revision whose other pieces are still to come
-        self.wanted = wanted
-        self.is_synced = False
-        """Whether what happens next is handed to it."""
-        self.is_closed = False
-        self.mark_wanted = False
-        self.failure: Error | None = None
-        """Why history could not be read on; nothing comes behind what is queued."""
-        self.wake: Callable[[], bool] = _nobody
-        """Called when there is something to take or to do; True if that woke a reader, who then
-        says so by :meth:`Hub.woken`."""
-
-    @property
-    def queued(self) -> int:
-        """How many Changes and marks can be taken."""
-        return len(self._queue)
-
-    def take(self) -> Change | None:
-        """The next Change that waits here; None if none does."""
-        if not self._queue:
-            return None
-        change, size = self._queue.popleft()
-        self._count(-size)
-        if change.events:
-            self._known = self._known + len(change.events) if change.is_fragment else 0
-        return change
-
-    def ask_mark(self) -> None:
-        """Ask for a progress mark: it comes behind all that happened until now."""
-        self.mark_wanted = True
-        if self.is_synced:
-            self._mark()
-            self._hub.ring(self)
-
-    def step(self) -> None:
-        """Read on in history, a bounded piece. For who is behind and has taken all there was."""
-        if not self.is_synced and not self.is_closed and self.failure is None:
-            self._hub.step(self, self._walk)
-
-    def close(self) -> None:
-        """Nothing more is wanted. Idempotent."""
-        if not self.is_closed:
-            self._hub.forget(self)
-            self.is_closed, self.is_synced = True, False
-            self._drop()
-            self._hub.ring(self)
-
-    # --- for the hub --------------------------------------------------------------------------
-
-    def offer(self, revision: int, changes: list[Queued], size: int) -> None:
-        """What happened in ``revision``; if there is no room for all of it, fall behind."""
-        if revision < self._walk.next[0]:
-            return  # it begins in the future
-        if self._hub.has_room(len(self._queue) + len(changes), self._size + size, size):
-            self._queue.extend(changes)
-            self._size += size
-            self._hub.buffered_bytes += size
-            self._hub.ring(self)
-            return
-        queued = [change for change, _ in self._queue]
-        oldest = next((change.revision for change in queued if change.events), revision)
-        self.mark_wanted = self.mark_wanted or any(not change.events for change in queued)
-        self._drop()
-        self._walk.go_to(oldest, self._known)
-        self.fall_behind(oldest)
-
-    def queue(self, changes: list[Change]) -> None:
-        """What a step through history gave."""
-        for change in changes:
-            self._put(change, change_bytes(change))
-
-    def synced(self) -> None:
-        """Everything that was handed out has been read."""
-        self.is_synced = True
-        if self.mark_wanted:
-            self._mark()
-
-    def fall_behind(self, revision: int) -> None:
-        """From ``revision`` on it has to read for itself."""
-        self._walk.next = max(self._walk.next, (revision, 0))
-        self.is_synced = False
-        self._hub.dismiss(self)
-        self._hub.ring(self)
-
-    def _put(self, change: Change, size: int) -> None:
-        self._queue.append((change, size))
-        self._count(size)
-
-    def _mark(self) -> None:
-        """Put a mark behind what is queued; it takes the place of one that is the last there."""
-        self.mark_wanted = False
-        if self._queue and not self._queue[-1][0].events:
-            self._count(-self._queue.pop()[1])
-        mark = Change(self._hub.revision, ())
-        self._put(mark, change_bytes(mark))
-
-    def _drop(self) -> None:
-        self._queue.clear()
-        self._count(-self._size)
-
-    def _count(self, size: int) -> None:
-        self._size += size
-        self._hub.buffered_bytes += size
-
-
-@frozen(slots=True)
-class _Group:
-    """Synced watchers that want the same and share it; a dictionary, as its order is certain."""
-
-    wanted: Wanted
-    watchers: dict[Watcher, None]
+    wakes: int = 64
+    """So many readers are woken at once; the next when these have run."""
 
 
 class _Watched:
-    """A span that synced watchers watch, in groups by what they want of it."""
+    """A span that synced watchers watch, in groups by what they want of it, and from when on."""
 
     __slots__ = ("groups",)
 
     def __init__(self) -> None:
-        self.groups: dict[Wanted, _Group] = {}
+        self.groups: dict[tuple[Wanted, int], Group] = {}
 
 
 class Hub:
     """The ``Audience`` of a node that runs the KV. Loop thread only."""
 
     def __init__(
-        self, machine: KvMachine, settings: KvSettings, limits: Limits | None = None
+        self,
+        machine: KvMachine,
+        settings: KvSettings,
+        runtime: Runtime,
+        limits: Limits | None = None,
     ) -> None:
         self._machine = machine
         self._settings = settings
         self._limits = limits or Limits()
+        self._budget = Budget(self._limits.buffers_bytes)
+        self.bell = Bell(runtime.clock, runtime.waker, self._limits.wakes)
         self._watchers: dict[Watcher, None] = {}
         self._spans: SpanIndex[_Watched] = SpanIndex()
         self._pages: list[Page] = []  # the one used last at the end
         self.revision = 0
         """Everything up to it was handed out; kept while there are watchers."""
-        self.buffered_bytes = 0
-        """What waits for all watchers together."""
         self.is_ended = False
-        self._woken = 0  # readers that were woken and have not run yet
-        self._unwoken: dict[Watcher, None] = {}  # whose turn comes after them
 
     @property
     def count(self) -> int:
@@ -253,14 +117,15 @@ class Hub:
         return sum(not watcher.is_synced for watcher in self._watchers)
 
     @property
-    def waking(self) -> int:
-        """How many readers were woken and have not run yet."""
-        return self._woken
+    def buffered_bytes(self) -> int:
+        """What waits for all watchers together."""
+        return self._budget.used_bytes
 
     # --- the node tells -----------------------------------------------------------------------
 
     def rows_written(self) -> None:
         """Hand out what was written since the last call."""
+        self.bell.written()
         if not self._watchers:
             return
         head = read_head(self._store)
@@ -286,7 +151,7 @@ class Hub:
         """Wake everybody: the node says why."""
         self.is_ended = True
         for watcher in self._watchers:
-            watcher.wake()
+            watcher.ring_now()
 
     # --- watchers -----------------------------------------------------------------------------
 
@@ -306,42 +171,29 @@ class Hub:
             self.revision = head.revision
         start = start or self.revision + 1
         check_readable(start, head.floor)
-        watcher = Watcher(self, wanted, start)
+        watcher = Watcher(self, self.bell, self._budget, wanted, start)
         self._watchers[watcher] = None
         if start > self.revision:
-            self._admit(watcher)
+            self._admit(watcher, start)
         return watcher
 
     def forget(self, watcher: Watcher) -> None:
         """The watcher was closed."""
         del self._watchers[watcher]
-        self._unwoken.pop(watcher, None)
-        if watcher.is_synced:
-            self.dismiss(watcher)
         if not self._watchers:
             self._pages.clear()
 
-    def has_room(self, count: int, own_bytes: int, more_bytes: int) -> bool:
-        """Whether a queue may hold so many, of so many bytes, of which ``more_bytes`` are new."""
-        settings = self._settings
-        return (
-            count <= settings.watch_buffer_revisions_max
-            and own_bytes <= settings.watch_buffer_bytes_max
-            and self.buffered_bytes + more_bytes <= self._limits.buffers_bytes
-        )
-
-    def dismiss(self, watcher: Watcher) -> None:
-        """The watcher is not synced any more."""
+    def dismiss(self, watcher: Watcher, group: Group) -> None:
+        """The watcher is not synced any more, and has left its group."""
+        if group.watchers:
+            return
         span = watcher.wanted.span
         watched = self._spans.get(span)
         if watched is None:
             raise InvariantError("a synced watcher is not among those of its keys")
-        group = watched.groups[watcher.wanted]
-        del group.watchers[watcher]
-        if not group.watchers:
-            del watched.groups[watcher.wanted]
-            if not watched.groups:
-                self._spans.remove(span)
+        del watched.groups[group.wanted, group.start]
+        if not watched.groups:
+            self._spans.remove(span)
 
     def step(self, watcher: Watcher, walk: Walk) -> None:
         """Lead a watcher on through history, and back to the synced ones at its end."""
@@ -357,31 +209,14 @@ class Hub:
             page = self._page_at(walk.next, floor)
             limits = self._limits
             # Without room one event at a time, so that nobody stands still for good.
-            is_full = self.buffered_bytes >= limits.buffers_bytes
+            is_full = self._budget.used_bytes >= limits.buffers_bytes
             events_max = 1 if is_full else limits.step_events
             changes = walk.advance(page, floor, events_max=events_max, bytes_max=limits.step_bytes)
             if page.made_bytes > limits.page_made_bytes:
                 page.forget()
             watcher.queue(changes)
         if walk.next >= end:
-            self._admit(watcher)
-
-    # --- waking readers -------------------------------------------------------------------------
-
-    def ring(self, watcher: Watcher) -> None:
-        """There is something for its reader: wake it, now or in its turn."""
-        if self._woken < self._limits.wakes:
-            self._woken += watcher.wake()
-        else:
-            self._unwoken[watcher] = None
-
-    def woken(self) -> None:
-        """A reader that was woken runs: another one may be woken."""
-        self._woken -= 1
-        while self._unwoken and self._woken < self._limits.wakes:
-            watcher = next(iter(self._unwoken))
-            del self._unwoken[watcher]
-            self._woken += watcher.wake()
+            self._admit(watcher, walk.next[0])
 
     # --- inside -------------------------------------------------------------------------------
 
@@ -389,18 +224,19 @@ class Hub:
     def _store(self) -> Store:
         return self._machine.store
 
-    def _admit(self, watcher: Watcher) -> None:
-        """All before its next place was handed out: from here on it is handed what happens."""
+    def _admit(self, watcher: Watcher, start: int) -> None:
+        """All before ``start`` was handed out: from here on it is handed what happens."""
         wanted = watcher.wanted
         watched = self._spans.get(wanted.span)
         if watched is None:
             watched = _Watched()
             self._spans.put(wanted.span, watched)
-        group = watched.groups.get(wanted)
+        start = start if start > self.revision + 1 else 0
+        group = watched.groups.get((wanted, start))
         if group is None:
-            group = watched.groups[wanted] = _Group(wanted, {})
-        group.watchers[watcher] = None
-        watcher.synced()
+            group = Group(wanted, start, self._settings, self._budget, self.bell)
+            watched.groups[wanted, start] = group
+        watcher.admitted(group)
 
     def _whole(self, first: int, head: Head) -> Page | None:
         """Everything from revision ``first`` on, if it is all there and not too much at once."""
@@ -445,13 +281,10 @@ class Hub:
         for watched, numbers in touched.items():
             for group in tuple(watched.groups.values()):
                 made = self._make(page, revision, numbers, group.wanted, floor)
-                watchers = tuple(group.watchers)
                 if made is None:
-                    for watcher in watchers:
-                        watcher.fall_behind(revision)
+                    group.fall_behind(revision)
                 elif made[0]:
-                    for watcher in watchers:
-                        watcher.offer(revision, *made)
+                    group.offer(revision, *made)
 
     def _make(
         self, page: Page, revision: int, numbers: list[int], wanted: Wanted, floor: int
@@ -476,8 +309,8 @@ class Hub:
         last = gathering.end()
         if last is not None:
             changes.append(last)
-        queued = [(change, change_bytes(change)) for change in changes]
-        return queued, sum(size for _, size in queued)
+        sizes = [change_bytes(change) for change in changes]
+        return [*zip(changes, sizes, strict=True)], sum(sizes)
 
     # --- pages of history -----------------------------------------------------------------------
 
@@ -507,7 +340,3 @@ class Hub:
             events_max=limits.page_events,
             bytes_max=limits.page_bytes,
         )
-
-
-def _nobody() -> bool:
-    return False

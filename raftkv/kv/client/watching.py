@@ -11,7 +11,8 @@ from anyio.lowlevel import checkpoint
 from raftkv.errors import ClosedError, InvalidArgumentError, UsageError
 from raftkv.kv.client.base import Part, Replica
 from raftkv.kv.client.edge import bound_of, check_count, flag_of, key_of, span_of
-from raftkv.kv.client.hub import Hub, Watcher
+from raftkv.kv.client.hub import Hub
+from raftkv.kv.client.watchers import Watcher
 from raftkv.kv.history import FRAGMENT_BYTES_MAX, Wanted
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import Change, Span
@@ -48,10 +49,8 @@ class Watch:
     __slots__ = (
         "_clock",
         "_hub",
-        "_is_woken",
         "_lock",
         "_node",
-        "_parked",
         "_progress_ns",
         "_promise",
         "_quiet_ns",
@@ -87,8 +86,6 @@ class Watch:
         self._progress_ns = None if progress_seconds is None else round(progress_seconds * 1e9)
         self._timeout = timeout
         self._watcher: Watcher | None = None
-        self._parked: Promise[object] | None = None
-        self._is_woken = False
         self._taken = 0  # Changes since the loop last ran
         self._quiet_ns = 0  # since when nothing was delivered
         self.next_revision = start
@@ -110,8 +107,7 @@ class Watch:
         else:
             await checkpoint()
         self._node.check()
-        self._watcher = watcher = self._hub.watch(self._wanted, self._start)
-        watcher.wake = self._wake
+        self._watcher = self._hub.watch(self._wanted, self._start)
         self.next_revision = self._start or self._hub.revision + 1
         self._quiet_ns = self._clock.monotonic_ns()
         return self
@@ -138,10 +134,33 @@ class Watch:
 
     async def __anext__(self) -> Change:
         """The next Change; the end once the watch is closed."""
-        is_there = self._taken < TAKEN_MAX and self._inside().queued
-        if not is_there and not await self._wait():
-            raise StopAsyncIteration
-        return self._take()
+        watcher = self._inside()
+        if self._taken >= TAKEN_MAX:
+            # Answered without waiting, a fast reader would starve the node of its loop.
+            self._taken = 0
+            await checkpoint()
+        while (change := watcher.take()) is None:
+            if watcher.is_closed:
+                raise StopAsyncIteration
+            self._check(watcher)
+            self._taken = 0
+            if not watcher.is_synced:
+                # One step of one watcher in a turn of the loop, however many are behind.
+                async with self._lock:
+                    watcher.step()
+                    await checkpoint()
+                continue
+            promise = self._promise()
+            watcher.park(promise)
+            try:
+                if self._progress_ns is None:
+                    await promise
+                else:
+                    await self._wait_quietly(watcher, promise, self._progress_ns)
+            finally:
+                watcher.unpark()
+        self._took(change)
+        return change
 
     async def next(self, changes_max: int = TAKEN_MAX) -> tuple[Change, ...]:
         """The Changes that are there, up to ``changes_max``; waits until there is one at least.
@@ -150,11 +169,14 @@ class Watch:
         """
         if check_count("changes_max", changes_max) == 0:
             raise InvalidArgumentError("changes_max must be at least 1")
-        if not await self._wait():
-            raise ClosedError(_CLOSED)
-        changes = [self._take()]
-        while len(changes) < changes_max and self._inside().queued:
-            changes.append(self._take())
+        try:
+            changes = [await self.__anext__()]
+        except StopAsyncIteration:
+            raise ClosedError(_CLOSED) from None
+        watcher = self._inside()
+        while len(changes) < changes_max and (change := watcher.take()) is not None:
+            self._took(change)
+            changes.append(change)
         return tuple(changes)
 
     async def progress(self, *, timeout: float = 5.0) -> int:
@@ -179,47 +201,13 @@ class Watch:
             raise UsageError("the watch has not begun: use it in `async with kv.watch(...)`")
         return watcher
 
-    def _take(self) -> Change:
-        change = self._inside().take()
-        if change is None:
-            raise UsageError(_ONE_READER)
+    def _took(self, change: Change) -> None:
         self._taken += 1
         if self._progress_ns is not None:
             self._quiet_ns = self._clock.monotonic_ns()
         behind = change.revision if change.is_fragment else change.revision + 1
         if behind > self.next_revision:  # else it is a mark of before a start in the future
             self.next_revision = behind
-        return change
-
-    async def _wait(self) -> bool:
-        """Wait until something can be taken; False if the watch is closed."""
-        watcher = self._inside()
-        if self._taken >= TAKEN_MAX:
-            # Answered without waiting, a fast reader would starve the node of its loop.
-            self._taken = 0
-            await checkpoint()
-        while not watcher.queued:
-            if watcher.is_closed:
-                return False
-            self._check(watcher)
-            self._taken = 0
-            if watcher.is_synced:
-                self._parked = promise = self._promise()
-                try:
-                    if self._progress_ns is None:
-                        await promise
-                    else:
-                        await self._wait_quietly(watcher, promise, self._progress_ns)
-                finally:
-                    if self._is_woken:  # also if we were cancelled meanwhile
-                        self._is_woken = False
-                        self._hub.woken()
-            else:
-                # One step of one watcher in a turn of the loop, however many are behind.
-                async with self._lock:
-                    watcher.step()
-                    await checkpoint()
-        return True
 
     async def _wait_quietly(
         self, watcher: Watcher, promise: Promise[object], progress_ns: int
@@ -239,16 +227,8 @@ class Watch:
         if self._hub.is_ended:
             self._node.check()
             raise ClosedError("the node is closed: watch again from next_revision on another one")
-        if self._parked is not None and not self._parked.done():
+        if watcher.is_awaited:
             raise UsageError(_ONE_READER)
-
-    def _wake(self) -> bool:
-        parked = self._parked
-        if parked is None or parked.done():
-            return False
-        self._is_woken = True
-        parked.set_result(None)
-        return True
 
 
 class Watching(Part):
@@ -258,7 +238,7 @@ class Watching(Part):
         self, node: Replica, machine: KvMachine, settings: KvSettings | None = None
     ) -> None:
         super().__init__(node, machine, settings)
-        self._hub = Hub(machine, self._settings)
+        self._hub = Hub(machine, self._settings, node.runtime)
         self._catching_up = Lock()
         node.tell(self._hub)
 
