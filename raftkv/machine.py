@@ -17,7 +17,7 @@ the node's loop: a few milliseconds at most per call; the node hands over slices
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar, overload, runtime_checkable
 
 from attrs import frozen
 
@@ -37,6 +37,28 @@ class Command:
 
     index: int
     data: bytes
+
+
+class Early(Sequence[R_co]):
+    """Results of fewer commands than were given to an on-disk machine: all before some entry.
+
+    What comes behind them had no effect yet, and is given again once the batch is written.
+    """
+
+    __slots__ = ("_results",)
+
+    def __init__(self, results: Sequence[R_co]) -> None:
+        self._results = results
+
+    def __len__(self) -> int:
+        return len(self._results)
+
+    @overload
+    def __getitem__(self, index: int) -> R_co: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[R_co]: ...
+    def __getitem__(self, index: int | slice) -> R_co | Sequence[R_co]:
+        return self._results[index]
 
 
 @runtime_checkable
@@ -77,6 +99,9 @@ class DurableStateMachine(Protocol[R_co]):
 
         The node adds the applied index to the same batch and writes it before any other call. Rows
         written by earlier commands of this call are not in the store yet.
+
+        A machine that holds much by then may stop before the first command of an entry
+        (``Command.index``) other than the first: it returns the results so far as :class:`Early`.
         """
         ...
 
@@ -110,4 +135,4 @@ class DurableStateMachine(Protocol[R_co]):
 Machine = StateMachine[R] | DurableStateMachine[R]
 """Either kind."""
 
-__all__ = ["Command", "DurableStateMachine", "Machine", "Row", "StateMachine"]
+__all__ = ["Command", "DurableStateMachine", "Early", "Machine", "Row", "StateMachine"]

@@ -15,7 +15,7 @@ from typing import Final
 from raftkv.kv import rows
 from raftkv.kv.engine import Slice
 from raftkv.kv.model import KeyValue, Refusal, Refused
-from raftkv.kv.requests import DeleteSpan
+from raftkv.kv.requests import DeleteOne, DeleteSpan, Expire, KvCommand, Put, Revoke, Txn
 from raftkv.kv.sizes import value_bytes_of
 from raftkv.kv.values import load
 
@@ -32,10 +32,44 @@ RESULT_BYTES_MAX: Final = 32 * 1024 * 1024
 again when it starts anew: without a bound 128 ranges of everything would end them all, for good.
 What more hears is kept in sessions, so that all members must have the same bound."""
 
+HELD_BYTES_MAX: Final = 8 * 1024 * 1024
+"""When a slice holds more than that beside its commands, in results and in rows of what was
+deleted, it ends before the next entry.
+
+An entry is never cut. So once the commands of one entry have a slice hold more than that, further
+ones in it that could add to it are refused, to be proposed again: whoever has many of them under
+way finds them spread over more entries. What one command holds has its own bounds, above.
+"""
+
 _ITEM_BYTES: Final = 256  # what an item takes beside its key and value
 
 Pair = tuple[bytes, bytes]
 """A key and the row of its version in force."""
+
+
+def is_over(writes: Slice) -> bool:
+    """Whether commands of this entry that may hold much must wait for another."""
+    return writes.held_by_entry > HELD_BYTES_MAX
+
+
+def may_hold(command: KvCommand) -> bool:
+    """Whether the slice may have to hold much for it, whatever its own size."""
+    match command:
+        case Put() | DeleteOne():
+            return command.previous
+        case DeleteSpan() | Txn() | Revoke() | Expire():
+            return True
+        case _:
+            return False
+
+
+def not_now() -> Refused:
+    """What a command of an entry that :func:`is_over` is answered."""
+    return Refused(
+        "too many requests: what was proposed beside it found or deleted as much as one entry of"
+        " the log may; it was not done: propose it again",
+        Refusal.ENTRY_FULL,
+    )
 
 
 class Cover:
@@ -72,6 +106,11 @@ class Room:
 
     def __init__(self) -> None:
         self.left = RESULT_BYTES_MAX
+
+    @property
+    def used(self) -> int:
+        """What they hold, or would."""
+        return RESULT_BYTES_MAX - self.left
 
     def previous(self, writes: Slice, found: Iterable[Pair]) -> tuple[KeyValue, ...]:
         """The versions found, as far as there is room: see :attr:`is_over`."""

@@ -29,6 +29,7 @@ _PUT: Final = rows.PUT_EVENT
 DELETE_RANGE_MIN: Final = 64
 """From this many keys on, a span is deleted by one range deletion instead of one deletion a key."""
 
+_DELETED_BYTES: Final = 512  # what the rows and the event of a deletion take, beside key and row
 _INSERT_MAX: Final = 16  # so many new rows are put in their place one by one; more are sorted
 
 
@@ -39,18 +40,24 @@ class Slice(Reader):
     them. ``ended`` are the client sessions whose leases ended since it was emptied last. ``leases``
     is what became of leases so far: id, seconds and which grant it was; of one that ended its id
     and zeros.
+
+    ``entry`` is the index of the entry whose commands are applied, and ``held`` about how many
+    bytes the slice must hold beside those of its commands: results, and rows of what was deleted.
     """
 
     __slots__ = (
         "_before",
         "_covered",
+        "_held_by",
         "_order",
         "_ranges",
         "_reader",
         "_rows",
         "alarms",
         "ended",
+        "entry",
         "floor",
+        "held",
         "leases",
         "revision",
         "size",
@@ -65,6 +72,9 @@ class Slice(Reader):
         self.alarms = head.alarms
         self.ended: list[int] = []
         self.leases: list[tuple[int, int, int]] = []
+        self.entry = 0
+        self.held = 0
+        self._held_by = (0, 0)  # an entry, and how much of that its commands hold
         self._rows: dict[bytes, bytes | None] = {}  # row key -> row, None once deleted
         self._order: list[bytes] = []  # the keys of _rows, sorted, as far as a scan needed them
         self._ranges: list[tuple[bytes, bytes]] = []  # what was deleted by range in the store
@@ -74,6 +84,20 @@ class Slice(Reader):
     def head(self) -> rows.Head:
         """Where the store stands after the commands so far."""
         return rows.Head(self.revision, self.floor, self.size, self.alarms)
+
+    # --- what it holds ---
+
+    def hold(self, size: int) -> None:
+        """The command that is applied has it hold about so many bytes more."""
+        if size:
+            self._held_by = (self.entry, self.held_by_entry + size)
+            self.held += size
+
+    @property
+    def held_by_entry(self) -> int:
+        """How much of it the commands so far of this entry have it hold, wherever it began."""
+        entry, held = self._held_by
+        return held if entry == self.entry else 0
 
     # --- reading ---
 
@@ -246,12 +270,13 @@ class Revision:
     Its number is the slice's from its first change on. Without a change there is no revision.
     """
 
-    __slots__ = ("_events", "_number", "_writes")
+    __slots__ = ("_events", "_held", "_number", "_writes")
 
     def __init__(self, writes: Slice) -> None:
         self._writes = writes
         self._number = writes.revision + 1
         self._events: list[bytes] = []
+        self._held = 0
 
     def put(self, key: bytes, value: bytes, lease: int) -> bytes | None:
         """Make ``value`` the version of ``key``; return the row it replaces, if any."""
@@ -262,7 +287,7 @@ class Revision:
     def delete(self, key: bytes, row: bytes) -> None:
         """End the version in ``row``, which is the one in force."""
         self._writes.delete(key, row, self._number)
-        self._changed(rows.encode_event(_DELETE, row, key))
+        self._deleted(key, row)
 
     def delete_span(
         self, span: Span, found: list[tuple[bytes, bytes]] | None = None
@@ -275,8 +300,12 @@ class Revision:
             found = list(self._writes.scan_current(span))
         self._writes.delete_span(span, found, self._number)
         for key, row in found:
-            self._changed(rows.encode_event(_DELETE, row, key))
+            self._deleted(key, row)
         return found
+
+    def _deleted(self, key: bytes, row: bytes) -> None:
+        self._held += _DELETED_BYTES + len(key) + len(row)
+        self._changed(rows.encode_event(_DELETE, row, key))
 
     def _changed(self, event: bytes) -> None:
         self._writes.revision = self._number
@@ -284,6 +313,7 @@ class Revision:
 
     def close(self) -> int:
         """Write what happened; return the store's revision now."""
+        self._writes.hold(self._held)
         if self._events:
             self._writes.events(self._number, self._events)
         return self._writes.revision

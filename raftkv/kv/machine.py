@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, assert_never, cast, overload
 
 from raftkv.errors import InvalidArgumentError, InvariantError, UsageError
-from raftkv.kv import alarms, compaction, image, leases, rows, txn
+from raftkv.kv import alarms, bounds, compaction, image, leases, rows, txn
 from raftkv.kv.checks import check_put, check_txn
 from raftkv.kv.commands import decode, is_once, is_put, parse_put
 from raftkv.kv.engine import Slice
@@ -46,7 +46,7 @@ from raftkv.kv.requests import (
 )
 from raftkv.kv.sessions import Sessions
 from raftkv.kv.sizes import measure
-from raftkv.machine import Command, Row
+from raftkv.machine import Command, Early, Row
 from raftkv.storage.base import Batch, Reader, Store
 
 _PUT: Final = rows.PUT_EVENT
@@ -95,12 +95,16 @@ class KvMachine:
     def apply_durable(self, commands: Sequence[Command], batch: Batch) -> Sequence[KvResult]:
         """Apply in order into ``batch``; one result per command.
 
-        Raises StorageFormatError for a command of a newer version of raftkv.
+        Stops early, before the next entry, once it holds much (:mod:`raftkv.kv.bounds`). Raises
+        StorageFormatError for a command of a newer version of raftkv.
         """
         writes = Slice(self.store, self._head)
         apply = self._apply
         results: list[KvResult | int] = []
         for command in commands:
+            if writes.held and _ends_before(command, writes):
+                break
+            writes.entry = command.index
             before = writes.revision
             results.append(apply(writes, command.data))
             if not before <= writes.revision <= before + 1:
@@ -114,7 +118,8 @@ class KvMachine:
         self._head = writes.flush(batch)
         if writes.leases:
             self.on_leases(writes.leases)
-        return _Results(results)
+        done = _Results(results)
+        return done if len(done) == len(commands) else Early(done)
 
     def _apply(self, writes: Slice, data: bytes) -> KvResult | int:
         """One command; a plain put answers its revision alone."""
@@ -138,10 +143,11 @@ class KvMachine:
             check_put(command)
         elif isinstance(command, Txn):
             check_txn(command)
-        if writes.alarms:
-            refusal = alarms.refuse(writes, command)
-            if refusal is not None:
-                return refusal
+        refusal = alarms.refuse(writes, command) if writes.alarms else None
+        if refusal is not None:
+            return refusal
+        if bounds.may_hold(command) and bounds.is_over(writes):
+            return bounds.not_now()
         match command:
             case Put():
                 return txn.apply_put(writes, command)
@@ -215,6 +221,11 @@ class _Results(Sequence[KvResult]):
         return list(self)[index]
 
 
+def _ends_before(command: Command, writes: Slice) -> bool:
+    """Whether the slice holds much, and an entry ends here."""
+    return writes.held > bounds.HELD_BYTES_MAX and command.index != writes.entry
+
+
 def _put(writes: Slice, key: bytes, value: bytes, lease: int, previous: bool) -> KvResult | int:
     if writes.alarms:
         refusal = alarms.refuse(writes, Put(key, value, lease, previous))
@@ -224,13 +235,18 @@ def _put(writes: Slice, key: bytes, value: bytes, lease: int, previous: bool) ->
         refusal = leases.refuse_keys(writes, lease, (key,))
         if refusal is not None:
             return refusal
+    if previous and bounds.is_over(writes):
+        return bounds.not_now()
     revision = writes.revision + 1
     old = writes.put(key, value, lease, revision, 0)
     writes.events(revision, [rows.encode_event(_PUT, old, key)])
     writes.revision = revision
     if old is None or not previous:
         return revision
-    return PutResult(revision, writes.key_value(key, old))
+    room = bounds.Room()
+    (before,) = room.previous(writes, ((key, old),))
+    writes.hold(room.used)
+    return PutResult(revision, before)
 
 
 def _lease(writes: Slice, command: Grant | Revoke | TakeOver | Expire | Checkpoint) -> KvResult:

@@ -109,6 +109,7 @@ class Refusal(IntEnum):
     NOT_KEEPER = 10
     RESULT_NOT_KEPT = 11
     TOO_LARGE = 12
+    ENTRY_FULL = 13
 
 
 @frozen(slots=True)
@@ -325,7 +326,7 @@ def refused(result: Refused) -> Error:
             return FutureRevisionError(result.message, result.revision)
         case Refusal.SESSION_NOT_FOUND:
             return SessionNotFoundError(result.message)
-        case Refusal.TOO_MANY_LEASES | Refusal.TOO_MANY_UNANSWERED:
+        case Refusal.TOO_MANY_LEASES | Refusal.TOO_MANY_UNANSWERED | Refusal.ENTRY_FULL:
             return TooManyRequestsError(result.message)
         case Refusal.RESULT_NOT_KEPT:
             return OutcomeUnknownError(result.message)

@@ -54,9 +54,10 @@ def apply_put(writes: Slice, put: Put) -> PutResult | Refused:
     )
     if refusal is not None:
         return refusal
-    revision = Revision(writes)
-    result = _put(writes, revision, put, Room())
+    revision, room = Revision(writes), Room()
+    result = _put(writes, revision, put, room)
     revision.close()
+    writes.hold(room.used)
     return result
 
 
@@ -65,9 +66,10 @@ def apply_delete(writes: Slice, delete: DeleteOne | DeleteSpan) -> DeleteResult 
     found = Cover().find(writes, delete) if isinstance(delete, DeleteSpan) else None
     if isinstance(found, Refused):
         return found
-    revision = Revision(writes)
-    result = _delete(writes, revision, delete, Room(), found)
+    revision, room = Revision(writes), Room()
+    result = _delete(writes, revision, delete, room, found)
     revision.close()
+    writes.hold(room.used)
     return result
 
 
@@ -82,10 +84,10 @@ def apply_txn(writes: Slice, txn: Txn) -> TxnResult | Refused:
     refusal = _refuse_deletes(writes, way) or _refuse_attaching(writes, _operations(way))
     if refusal is not None:
         return refusal
-    revision = Revision(writes)
-    room = Room()
+    revision, room = Revision(writes), Room()
     result = _follow(writes, revision, way, room)
     revision.close()
+    writes.hold(room.used)
     return not_told(writes.revision) if room.is_over else result
 
 

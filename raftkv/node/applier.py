@@ -3,7 +3,8 @@
 A slice is a few entries, applied in one call and written in one batch together with the applied
 index; only then do callers see results. The effects need not be synced for that: the entries
 themselves are durable on a majority, and are applied again should the effects be lost. A slice
-never cuts an entry, so the applied index says everything.
+never cuts an entry, so the applied index says everything; an on-disk machine that holds much may
+end it before a later one.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from raftkv.errors import (
     StorageError,
     WireError,
 )
-from raftkv.machine import Command, DurableStateMachine, StateMachine
+from raftkv.machine import Command, DurableStateMachine, Early, StateMachine
 from raftkv.node.commands import NO_ORIGIN, Origin, decode_commands, origin_of
 from raftkv.node.notes import Note, decode_note, is_note
 from raftkv.node.waiters import InFlight
@@ -122,38 +123,49 @@ class Applier:
         self.changed(self.mark.membership, batch)
 
     def apply_slice(self, batch: Batch) -> None:
-        """Apply the next entries up to a change or a note.
+        """Apply the next entries up to a change or a note, or as far as the machine goes at once.
 
         Write the batch, then call :meth:`release`. Raises MachineError if the machine does,
         StorageError if the store does.
         """
         commands: list[Command] = []
-        places: list[tuple[Origin, int]] = []
+        taken: list[_Committed] = []
         size = 0
-        entry: Entry | None = None
         while self._queue:
             head = self._queue[0]
             if not head.is_for_machine:
                 break
             length = head.entry.size_bytes
-            if entry is not None and (
+            if taken and (
                 len(commands) + head.origin.count > self._slice_commands_max
                 or size + length > _SLICE_BYTES_MAX
             ):
                 break
-            entry = self._queue.popleft().entry
+            taken.append(self._queue.popleft())
             if head.origin.count:
-                places.append((head.origin, len(commands)))
-                commands += decode_commands(entry.index, entry.data, head.origin)
+                commands += decode_commands(head.entry.index, head.entry.data, head.origin)
             size += length
-        if entry is None:
+        if not taken:
             return
         if commands:
-            self._hold(places, self._call(commands, batch))
+            results = self._call(commands, batch)
+            self._put_back(taken, len(commands) - len(results))
+            self._hold(taken, results)
             self._did_apply = True
-        self.commands -= len(commands)
-        self.size_bytes -= size
-        self._advance(entry, self.mark.membership, batch)
+            self.commands -= len(results)
+        self.size_bytes -= sum(one.entry.size_bytes for one in taken)
+        self._advance(taken[-1].entry, self.mark.membership, batch)
+
+    def _put_back(self, taken: list[_Committed], commands: int) -> None:
+        """The machine stopped before the last so many commands: their entries come again."""
+        while commands > 0:
+            one = taken.pop()
+            commands -= one.origin.count
+            self._queue.appendleft(one)
+        if commands or not taken:
+            raise MachineError(
+                "the state machine stopped early, and not before an entry other than the first"
+            )
 
     def release(self) -> None:
         """The batch is written: wake who waits for a result, then tell who reads the rows."""
@@ -190,17 +202,21 @@ class Applier:
                 f"the state machine raised {type(error).__name__} at the commands of entries"
                 f" {commands[0].index} to {commands[-1].index}: {error}"
             ) from error
-        if len(results) != len(commands):
+        most, is_early = len(commands), isinstance(results, Early)
+        if len(results) > most or (len(results) < most and not is_early):
             raise MachineError(
                 f"the state machine answered {len(commands)} commands with {len(results)} results"
             )
         return results
 
-    def _hold(self, places: list[tuple[Origin, int]], results: Sequence[object]) -> None:
+    def _hold(self, taken: list[_Committed], results: Sequence[object]) -> None:
         member, boot = self._in_flight.member, self._in_flight.boot
-        for origin, start in places:
-            if origin.member == member and origin.boot == boot:
-                self._results.append((origin.first, results[start : start + origin.count]))
+        start = 0
+        for one in taken:
+            origin, stop = one.origin, start + one.origin.count
+            if origin.count and origin.member == member and origin.boot == boot:
+                self._results.append((origin.first, results[start:stop]))
+            start = stop
 
     def _advance(self, entry: Entry, membership: Membership, batch: Batch) -> None:
         self.mark = AppliedMark(entry.index, entry.term, entry.chain, membership)

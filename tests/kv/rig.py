@@ -24,6 +24,7 @@ class Rig:
     def __init__(self, open_store: Callable[[], Store]) -> None:
         self._open_store = open_store
         self.index = 0
+        self.batches = 0
         self.start()
 
     def start(self) -> None:
@@ -43,10 +44,17 @@ class Rig:
         for data in commands:
             self.index += 1
             taken.append(Command(self.index, data))
-        batch = self.store.batch()
-        results = self.machine.apply_durable(taken, batch)
-        self.store.write(batch)
-        return list(results)
+        return self.apply_entries(taken)
+
+    def apply_entries(self, commands: Sequence[Command]) -> list[KvResult]:
+        """All of them, in a slice as long as the machine lets it be, and further ones."""
+        done: list[KvResult] = []
+        while len(done) < len(commands):
+            batch = self.store.batch()
+            done += self.machine.apply_durable(commands[len(done) :], batch)
+            self.store.write(batch)
+            self.batches += 1
+        return done
 
     def apply_slices(self, commands: Sequence[KvCommand], sizes: Iterable[int]) -> list[KvResult]:
         results: list[KvResult] = []

@@ -64,7 +64,7 @@ class Script:
         self.rig = memory_rig()
         self.clock = ByHand()
         self.asked: list[tuple[KvCommand, float]] = []
-        self.lines: list[Error | KvResult | Callable[[bytes], Error]] = []
+        self.lines: list[Error | KvResult | Callable[[bytes], Error | KvResult]] = []
         self.holds: dict[int, anyio.Event] = {}
         """What a sequence waits for, when it comes for the first time."""
         self.refusal: Error | None = None

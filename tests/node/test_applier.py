@@ -15,8 +15,8 @@ from raftkv.core import (
     MembershipChange,
     encode_change,
 )
-from raftkv.errors import InvariantError, StorageCorruptError
-from raftkv.machine import Command
+from raftkv.errors import InvariantError, MachineError, StorageCorruptError
+from raftkv.machine import Command, Early
 from raftkv.node.applier import Applier
 from raftkv.node.commands import encode_commands
 from raftkv.node.waiters import InFlight
@@ -83,6 +83,70 @@ def test_a_slice_ends_before_it_would_be_too_long_and_never_within_an_entry() ->
     assert done == [8, 16, 20, 45]
     assert applier.mark.index == 6
     assert applier.commands == applier.size_bytes == 0
+
+
+class Halting(Ledger):
+    """Stops before the first command of an entry from which on it has had so many."""
+
+    def __init__(self, *stops: int) -> None:
+        super().__init__()
+        self.stops = list(stops)
+
+    def apply_durable(self, commands: Sequence[Command], batch: Batch) -> Sequence[object]:
+        stop = self.stops.pop(0) if self.stops else len(commands)
+        done = super().apply_durable(commands[:stop], batch)
+        return done if stop >= len(commands) else Early(done)
+
+
+def test_what_a_machine_left_is_given_to_it_again_and_everybody_hears_the_own_result() -> None:
+    storage, in_flight = open_memory(5, 1), InFlight(1, 1)
+    machine = Halting(3, 5)
+    machine.open(storage.store)
+    storage.log.recover()
+    applier = Applier(machine, storage.log, in_flight, AppliedMark(), 10)
+    sizes = (2, 1, 0, 3, 2)
+    told = [[make_waiter() for _ in range(size)] for size in sizes]
+    firsts = [in_flight.add([waiter for waiter, _ in one]) if one else 1 for one in told]
+    entries = [
+        _entry(index, [b"x"] * size, first=first)
+        if size
+        else Entry(1, index, EntryKind.NORMAL, b"", 1)
+        for index, (size, first) in enumerate(zip(sizes, firsts, strict=True), 1)
+    ]
+    applier.add(tuple(entries))
+    marks: list[tuple[int, int, int]] = []
+    while applier.has_work:
+        batch = storage.store.batch()
+        applier.apply_slice(batch)
+        storage.store.write(batch)
+        applier.release()
+        assert LogReader(storage.store).applied() == applier.mark
+        marks.append((applier.mark.index, applier.commands, machine.count))
+    assert marks == [(3, 5, 3), (5, 0, 8)]
+    assert applier.size_bytes == 0
+    heard = [one.value for entry in told for _, one in entry]
+    assert heard == [*range(1, 9)]
+    storage.close()
+
+
+@pytest.mark.parametrize("stop", [0, 1, 3])
+def test_a_machine_may_not_stop_within_an_entry_nor_before_the_first(stop: int) -> None:
+    machine = Halting(stop)
+    applier = _applier(machine)
+    applier.add((_entry(1, [b"x"] * 2), _entry(2, [b"x"] * 2)))
+    with pytest.raises(MachineError, match="stopped early"):
+        applier.apply_slice(_batch())
+
+
+def test_a_machine_that_answers_fewer_commands_must_mean_it() -> None:
+    class Forgetful(Ledger):
+        def apply_durable(self, commands: Sequence[Command], batch: Batch) -> Sequence[object]:
+            return super().apply_durable(commands, batch)[:-2]
+
+    applier = _applier(Forgetful())
+    applier.add((_entry(1, [b"x"] * 2), _entry(2, [b"x"] * 2)))
+    with pytest.raises(MachineError, match="answered 4 commands with 2 results"):
+        applier.apply_slice(_batch())
 
 
 def test_the_mark_goes_into_the_batch_of_the_effects_of_an_on_disk_machine() -> None:

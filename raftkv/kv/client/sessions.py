@@ -8,6 +8,8 @@ The session is opened by the first write and kept alive while there are writes. 
 write of which one copy left is taken into a new one: that copy was refused, and is for good. Where
 no session can be had because the store is full, writes go without. A node that is closed ends its
 session, if it can be had at once.
+
+A command whose entry in the log was full (:mod:`raftkv.kv.bounds`) was not done, and comes again.
 """
 
 from __future__ import annotations
@@ -114,6 +116,17 @@ class Session:
 
         Raises what the node does; OutcomeUnknownError only once ``timeout`` seconds are over.
         """
+        began_ns = self._clock.monotonic_ns()
+        result = await self._propose(command, timeout)
+        while type(result) is Refused and result.why is Refusal.ENTRY_FULL:
+            left = timeout - (self._clock.monotonic_ns() - began_ns) / 1e9
+            if left <= 0:
+                break
+            result = await self._propose(command, left)
+        return result
+
+    async def _propose(self, command: bytes, timeout: float) -> KvResult:
+        """The same, unless it meets an entry that is full."""
         session = self._open
         if session is None:
             return await self._in_new_one(command, timeout)
@@ -248,7 +261,7 @@ class Session:
                 "the deadline passed before a client session was open; nothing was proposed"
             ) from error
         if is_open:
-            return await self.propose(command, left())
+            return await self._propose(command, left())
         return await self._node.propose(command, timeout=left())
 
     async def _opened(self, left: Callable[[], float]) -> bool:

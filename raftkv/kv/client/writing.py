@@ -126,7 +126,8 @@ class Writing(Part):
         change, in whichever branch; RequestTooLargeError beyond 1.5 MiB, or if its deletes together
         have more than 20,000 keys, of which each counts as often as a delete names it and as the
         store was before; OutcomeUnknownError, which says that it was done, if its ranges, and what
-        ``previous`` asked for, found more than 32 MiB.
+        ``previous`` asked for, found more than 32 MiB; TooManyRequestsError if for all of
+        ``timeout`` others beside it found too much.
         """
         asked = op.txn(when=when, then=then, otherwise=otherwise)
         check_txn(asked)

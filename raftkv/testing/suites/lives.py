@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
-from raftkv.machine import Command, DurableStateMachine, Machine, StateMachine
+from raftkv.machine import Command, DurableStateMachine, Early, Machine, StateMachine
 from raftkv.storage.base import Space
 from raftkv.storage.memory import open_memory
 
@@ -81,9 +81,11 @@ class _OnDisk(Life):
 
     def _apply(self, commands: Sequence[Command]) -> list[object]:
         batch = self._store.batch()
-        results = list(self._machine.apply_durable(commands, batch))
+        results = self._machine.apply_durable(commands, batch)
         self._store.write(batch)
-        return results
+        if isinstance(results, Early) and results:
+            return [*results, *self._apply(commands[len(results) :])]
+        return list(results)
 
     def begin_image(self) -> Iterator[bytes]:
         view = self._store.view()

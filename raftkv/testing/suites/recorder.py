@@ -85,7 +85,8 @@ class RecordedDurableMachine(DurableStateMachine[object]):
             image = tuple(self._machine.snapshot_durable(self._store))
             self._ledger.note(self._applied, image, self._is_restored)
         results = self._machine.apply_durable(commands, batch)
-        self._applied = commands[-1].index
+        if results:  # fewer than commands if it stopped early
+            self._applied = commands[len(results) - 1].index
         return results
 
     def snapshot_durable(self, reader: Reader) -> Iterator[bytes]:
