@@ -28,6 +28,8 @@ class BulkFrames:
 
     def __init__(self) -> None:
         self._handlers: list[BulkHandler | None] = [None] * 256
+        self.name_of: Callable[[int], str] = str
+        """What to call a member in the log."""
 
     def register(self, kinds: range, handler: BulkHandler) -> None:
         """Have frames whose first byte is in ``kinds`` given to ``handler`` from now on.
@@ -44,8 +46,8 @@ class BulkFrames:
         handler = self._handlers[frame[0]] if frame else None
         if handler is None:
             _log.warning(
-                "a bulk frame of member %d, of kind %s, is dropped: nobody here knows it",
-                peer,
+                "a bulk frame of member %s, of kind %s, is dropped: nobody here knows it",
+                self.name_of(peer),
                 frame[0] if frame else "none",
             )
             return

@@ -27,6 +27,10 @@ class Gate:
         self._hands.peers.down(peer)
         self._hands.loop.on_down(peer)
 
+    def name_of(self, peer: int) -> str:
+        """What to call a member in the log."""
+        return self._hands.peers.called(peer)
+
     def accepts(self, hello: Hello) -> Refusal | None:
         """None to let the peer in; else why not."""
         self._hands.loop.note_acknowledged()

@@ -205,7 +205,7 @@ class StateHashes:
         try:
             kind, index, chain, value = _FRAME.unpack(frame)
         except StructError as error:
-            _log.warning("a state hash of member %d is dropped: %s", peer, error)
+            _log.warning("a state hash of member %s is dropped: %s", self.name_of(peer), error)
             return
         theirs = StateHash(index, chain, value)
         if kind == _REPORT:
@@ -217,7 +217,8 @@ class StateHashes:
             if self._mine.index == index and theirs != self._mine:
                 self._am_odd(theirs, self._mine)
         else:
-            _log.info("member %d answers a state hash that is of no use any more", peer)
+            name = self.name_of(peer)
+            _log.info("member %s answers a state hash that is of no use any more", name)
 
     def _report(self, member: int, theirs: StateHash) -> None:
         self._rounds.setdefault(theirs.index, _Round()).reports[member] = theirs

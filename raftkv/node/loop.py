@@ -363,7 +363,7 @@ class Loop:
         try:
             messages = decode_messages(frame)
         except WireError as error:
-            _log.warning("a frame of member %d is dropped: %s", peer, error)
+            _log.warning("a frame of member %s is dropped: %s", self._peers.called(peer), error)
             return
         me = self.state.config.id
         state = self.state
@@ -381,7 +381,8 @@ class Loop:
                 elif isinstance(message, InstallSnapshot):
                     raise WireError("a snapshot comes on the lane for snapshots, with its image")
             except WireError as error:
-                _log.warning("a message of member %d is dropped: %s", peer, error)
+                name = self._peers.called(peer)
+                _log.warning("a message of member %s is dropped: %s", name, error)
                 continue
             if isinstance(message, TimeoutNow):
                 self._summons.append(Receive(message))
@@ -529,7 +530,10 @@ class Loop:
             self._events.put(RoleChanged(soft.role, term))
         if soft.leader != self._soft.leader:
             name = self._peers.name_of(soft.leader)
-            _log.info("the leader of term %d is %s", term, name or "not known")
+            if soft.leader:
+                _log.info("member %s leads in term %d", self._peers.called(soft.leader), term)
+            else:
+                _log.info("no leader is known in term %d", term)
             self._events.put(LeaderChanged(soft.leader, name, term))
         self._soft, self._told_term = soft, term
         self._holding = False

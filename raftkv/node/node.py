@@ -31,7 +31,7 @@ from raftkv.node.gate import Gate
 from raftkv.node.home import NodeHome
 from raftkv.node.members import Members, members_of
 from raftkv.node.questions import QUESTION_BYTES_MAX, Answerer
-from raftkv.node.start import Hands, Setup, assemble, recover
+from raftkv.node.start import Hands, Setup, assemble, opened, recover
 from raftkv.node.status import (
     EventHub,
     Events,
@@ -422,6 +422,7 @@ class Node(Generic[R_co]):
                         # cancelled we still hand over in order.
                         shield.shield = started = True
                         self._serving.set()
+                        _log.info("%s", opened(self._setup, recovered))
                         spawner.spawn("driver", hands.loop.run)
                         spawner.spawn("ticker", self._tick)
                         spawner.spawn("scrubber", hands.scrubber.run)
@@ -453,6 +454,8 @@ class Node(Generic[R_co]):
                 self._done.set()
                 if self._failure is not None:
                     self._on_failure()
+                elif started:
+                    _log.info("member %s is closed", self.name)
 
     async def _company(self) -> None:
         """The companions' lives, until somebody wants the node to end."""

@@ -65,6 +65,10 @@ class Peers:
         known = self._members.get(member) or self._told.get(member)
         return known.name if known is not None else ""
 
+    def called(self, member: int) -> str:
+        """Its name, for the log; its id in hexadecimal if the name is not known."""
+        return self.name_of(member) or f"{member:x}"
+
     def member(self, name_or_id: str | int) -> Member | None:
         """The member of that name or id."""
         if isinstance(name_or_id, int):
@@ -83,7 +87,7 @@ class Peers:
     def up(self, member: int, hello: Hello) -> None:
         """It connected, and was accepted."""
         if member not in self._up:
-            _log.info("member %s (%d) is connected", self.name_of(member), member)
+            _log.info("member %s is connected", self.called(member))
         self._up[member] = hello
         self.disks.met(hello)
 
@@ -93,9 +97,9 @@ class Peers:
 
     def down(self, member: int) -> None:
         """Frames to it are being lost."""
-        if member in self._up:
-            _log.info("member %s (%d) is not connected any more", self.name_of(member), member)
-        self._up.pop(member, None)
+        if self._up.pop(member, None) is not None:
+            # The transport has said so, and why.
+            _log.debug("member %s is not connected any more", self.called(member))
 
     def refusal(self, hello: Hello) -> Refusal | None:
         """Why the one who says hello may not come in; None if it may."""

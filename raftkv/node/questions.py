@@ -93,6 +93,8 @@ class Questions:
         """Tells who leads, as far as is known here; 0 if nobody does."""
         self.answerer: Answerer | None = None
         """Who answers while this member leads."""
+        self.name_of: Callable[[int], str] = str
+        """What to call a member in the log."""
 
     def __len__(self) -> int:
         return len(self._asked)
@@ -161,7 +163,8 @@ class Questions:
     def on_frame(self, peer: int, frame: bytes) -> None:
         """A question of a peer, or what came of one of ours; others are dropped."""
         if not _HEAD.size <= len(frame) <= _HEAD.size + QUESTION_BYTES_MAX:
-            _log.warning("a question of member %d is dropped: %d bytes", peer, len(frame))
+            name = self.name_of(peer)
+            _log.warning("a question of member %s is dropped: %d bytes", name, len(frame))
             return
         kind, number = _HEAD.unpack_from(frame)
         body = frame[_HEAD.size :]
@@ -172,7 +175,8 @@ class Questions:
         elif kind == PASSED:
             self._take(peer, number, None)
         else:
-            _log.warning("a question of member %d is dropped: its kind %d is new", peer, kind)
+            name = self.name_of(peer)
+            _log.warning("a question of member %s is dropped: its kind %d is new", name, kind)
 
     # --- answering --------------------------------------------------------------------------------
 
@@ -193,7 +197,7 @@ class Questions:
             try:
                 answer = await answerer(question)
             except (UnavailableError, OutcomeUnknownError, NodeStoppedError, ClosedError) as error:
-                _log.debug("a question of member %d is passed: %s", peer, error)
+                _log.debug("a question of member %s is passed: %s", self.name_of(peer), error)
             finally:
                 self._answering.discard(key)
                 self._answering_bytes -= len(question)

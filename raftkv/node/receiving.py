@@ -7,6 +7,7 @@ wait. The machine goes on from what it has until the image is whole.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Final
 from zlib import crc32
 
@@ -62,6 +63,8 @@ class Receiver:
         self._heard_ns = clock.monotonic_ns()
         self._asked: int | None = None  # the chunk that we asked for when one was missing
         self._unsynced_bytes = 0
+        self.name_of: Callable[[int], str] = str
+        """What to call a member in the log."""
 
     def on_frame(self, peer: int, data: bytes, applied: int) -> Arrived | InstallSnapshot | None:
         """A frame of a snapshot; the completed snapshot if this was its last.
@@ -82,7 +85,7 @@ class Receiver:
                 case kind:
                     raise WireError(f"a snapshot frame of unknown kind {kind}")
         except WireError as error:
-            _log.warning("a snapshot frame of member %d is dropped: %s", peer, error)
+            _log.warning("a snapshot frame of member %s is dropped: %s", self.name_of(peer), error)
             staged = self._images.staged
             if staged is not None and staged.peer == peer:
                 self._tell(staged, Flag.AGAIN)  # it was lost on its way, as far as we can tell

@@ -63,6 +63,8 @@ class Repair:
         """Gives the core an input in the next turn."""
         self.on_alarm: Callable[[str], None] = _nobody
         """Told that nobody who can be asked has what is missing."""
+        self.name_of: Callable[[int], str] = str
+        """What to call a member in the log."""
         self._alarmed = 0
 
     # --- asking ---------------------------------------------------------------------------------
@@ -130,7 +132,7 @@ class Repair:
             else:
                 self._hear(peer, frame)
         except (StructError, WireError) as error:
-            _log.warning("a repair with member %d is broken off: %s", peer, error)
+            _log.warning("a repair with member %s is broken off: %s", self.name_of(peer), error)
             self._refuse(peer)
 
     def _hear(self, peer: int, frame: bytes) -> None:
@@ -181,7 +183,8 @@ class Repair:
             return  # more is coming
         if (self._entries[-1].index, self._chain) != (promise.index, promise.chain):
             raise WireError(f"entry {promise.index} is not the one that was promised")
-        _log.info("entries up to %d came back from member %d", promise.index, self._asked)
+        name = self.name_of(self._asked)
+        _log.info("entries up to %d came back from member %s", promise.index, name)
         self.give(Repaired(tuple(self._entries)))
         self.forget()
 

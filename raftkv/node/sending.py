@@ -134,6 +134,8 @@ class Sender:
         self._sending: dict[int, _Sending] = {}
         self.on_ended: Callable[[int, bool], None] | None = None
         """Told for each snapshot that the peer has it, or that it will not get it."""
+        self.name_of: Callable[[int], str] = str
+        """What to call a member in the log."""
 
     def begin(self, message: InstallSnapshot, applied: AppliedMark) -> bool:
         """Send the newest image there is, which is at least as new as the one the core names.
@@ -206,9 +208,8 @@ class Sender:
             self.on_ended(peer, delivered)
 
     async def _send(self, peer: int, sending: _Sending) -> None:
-        _log.info(
-            "sending the snapshot at entry %d to member %d", sending.message.snapshot.index, peer
-        )
+        index, name = sending.message.snapshot.index, self.name_of(peer)
+        _log.info("sending the snapshot at entry %d to member %s", index, name)
         try:
             try:
                 await self._run(peer, sending)

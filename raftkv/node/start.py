@@ -232,8 +232,18 @@ def _state_hashes(
         quiet_until=recovered.snapshot.index + len(recovered.entries),
     )
     hashes.on_alarm = events.alarm
-    hashes.name_of = peers.name_of
+    hashes.name_of = peers.called
     return hashes
+
+
+def opened(setup: Setup, recovered: Recovered) -> str:
+    """For the log: who we are, and how far we were."""
+    me, boot = setup.me, setup.storage.identity.boot
+    last = recovered.snapshot.index + len(recovered.entries)
+    return (
+        f"member {me.name} ({me.id:x}) is open: address {me.address}, boot {boot}, log up to entry"
+        f" {last}"
+    )
 
 
 def _hello(setup: Setup, recovered: Recovered) -> Hello:
@@ -393,4 +403,6 @@ def assemble(
         runtime.observer.started(state)
     loop = Loop(state, parts, memberships_of(recovered))
     sender.on_ended = loop.on_snapshot_sent
+    for part in (sender, parts.receiver, care.repair, parts.questions, loop.bulk):
+        part.name_of = peers.called
     return Hands(loop=loop, parts=parts, scrubber=care.scrubber)

@@ -192,7 +192,8 @@ class Upkeep:
             _, boot, token = _HEAD.unpack_from(frame)
             self._disks.hear(frame[_HEAD.size :])
         except (StructError, WireError) as error:
-            _log.warning("what member %d knows of disks is dropped: %s", peer, error)
+            name = self._peers.called(peer)
+            _log.warning("what member %s knows of disks is dropped: %s", name, error)
             return
         if (boot, token) == (self._identity.boot, self._identity.boot_token):
             self.admission.seen_by(peer)

@@ -88,6 +88,10 @@ class Receiver(Protocol):
         """Frames to the peer are being lost: the outgoing connection of its RAFT lane broke."""
         ...
 
+    def name_of(self, peer: int) -> str:
+        """What people call a member, for the log; its id in hexadecimal if it has no name here."""
+        ...
+
     def accepts(self, hello: Hello) -> Refusal | None:
         """None to let the peer in; else why not (unknown id, changed disk uuid).
 

@@ -354,7 +354,8 @@ class MemoryNetwork:
         if refused is not None:
             if dialer.refusals.get(peer) != refused.sentence:
                 dialer.refusals[peer] = refused.sentence
-                _log.warning("member %d cannot connect to %d: %s", me, peer, refused.sentence)
+                names = dialer.receiver.name_of(me), dialer.receiver.name_of(peer)
+                _log.warning("member %s cannot connect to member %s: %s", *names, refused.sentence)
             if refusal is not None:
                 now = self.runtime.clock.monotonic_ns()
                 dialer.post(now, partial(dialer.receiver.on_refused, peer, refusal))

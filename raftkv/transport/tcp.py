@@ -288,7 +288,7 @@ class _Serving:
                 outlet.stop()
         for inlet in [*self._inlets]:
             if inlet.greeting is not None and inlet.greeting.hello.member_id == peer:
-                inlet.close("the member left, or moved", logging.INFO)
+                inlet.close("the member left, or moved", logging.DEBUG)
 
     # --- what connections ask ---
 
@@ -331,7 +331,7 @@ class _Serving:
         for other in [*self._inlets]:
             known = other.greeting
             if known is not None and (known.hello.member_id, known.lane) == (peer, greeting.lane):
-                other.close("it connected anew", logging.INFO)
+                other.close("it connected anew", logging.DEBUG)
         self._inlets[inlet] = None
         for lane in _LANES:
             outlet = self.outlets[lane].get(peer)

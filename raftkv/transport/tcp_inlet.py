@@ -115,13 +115,15 @@ class Inlet:
 
     def on_end(self, reason: str, *, hostile: bool) -> None:
         """It ended, or broke a rule."""
-        self._gone(reason, logging.WARNING if hostile or self.greeting is None else logging.INFO)
+        # The way out to a peer tells of its end: once, not for every lane and direction.
+        self._gone(reason, logging.WARNING if hostile or self.greeting is None else logging.DEBUG)
 
     def _gone(self, reason: str, level: int) -> None:
         greeting = self.greeting
         if greeting is None:
             _log.log(level, "connection from %s closed: %s", self._remote, reason)
         else:
-            text = "connection from member %x at %s closed: %s"
-            _log.log(level, text, greeting.hello.member_id, self._remote, reason)
+            text = "connection from member %s at %s closed: %s"
+            name = self._context.receiver.name_of(greeting.hello.member_id)
+            _log.log(level, text, name, self._remote, reason)
         self._gate.on_gone(self)

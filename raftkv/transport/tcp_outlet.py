@@ -222,15 +222,16 @@ class Outlet:
     def _report(self) -> None:
         """One line for each end of a connection, and for each new reason of not getting one."""
         if self._was_up:
-            text = "connection to member %x at %s lost: %s"
+            text = "connection to member %s at %s lost: %s"
         elif self._end_reason == self._last_reason:
             return
         else:
-            text = "cannot connect to member %x at %s: %s"
+            text = "cannot connect to member %s at %s, and tries on: %s"
         self._last_reason = self._end_reason
         # Both lanes of a peer fare alike: BULK is for those who look closer.
         level = logging.WARNING if self._lane is Lane.RAFT else logging.DEBUG
-        _log.log(level, text, self.peer, self.address, self._end_reason)
+        name = self._context.receiver.name_of(self.peer)
+        _log.log(level, text, name, self.address, self._end_reason)
 
     # --- the channel's calls ---
 

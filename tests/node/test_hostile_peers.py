@@ -86,11 +86,12 @@ async def test_forwarded_bytes_that_are_no_commands_never_reach_the_log(
     async with cluster() as made:
         leader = await made.leader()
         await leader.propose(b"before")
-        peer = made.followers(leader)[0].id
+        follower = made.followers(leader)[0]
+        peer = follower.id
         payload = Payload(EntryKind.NORMAL, b"no command")
         message = ForwardProposal(peer, leader.id, (payload,), 1)
         _give(leader, peer, encode_messages([message]))
-        await made.until(lambda: f"a message of member {peer} is dropped" in caplog.text)
+        await made.until(lambda: f"a message of member {follower.name} is dropped" in caplog.text)
         await _is_well(made)
 
 

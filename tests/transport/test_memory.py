@@ -196,7 +196,7 @@ async def test_a_refused_member_is_not_connected_until_it_is_let_in(
         await recorders[refuser].until(lambda: len(recorders[refuser].asked) >= 3)
         assert recorders[1].ups == recorders[2].ups == []
         assert [record.message for record in caplog.records] == [
-            "member 1 cannot connect to 2: its disk changed"
+            "member 1 cannot connect to member 2: its disk changed"
         ]
         told = {1: [], 2: [(2, Refusal(Code.IDENTITY, "its disk changed"))]}[refuser]
         assert recorders[1].refused[:1] == told  # only by who let it not in
@@ -220,8 +220,8 @@ async def test_another_cluster_and_another_member_are_refused(
         assert first.ups == two.ups == three.ups == []
         texts = [record.message for record in caplog.records]
         assert texts == [
-            "member 1 cannot connect to 2: cluster 7 is not ours, c1",
-            "member 1 cannot connect to 3: member 2 answers there",
+            "member 1 cannot connect to member 2: cluster 7 is not ours, c1",
+            "member 1 cannot connect to member 3: member 2 answers there",
         ]
 
 

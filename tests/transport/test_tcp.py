@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import socket
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from anyio.lowlevel import checkpoint
 from raftkv.errors import ConfigError, RequestTooLargeError, TransportError, UsageError
 from raftkv.transport.base import Lane
 from raftkv.transport.tcp import Limits, TcpTransport
+from tests.transport.conftest import LogLines
 from tests.transport.tcp_world import QUICK, members, serving, stranger, transport, unused_address
 from tests.transport.world import Recorder, hello, runtime
 
@@ -276,8 +278,25 @@ async def test_a_failing_dial_is_one_line_for_each_new_reason(
     async with end.serve(hello(1), Recorder()):
         await attempts.wait()
     texts = [record.getMessage() for record in caplog.records]
-    assert texts == [f"cannot connect to member 2 at {address}: connection refused"]
+    assert texts == [f"cannot connect to member 2 at {address}, and tries on: connection refused"]
     assert all(record.exc_info is None for record in caplog.records)
+
+
+async def test_the_loss_of_a_peer_is_one_line_for_all_lanes_and_both_ways(lines: LogLines) -> None:
+    async with members(1, 2) as world:
+        one, two = world[1], world[2]
+        one.recorder.names[2] = "n2"
+        where = two.transport.address
+        two.transport.set_peers({})
+        await lines.until(lambda: len(ends(lines, logging.DEBUG)) >= 6)
+        (told,) = ends(lines, logging.INFO)
+    assert told == f"connection to member n2 at {where} lost: it was closed by the other side"
+
+
+def ends(lines: LogLines, level: int) -> list[str]:
+    """What was said from that level on about connections that ended."""
+    told = [record.getMessage() for record in lines.records if record.levelno >= level]
+    return [line for line in told if " lost: " in line or " closed: " in line]
 
 
 async def test_a_receiver_may_close_the_connection_it_hears_from() -> None:

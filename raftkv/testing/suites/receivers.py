@@ -23,6 +23,8 @@ class Recorder:
         """Why somebody may not come in; None if he may."""
         self.code = Code.IDENTITY
         """Of the refusals."""
+        self.names: dict[int, str] = {}
+        """Of members that have one."""
         self.on_each: Callable[[int, Lane, bytes], None] | None = None
         """Called with each frame."""
         self._changed = anyio.Event()
@@ -43,6 +45,10 @@ class Recorder:
         """Remember who left."""
         self.downs.append(peer)
         self._ring()
+
+    def name_of(self, peer: int) -> str:
+        """As :attr:`names` says."""
+        return self.names.get(peer, f"{peer:x}")
 
     def accepts(self, hello: Hello) -> Refusal | None:
         """What :attr:`refusal` says."""
