@@ -165,6 +165,43 @@ def test_a_slow_reader_holds_nothing_and_loses_nothing() -> None:
     assert member.hub.behind == 0
 
 
+def test_a_slow_reader_takes_nothing_from_a_fast_one_of_the_same_keys() -> None:
+    member = Member(KvSettings(watch_buffer_revisions_max=4), Limits())
+    fast, slow, slower, slowest = (Collector(member, ALL, 0) for _ in range(4))
+    for number in range(20):
+        member.do(*puts(b"a"))
+        assert fast.watcher.is_synced
+        fast.drain()
+        if number == 2:
+            assert slow.read()
+            assert slow.read()
+            assert slower.read()
+        if number == 4:
+            # Who leaves half of the log free may go on; who does not, makes room.
+            synced = [one.watcher.is_synced for one in (slow, slower, slowest)]
+            assert synced == [True, False, False]
+    for reader in (fast, slow, slower, slowest):
+        reader.drain().check()
+        assert reader.watcher.is_synced
+    assert member.hub.buffered_bytes == 0
+
+
+def test_what_waits_for_many_takes_the_room_of_one() -> None:
+    member = Member(KvSettings(), Limits())
+    readers = [Collector(member, ALL, 0)]
+    member.do(*puts(b"a"))
+    alone = member.hub.buffered_bytes
+    assert alone
+    readers[0].drain()
+    readers += [Collector(member, ALL, 0) for _ in range(9)]
+    member.do(*puts(b"a"))
+    assert member.hub.buffered_bytes == alone
+    for reader in readers:
+        assert member.hub.buffered_bytes == alone
+        assert reader.drain().got
+    assert member.hub.buffered_bytes == 0
+
+
 def test_a_reader_of_large_values_falls_behind_by_bytes() -> None:
     member = Member(KvSettings(watch_buffer_bytes_max=10_000), Limits())
     reader = Collector(member, ALL, 0)
@@ -217,6 +254,32 @@ def test_a_reader_that_falls_behind_amid_the_pieces_of_a_revision_goes_on_behind
     reader.check()
 
 
+PAIRS = Wanted(EVERYTHING, fragment_bytes=2 * 257)
+"""Pieces of two events of small keys."""
+
+
+@pytest.mark.parametrize("pieces", [1, 2, 3])
+@pytest.mark.parametrize("is_late", [False, True], ids=["from the log", "from history"])
+def test_pieces_taken_of_a_revision_are_not_counted_against_another(
+    pieces: int, is_late: bool
+) -> None:
+    member = Member(KvSettings(watch_buffer_revisions_max=3), Limits())
+    member.do(*puts(b"a", b"b", b"c", b"d", b"e", b"f"))
+    start = 0 if not is_late else member.revision + 1
+    reader = None if is_late else Collector(member, PAIRS, start)
+    member.do(DeleteSpan(prefix_span(b"")))
+    if reader is None:
+        reader = Collector(member, PAIRS, start)
+        reader.watcher.step()
+    assert reader.watcher.is_synced
+    assert reader.watcher.queued == 3
+    for _ in range(pieces):
+        assert reader.read()
+    member.do(DeleteOne(b"x"), *puts(b"a", b"b", b"c", b"d"))
+    assert not reader.watcher.is_synced
+    reader.drain().check()
+
+
 def test_a_revision_of_many_rows_of_history_is_one_change() -> None:
     member = Member(KvSettings(), Limits(page_events=1), is_alone=True)
     names = [b"key %d of many" % number * 16 for number in range(300)]
@@ -255,6 +318,22 @@ def test_a_mark_comes_behind_everything_it_covers() -> None:
         (2, True),
         (3, False),
         (5, True),
+    ]
+
+
+def test_a_mark_asked_for_while_one_waits_amid_what_is_queued_comes_too() -> None:
+    member = Member(limits=None)
+    reader = Collector(member, ONE, 0)
+    for _ in range(3):
+        member.do(*puts(b"a"))
+        reader.watcher.ask_mark()
+    assert reader.watcher.queued == 4
+    assert [(one.revision, bool(one.events)) for one in reader.drain().got] == [
+        (2, True),
+        (2, False),
+        (3, True),
+        (4, True),
+        (4, False),
     ]
 
 
