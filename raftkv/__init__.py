@@ -19,6 +19,11 @@ The house, by room; imports go from the top of this list down, never up::
     recipes     locks, elections, queues and the like, on that client's public names alone
     open, cluster, blocking    put the parts together
     testing     a simulator and checkers for you to use; nothing imports it
+
+Types for your annotations, settings and errors are names of this package. Elsewhere stand what the
+bare core is made of (:mod:`raftkv.core`), recipes (:mod:`raftkv.recipes`), what threads hold
+(:mod:`raftkv.blocking`), the values of the store's own language (:mod:`raftkv.kv`), and the ports
+for adapters of your own (:mod:`raftkv.storage`, :mod:`raftkv.transport`, :mod:`raftkv.runtime`).
 """
 
 from __future__ import annotations
@@ -68,6 +73,7 @@ from raftkv.handle import Node
 from raftkv.kv import KvResult
 from raftkv.kv.alarms import KvAlarm
 from raftkv.kv.client import op, when
+from raftkv.kv.client.edge import LeaseHolder
 from raftkv.kv.client.leases import Lease, LeaseStatus
 from raftkv.kv.client.upkeep import KvStatus
 from raftkv.kv.client.watching import Watch
@@ -80,22 +86,25 @@ from raftkv.kv.model import (
     KeyValue,
     KvHash,
     LeaseResult,
+    OperationResult,
     PutResult,
     RangeResult,
     TxnResult,
 )
 from raftkv.kv.requests import AlarmKind, Compare, Operation, SortOrder, SortTarget
 from raftkv.kv.settings import KvSettings
-from raftkv.machine import Command, DurableStateMachine, StateMachine
+from raftkv.machine import Command, DurableStateMachine, Row, StateMachine
 from raftkv.node.members import Members
 from raftkv.node.roster import Member
 from raftkv.node.settings import Settings
 from raftkv.node.status import (
     Alarm,
+    DiskStatus,
     Event,
     Events,
     EventsLost,
     LeaderChanged,
+    LoopStatus,
     MembershipChanged,
     MemberStatus,
     PeerStatus,
@@ -105,6 +114,7 @@ from raftkv.node.status import (
     Status,
 )
 from raftkv.open import open_node
+from raftkv.recipes import Held, Item, Leadership
 from raftkv.recipes.store import Kv
 from raftkv.storage.base import Batch, Reader, Space, Store
 from raftkv.transport.tcp_tls import Tls
@@ -125,6 +135,7 @@ __all__ = [
     "ConfigError",
     "DeadlineError",
     "DeleteResult",
+    "DiskStatus",
     "DurableStateMachine",
     "Error",
     "Event",
@@ -133,9 +144,11 @@ __all__ = [
     "EventsLost",
     "ForkedError",
     "FutureRevisionError",
+    "Held",
     "IdentityError",
     "InvalidArgumentError",
     "InvariantError",
+    "Item",
     "KeyEvent",
     "KeyNotFoundError",
     "KeyValue",
@@ -146,11 +159,14 @@ __all__ = [
     "KvSettings",
     "KvStatus",
     "LeaderChanged",
+    "Leadership",
     "Lease",
     "LeaseExistsError",
+    "LeaseHolder",
     "LeaseNotFoundError",
     "LeaseResult",
     "LeaseStatus",
+    "LoopStatus",
     "MachineError",
     "Member",
     "MemberStatus",
@@ -163,6 +179,7 @@ __all__ = [
     "NodeStoppedError",
     "NotLeaderError",
     "Operation",
+    "OperationResult",
     "OutcomeUnknownError",
     "PeerStatus",
     "ProposalDroppedError",
@@ -174,6 +191,7 @@ __all__ = [
     "RemovedError",
     "RequestTooLargeError",
     "RoleChanged",
+    "Row",
     "SessionNotFoundError",
     "Settings",
     "SortOrder",

@@ -18,7 +18,17 @@ from raftkv import core, errors, testing
 from tests.source import ROOT
 
 # The packages whose names are for users.
-PUBLIC = ("raftkv", "raftkv.core", "raftkv.testing", "raftkv.testing.suites")
+PUBLIC = (
+    "raftkv",
+    "raftkv.core",
+    "raftkv.kv",
+    "raftkv.recipes",
+    "raftkv.runtime",
+    "raftkv.storage",
+    "raftkv.testing",
+    "raftkv.testing.suites",
+    "raftkv.transport",
+)
 
 
 def complaints(module: ModuleType) -> Iterator[str]:

@@ -6,4 +6,47 @@ Reading order: ``base`` (the ports), ``batch`` and ``memory`` (the simplest stor
 rocksdict),
 ``directory`` (one member's data directory, from lock to close), ``scrub`` (reading all of it again,
 in pieces).
+
+What the ports are made of is imported from here, by whoever writes a store of their own for
+``open_node(storage=)``; :mod:`raftkv.testing.suites` tries it.
 """
+
+from __future__ import annotations
+
+from raftkv.storage.base import (
+    AppliedMark,
+    Batch,
+    Damage,
+    HashedPieces,
+    Identity,
+    LogStore,
+    Loss,
+    Piece,
+    Pieces,
+    Reader,
+    Recovered,
+    Space,
+    Storage,
+    Store,
+    View,
+    WitnessRecord,
+)
+
+__all__ = [
+    "AppliedMark",
+    "Batch",
+    "Damage",
+    "HashedPieces",
+    "Identity",
+    "LogStore",
+    "Loss",
+    "Piece",
+    "Pieces",
+    "Reader",
+    "Recovered",
+    "Space",
+    "Storage",
+    "Store",
+    "View",
+    "WitnessRecord",
+]
