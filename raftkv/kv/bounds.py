@@ -32,9 +32,16 @@ RESULT_BYTES_MAX: Final = 32 * 1024 * 1024
 again when it starts anew: without a bound 128 ranges of everything would end them all, for good.
 What more hears is kept in sessions, so that all members must have the same bound."""
 
+LOOKED_KEYS_MAX: Final = 50_000
+"""Most keys that the conditions and ranges of one transaction may look at together.
+
+etcd has no such bound. A range looks at all keys of its span, to count them, whatever its limit.
+Each KiB of their values that has to be read counts as another key.
+"""
+
 HELD_BYTES_MAX: Final = 8 * 1024 * 1024
 """When a slice holds more than that beside its commands, in results and in rows of what was
-deleted, it ends before the next entry.
+deleted, it ends before the next entry. Keys that were only looked at count, too, for their time.
 
 An entry is never cut. So once the commands of one entry have a slice hold more than that, further
 ones in it that could add to it are refused, to be proposed again: whoever has many of them under
@@ -42,6 +49,7 @@ way finds them spread over more entries. What one command holds has its own boun
 """
 
 _ITEM_BYTES: Final = 256  # what an item takes beside its key and value
+_LOOK_BYTES: Final = 128  # as how many bytes a key counts that was looked at
 
 Pair = tuple[bytes, bytes]
 """A key and the row of its version in force."""
@@ -87,30 +95,32 @@ class Cover:
         It looks no further than the bound.
         """
         found: list[Pair] = []
+        refusal: Refused | None = None
         for key, row in writes.scan_current(delete.span):
             self._keys -= rows.weight_of(key)
-            if self._keys < 0:
-                return _too_many()
             if delete.previous:
                 self._bytes -= _ITEM_BYTES + len(key) + value_bytes_of(writes, row)
-                if self._bytes < 0:
-                    return _too_much()
+            if self._keys < 0 or self._bytes < 0:
+                refusal = _too_many() if self._keys < 0 else _too_much()
+                break
             found.append((key, row))
-        return found
+        writes.hold(_LOOK_BYTES * len(found))
+        return refusal or found
 
 
 class Room:
-    """What the results of one command may still hold."""
+    """What the results of one command may still hold, and at how many keys it may look for them."""
 
-    __slots__ = ("left",)
+    __slots__ = ("left", "looks")
 
     def __init__(self) -> None:
         self.left = RESULT_BYTES_MAX
+        self.looks = LOOKED_KEYS_MAX
 
     @property
     def used(self) -> int:
-        """What they hold, or would."""
-        return RESULT_BYTES_MAX - self.left
+        """What the slice must hold for it."""
+        return RESULT_BYTES_MAX - self.left + _LOOK_BYTES * (LOOKED_KEYS_MAX - self.looks)
 
     def previous(self, writes: Slice, found: Iterable[Pair]) -> tuple[KeyValue, ...]:
         """The versions found, as far as there is room: see :attr:`is_over`."""
@@ -125,16 +135,26 @@ class Room:
     @property
     def is_over(self) -> bool:
         """Whether it was not enough: what was found is not told."""
-        return self.left < 0
+        return self.left < 0 or self.looks < 0
 
 
 def not_told(revision: int) -> Refused:
     """What the caller hears instead of results for which there was no room."""
     return Refused(
-        f"it was done, at revision {revision}, but what its ranges, and previous=True, found is"
-        f" more than {RESULT_BYTES_MAX} bytes: read that outside of a transaction, or with a limit",
+        f"it was done, at revision {revision}, but its ranges looked at more than {LOOKED_KEYS_MAX}"
+        f" keys, or they and previous=True found more than {RESULT_BYTES_MAX} bytes: read that"
+        " outside of a transaction",
         Refusal.RESULT_NOT_KEPT,
         revision,
+    )
+
+
+def too_far() -> Refused:
+    """What a transaction is answered whose conditions look at too many keys."""
+    return Refused(
+        f"request is too large: its conditions look at more than {LOOKED_KEYS_MAX} keys; nothing"
+        " was done: compare smaller ranges, or a key that is put with each change in them",
+        Refusal.TOO_LARGE,
     )
 
 

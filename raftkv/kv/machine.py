@@ -11,8 +11,8 @@ head once, in one batch.
 Cost of a command on the event loop: a put is one get and two rows (three if the key existed); a
 delete of N keys is one scan and two rows a key, about 5 ms per 1,000 keys, in one go, as one
 command is one revision. So that no command makes a member late for its heartbeats it may delete
-only so many keys, and a lease have only so many (:mod:`raftkv.kv.bounds`). A transaction that
-reads, or compares, a range of very many keys is late all the same.
+only so many keys, a lease have only so many, and a transaction look at only so many
+(:mod:`raftkv.kv.bounds`).
 """
 
 from __future__ import annotations

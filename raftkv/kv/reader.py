@@ -87,6 +87,7 @@ class RangeRead:
         "_is_scanned",
         "_items",
         "_items_max",
+        "_looked",
         "_matched",
         "_rest",
         "_sorter",
@@ -111,6 +112,7 @@ class RangeRead:
         self._bytes = 0  # of keys and values that were read
         self._count = 0  # keys in the span
         self._matched = 0  # of them within the bounds
+        self._looked = 0  # at keys of the span, those included that did not exist then
         self._is_scanned = False
         self._sorter: Sorter | None = None
         self._items_max = wanted.limit  # to take in key order; 0: all
@@ -168,12 +170,17 @@ class RangeRead:
         return held * _ITEM_BYTES + (self._bytes * held // found if found else 0)
 
     @property
+    def looked(self) -> int:
+        """At how many keys it has looked; each counts once more for every KiB it had to read."""
+        return self._looked + (self._bytes >> 10)
+
+    @property
     def _is_full(self) -> bool:
         return 0 < self._items_max <= self._matched
 
     def _scan(self, reader: Reader, head: rows.Head, keys_max: int) -> bool:
         scan = versions_at(reader, self._rest, self._at, head)
-        size = 0
+        size = looked = 0
         try:
             for looked, (key, row) in enumerate(scan, 1):
                 if row is not None:
@@ -186,6 +193,7 @@ class RangeRead:
             return True
         finally:
             self._bytes += size
+            self._looked += looked
             scan.close()
 
     @property

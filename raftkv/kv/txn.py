@@ -17,7 +17,7 @@ from attrs import frozen
 
 from raftkv.errors import CompactedError, FutureRevisionError
 from raftkv.kv import rows
-from raftkv.kv.bounds import Cover, Pair, Room, not_told
+from raftkv.kv.bounds import Cover, Pair, Room, not_told, too_far
 from raftkv.kv.engine import Revision, Slice
 from raftkv.kv.leases import is_granted, not_granted, refuse_keys
 from raftkv.kv.model import (
@@ -41,6 +41,7 @@ from raftkv.kv.requests import (
     Range,
     Txn,
 )
+from raftkv.kv.sizes import value_bytes_of
 
 _STEP_KEYS: Final = 4096
 
@@ -75,7 +76,11 @@ def apply_delete(writes: Slice, delete: DeleteOne | DeleteSpan) -> DeleteResult 
 
 def apply_txn(writes: Slice, txn: Txn) -> TxnResult | Refused:
     """A transaction, of which nothing happens if a part of it cannot."""
-    way = _way(writes, txn)
+    room = Room()
+    way = _way(writes, txn, room)
+    if room.is_over:
+        writes.hold(room.used)
+        return too_far()
     for refuse in (_refuse_put, _refuse_range):
         for operation in _operations(way):
             refusal = refuse(writes, operation)
@@ -84,7 +89,7 @@ def apply_txn(writes: Slice, txn: Txn) -> TxnResult | Refused:
     refusal = _refuse_deletes(writes, way) or _refuse_attaching(writes, _operations(way))
     if refusal is not None:
         return refusal
-    revision, room = Revision(writes), Room()
+    revision = Revision(writes)
     result = _follow(writes, revision, way, room)
     revision.close()
     writes.hold(room.used)
@@ -103,10 +108,10 @@ class _Way:
     inside: tuple[_Way, ...]
 
 
-def _way(writes: Slice, txn: Txn) -> _Way:
-    succeeded = all(_holds(writes, compare) for compare in txn.when)
+def _way(writes: Slice, txn: Txn, room: Room) -> _Way:
+    succeeded = all(_holds(writes, compare, room) for compare in txn.when)
     branch = txn.then if succeeded else txn.otherwise
-    inside = tuple(_way(writes, one) for one in branch if isinstance(one, Txn))
+    inside = tuple(_way(writes, one, room) for one in branch if isinstance(one, Txn))
     return _Way(succeeded, branch, inside)
 
 
@@ -119,7 +124,7 @@ def _operations(way: _Way) -> Iterator[Operation]:
             yield operation
 
 
-def _holds(writes: Slice, compare: Compare) -> bool:
+def _holds(writes: Slice, compare: Compare, room: Room) -> bool:
     keys = compare.keys
     if isinstance(keys, bytes):
         row = writes.current(keys)
@@ -127,7 +132,10 @@ def _holds(writes: Slice, compare: Compare) -> bool:
     found = False
     for key, row in writes.scan_current(keys):
         found = True
-        if not _holds_for(writes, compare, key, row):
+        room.looks -= 1
+        if compare.target is CompareTarget.VALUE:
+            room.looks -= value_bytes_of(writes, row) >> 10
+        if room.is_over or not _holds_for(writes, compare, key, row):
             return False
     return found or _holds_missing(compare)
 
@@ -245,9 +253,10 @@ def _follow(writes: Slice, revision: Revision, way: _Way, room: Room) -> TxnResu
 def _range(writes: Slice, wanted: Range, room: Room) -> RangeResult:
     read = RangeRead(wanted)
     is_done = False
-    while not is_done and read.held_bytes <= room.left:
+    while not is_done and read.held_bytes <= room.left and read.looked <= room.looks:
         is_done = read.advance(writes, _STEP_KEYS)
     room.left -= read.held_bytes
+    room.looks -= read.looked
     if room.is_over:
         return RangeResult((), 0, False, writes.revision)
     return read.result

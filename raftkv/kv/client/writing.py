@@ -121,13 +121,17 @@ class Writing(Part):
         taken, in order: of ``op.get`` a KeyValue or None, of others what the method of that name
         returns. ``revision`` is the new one, or the unchanged one if nothing was written.
 
+        Every member applies a transaction in one go. So, where etcd has no bounds, its deletes have
+        20,000 keys at most, as the store was before, one that several name counted for each; its
+        conditions and ranges look at 50,000, a range at all in it whatever its limit; and what its
+        ranges and ``previous`` find takes 32 MiB.
+
         Raises InvalidArgumentError beyond 128 conditions or operations of a branch, those around a
         transaction inside included, or 1,024 in all, or for a key that both of two operations would
-        change, in whichever branch; RequestTooLargeError beyond 1.5 MiB, or if its deletes together
-        have more than 20,000 keys, of which each counts as often as a delete names it and as the
-        store was before; OutcomeUnknownError, which says that it was done, if its ranges, and what
-        ``previous`` asked for, found more than 32 MiB; TooManyRequestsError if for all of
-        ``timeout`` others beside it found too much.
+        change, in whichever branch; RequestTooLargeError beyond 1.5 MiB, or if its deletes or its
+        conditions go beyond those bounds; OutcomeUnknownError, which says that it was done, if its
+        ranges or ``previous`` do; TooManyRequestsError if for all of ``timeout`` others that were
+        proposed beside it found too much.
         """
         asked = op.txn(when=when, then=then, otherwise=otherwise)
         check_txn(asked)
