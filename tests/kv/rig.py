@@ -11,6 +11,7 @@ from raftkv.kv.model import KvResult, RangeResult, Span
 from raftkv.kv.reader import read_range
 from raftkv.kv.requests import KvCommand, Range
 from raftkv.machine import Command
+from raftkv.runtime.base import Runtime
 from raftkv.storage.base import Space, Store
 from raftkv.storage.memory import MemoryDisk, MemoryStore
 from raftkv.storage.rocks import Mode, RocksStore
@@ -98,6 +99,17 @@ class Rig:
 
     def close(self) -> None:
         self.store.close()
+
+
+class Door:
+    """A node of :mod:`tests.node.rig` as the public handle is: with its runtime."""
+
+    def __init__(self, node: object, runtime: Runtime) -> None:
+        self._node = node
+        self.runtime = runtime
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._node, name)
 
 
 def slices(commands: Sequence[KvCommand], sizes: Iterable[int]) -> Iterator[Sequence[KvCommand]]:

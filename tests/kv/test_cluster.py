@@ -14,13 +14,14 @@ from raftkv.kv.client.reading import STEP_KEYS
 from raftkv.kv.machine import KvMachine
 from raftkv.kv.model import PutResult
 from raftkv.kv.settings import KvSettings
+from tests.kv.rig import Door
 from tests.node.rig import QUICK, Cluster, cluster
 
 MEMBERS = (1, 2, 3)
 
 
 def kv_of(made: Cluster, number: int) -> Kv:
-    node = cast("Replica", made.nodes[number])
+    node = cast("Replica", Door(made.nodes[number], made.runtime))
     return Kv(node, machine_of(made, number), KvSettings(sessions=False))
 
 

@@ -16,6 +16,7 @@ from raftkv.kv.model import Done, KvHash
 from raftkv.kv.requests import AlarmKind, Sweep
 from raftkv.kv.settings import KvSettings
 from raftkv.node.node import Node
+from tests.kv.rig import Door
 from tests.node.rig import QUICK, Cluster, cluster
 
 MEMBERS = (1, 2, 3)
@@ -25,7 +26,7 @@ def kv_of(made: Cluster, number: int, quota_bytes: int = 0) -> Kv:
     machine = made.machines[number]
     assert isinstance(machine, KvMachine)
     settings = KvSettings(sessions=False, quota_bytes=quota_bytes)
-    return Kv(cast("Replica", made.nodes[number]), machine, settings)
+    return Kv(cast("Replica", Door(made.nodes[number], made.runtime)), machine, settings)
 
 
 async def sweep(node: Node[object]) -> None:
