@@ -12,6 +12,7 @@ from raftkv.kv.model import (
     Done,
     LeaseResult,
     Refusal,
+    SessionResult,
     Span,
     TxnResult,
 )
@@ -171,7 +172,7 @@ def _answer(given: naive.Answer) -> Answer:
             return At(revision)
         case TxnResult():
             return without_inner_revisions(given)
-        case LeaseResult():
+        case LeaseResult() | SessionResult():
             raise TypeError(given)
         case _:
             return given
