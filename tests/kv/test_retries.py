@@ -67,6 +67,8 @@ class Script:
         self.lines: list[Error | KvResult | Callable[[bytes], Error | KvResult]] = []
         self.holds: dict[int, anyio.Event] = {}
         """What a sequence waits for, when it comes for the first time."""
+        self.opens: anyio.Event | None = None
+        """What openings wait for."""
         self.refusal: Error | None = None
         self.settings = Settings()
         self.runtime: Runtime = evolve(system_runtime(), clock=self.clock)
@@ -78,6 +80,8 @@ class Script:
         await checkpoint()
         if isinstance(asked, Once) and asked.sequence in self.holds:
             await self.holds.pop(asked.sequence).wait()
+        if isinstance(asked, OpenSession) and self.opens is not None:
+            await self.opens.wait()
         line = self.lines.pop(0) if self.lines else None
         if callable(line):
             line = line(command)
@@ -284,20 +288,57 @@ async def test_a_member_that_recovers_may_write_and_one_that_is_closed_not(node:
 
 
 async def test_who_waits_for_another_to_open_the_session_has_a_deadline(node: Script) -> None:
-    held, waited = anyio.Event(), anyio.Event()
-
-    async def first() -> None:
-        async with node.session._opening:  # pyright: ignore[reportPrivateUsage] - held up at will
-            held.set()
-            await waited.wait()
-
+    node.opens = anyio.Event()
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(first)
-        await held.wait()
+        tasks.start_soon(node.put)
+        await anyio.wait_all_tasks_blocked()
         with pytest.raises(DeadlineError, match="nothing was proposed"):
             await node.put(timeout=0.01)
-        waited.set()
-    assert node.asked == []
+        assert node.kinds() == [OpenSession]
+        node.opens.set()
+    assert node.kinds() == [OpenSession, Once]
+
+
+async def test_whoever_waits_for_a_session_goes_on_together(node: Script) -> None:
+    node.opens = anyio.Event()
+    async with anyio.create_task_group() as tasks:
+        for _ in range(100):
+            tasks.start_soon(node.put)
+        await anyio.wait_all_tasks_blocked()
+        node.opens.set()
+        for _ in range(10):  # turns of the loop, not one for each
+            await checkpoint()
+        assert node.kinds() == [OpenSession, *[Once] * 100]
+
+
+async def test_who_opens_a_session_and_is_cancelled_leaves_that_to_another(node: Script) -> None:
+    node.opens = anyio.Event()
+    scope = anyio.CancelScope()
+
+    async def first() -> None:
+        with scope:
+            await node.put()
+
+    async with anyio.create_task_group() as tasks:
+        for write in (first, node.put):
+            tasks.start_soon(write)
+            await anyio.wait_all_tasks_blocked()
+        scope.cancel()
+        await anyio.wait_all_tasks_blocked()
+        assert node.kinds() == [OpenSession, OpenSession]
+        node.opens.set()
+    assert node.kinds() == [OpenSession, OpenSession, Once]
+
+
+async def test_whoever_waits_for_a_full_store_goes_without_like_who_asked(node: Script) -> None:
+    node.opens = anyio.Event()
+    node.lines = [Refused("full", Refusal.NO_SPACE)]
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(node.put)
+        await anyio.wait_all_tasks_blocked()
+        node.opens.set()
+    assert node.kinds() == [OpenSession, Put, Put, Put]
 
 
 async def test_what_is_answered_waits_for_the_oldest_write(node: Script) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Final, Protocol
 
-from anyio import Lock, fail_after
+from anyio import Event, fail_after
 
 from raftkv.errors import (
     DeadlineError,
@@ -99,6 +99,16 @@ class _Open:
         self.answered = sequence
 
 
+class _Attempt:
+    """Somebody opens a session, for all who wait: they go on together, and share an entry."""
+
+    __slots__ = ("ended", "is_full")
+
+    def __init__(self) -> None:
+        self.ended = Event()
+        self.is_full = False  # whether the store has no room for a session
+
+
 class Session:
     """The session that all writes of one client share."""
 
@@ -109,7 +119,7 @@ class Session:
         times = node.settings
         self._attempt = _ATTEMPT_ELECTIONS * times.election_ticks * times.tick_seconds
         self._open: _Open | None = None
-        self._opening = Lock()
+        self._attempt_to_open: _Attempt | None = None
 
     async def propose(self, command: bytes, timeout: float) -> KvResult:
         """Replicate a command, once however often it has to be tried.
@@ -243,7 +253,7 @@ class Session:
     async def _in_new_one(self, command: bytes, timeout: float) -> KvResult:
         """The same in a session that is opened first, by whichever write comes first."""
         with suppress(UnavailableError):  # a member that recovers may write
-            self._node.check()  # before another loop than the node's meets the lock
+            self._node.check()  # before another loop than the node's meets who waits here
         clock = self._clock
         deadline_ns = clock.monotonic_ns() + round(min(timeout, 1e9) * 1e9)
 
@@ -252,8 +262,7 @@ class Session:
 
         try:
             with fail_after(timeout):
-                async with self._opening:
-                    is_open = self._open is not None or await self._opened(left)
+                is_open = await self._opened(left)
         except DeadlineError:
             raise
         except TimeoutError as error:
@@ -265,10 +274,27 @@ class Session:
         return await self._node.propose(command, timeout=left())
 
     async def _opened(self, left: Callable[[], float]) -> bool:
+        """Wait until a session is open; False if the store has no room for one."""
+        while self._open is None:
+            attempt = self._attempt_to_open
+            if attempt is None:
+                attempt = self._attempt_to_open = _Attempt()
+                try:
+                    attempt.is_full = not await self._begin(left)
+                finally:
+                    self._attempt_to_open = None
+                    attempt.ended.set()
+            else:
+                await attempt.ended.wait()
+            if attempt.is_full:
+                return False
+        return True
+
+    async def _begin(self, left: Callable[[], float]) -> bool:
         """Open a session; False if the store has no room for one.
 
-        Each attempt that is done opens one of its own. Those of which nobody heard end by their
-        time.
+        Each copy of the command that is done opens one of its own. Those of which nobody heard end
+        by their time.
         """
         command = encode(OpenSession(0, self._ttl))
         patience = self._attempt
