@@ -16,16 +16,18 @@ would be left to chance, which copies of one machine share.
 =========  =================  ============================================================
 tag        key behind it      row
 =========  =================  ============================================================
-``S``      session, 0         the lowest sequence that may still be asked for
-``S``      session, 1, chunk  results of 64 sequences, as numbers
+``S``      session, 0         nothing: the session is open
+``S``      session, 1, chunk  results of up to 64 sequences, as numbers
 ``O``      session, sequence  an outcome: a result that is no mere revision
 =========  =================  ============================================================
 
-Nearly all results are revisions of puts: 64 of them stand in one row, 0 where there is none,
-trailing ones left out. Where the result has a row of its own its number has the highest bit set,
+Nearly all results are revisions of puts: those of 64 sequences make a chunk, and stand in one row.
+It begins with the lowest sequence that could still be asked for when its last result came, and
+holds the results from there on, 0 where there is none: two numbers, for who waits for each answer
+before the next write. The newest row knows what is answered: a command that says more of it always
+leaves a result behind that. Where a result has a row of its own its number has the highest bit set,
 and is what that row counts in the size of the store (:mod:`raftkv.kv.sizes`), so that it can be
-taken back without looking. A chunk goes as a whole, with the outcomes in it, once all of it is
-answered; until then what it holds stays, so that rows depend on the commands alone.
+taken back without looking.
 
 Memory holds the chunks of the sessions in use, at most ``CACHED_CHUNKS_MAX``, or one session's;
 everything else is found in the rows again.
@@ -62,25 +64,34 @@ _CHUNK: Final = 1 << _CHUNK_BITS
 _MASK: Final = _CHUNK - 1
 _NOTHING: Final = 0
 _OWN_ROW: Final = 1 << 63  # and what that row counts; no revision comes so far
-_EMPTY: Final = [_NOTHING] * _CHUNK
 
 _KEY: Final = struct.Struct(">cQ")
 _PART: Final = struct.Struct(">cQBQ")
 _OUTCOME: Final = struct.Struct(">cQQ")
-_ANSWERED: Final = struct.Struct("<Q")
+_NUMBERS: Final = tuple(struct.Struct(f"<{count}Q") for count in range(_CHUNK + 2))
 _HEAD_PART: Final = b"\0"
 _CHUNK_PART: Final = 1
+
+
+class _Chunk:
+    """Results by their places, as far as there are any."""
+
+    __slots__ = ("answered", "results")
+
+    def __init__(self, answered: int, results: list[int]) -> None:
+        self.answered = answered  # as the session had it when the last of them came
+        self.results = results
 
 
 class _Session:
     """One session as far as memory holds it."""
 
-    __slots__ = ("answered", "chunks", "dirty", "written")
+    __slots__ = ("answered", "chunks", "dirty", "outcomes")
 
-    def __init__(self, answered: int, written: int) -> None:
-        self.answered = answered
-        self.written = written  # what the row says of it; -1: there is none yet
-        self.chunks: dict[int, list[int]] = {}
+    def __init__(self) -> None:
+        self.answered = 0
+        self.outcomes = 0  # how many results have rows of their own
+        self.chunks: dict[int, _Chunk] = {}
         self.dirty: set[int] = set()  # chunks to write at the end of the slice
 
 
@@ -109,7 +120,8 @@ class Sessions:
         if not isinstance(granted, LeaseResult):
             return granted
         session = read_table(writes).grants
-        self._cached[session] = self._touched[session] = _Session(0, -1)
+        self._cached[session] = _Session()
+        writes.put_row(_KEY.pack(SESSIONS, session) + _HEAD_PART, b"")
         return SessionResult(session, granted.id, writes.revision)
 
     def once(
@@ -130,32 +142,39 @@ class Sessions:
                 f"session {session} not found: it was never opened, or its lease has ended",
                 Refusal.SESSION_NOT_FOUND,
             )
+        if answered < found.answered:
+            answered = found.answered
+        if sequence < answered:
+            return _too_late(session, sequence)
         number, place = sequence >> _CHUNK_BITS, sequence & _MASK
         chunk = found.chunks.get(number)
-        if sequence < found.answered or sequence < answered:
-            return _too_late(session, sequence)
-        if chunk is not None and (known := chunk[place]):
+        if chunk is not None and place < len(chunk.results) and (known := chunk.results[place]):
             return known if known < _OWN_ROW else _first(writes, session, sequence)
-        self._touched[session] = found
-        if answered > found.answered:
-            if answered >> _CHUNK_BITS != found.answered >> _CHUNK_BITS:
-                first = answered >> _CHUNK_BITS
-                self._drop(writes, session, found, [one for one in found.chunks if one < first])
+        if sequence - answered >= UNANSWERED_MAX:
+            return _too_many(session, sequence - answered)
+        if answered != found.answered:
+            first = answered >> _CHUNK_BITS
+            if found.outcomes or first != found.answered >> _CHUNK_BITS:
+                self._answer(writes, session, found, first, answered & _MASK)
             found.answered = answered
-        if sequence - found.answered >= UNANSWERED_MAX:
-            return _too_many(session, sequence - found.answered)
         result = apply(writes, command)
         if isinstance(result, int):
             known = result
         elif self._cached.get(session) is found:
             known = _keep(writes, session, sequence, result)
+            found.outcomes += 1
         else:
             return result  # the command ended its own session
         if chunk is None:
-            chunk = found.chunks[number] = _EMPTY.copy()
+            chunk = found.chunks[number] = _Chunk(answered, [])
             self._chunks += 1
-        chunk[place] = known
+        results = chunk.results
+        if place >= len(results):
+            results += [_NOTHING] * (place - len(results) + 1)
+        results[place] = known
+        chunk.answered = answered
         found.dirty.add(number)
+        self._touched[session] = found
         return result
 
     def end(self, writes: Slice, session: int) -> None:
@@ -174,20 +193,23 @@ class Sessions:
         if not touched:
             return
         for session, found in touched.items():
-            if found.answered != found.written:
-                writes.put_row(
-                    _KEY.pack(SESSIONS, session) + _HEAD_PART, _ANSWERED.pack(found.answered)
-                )
-                found.written = found.answered
             for number in found.dirty:
                 key = _PART.pack(SESSIONS, session, _CHUNK_PART, number)
-                writes.put_row(key, _pack(found.chunks[number]))
+                writes.put_row(key, _pack(number, found.chunks[number]))
             found.dirty.clear()
         touched.clear()
         if self._chunks > CACHED_CHUNKS_MAX or len(self._cached) > CACHED_CHUNKS_MAX:
             self._forget()
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _answer(self, writes: Slice, session: int, found: _Session, first: int, place: int) -> None:
+        """Nobody asks any more for what is before this place in the chunk ``first``."""
+        self._drop(writes, session, found, [one for one in found.chunks if one < first])
+        chunk = found.chunks.get(first)
+        if chunk is not None and _release(writes, session, found, first, chunk.results[:place]):
+            chunk.results[:place] = [_NOTHING] * place
+            found.dirty.add(first)
 
     def _drop(self, writes: Slice, session: int, found: _Session, numbers: list[int]) -> None:
         """Nobody asks for what is in these chunks any more: they go."""
@@ -196,29 +218,22 @@ class Sessions:
             self._chunks -= 1
             found.dirty.discard(number)
             writes.delete_row(_PART.pack(SESSIONS, session, _CHUNK_PART, number))
-            if max(chunk) < _OWN_ROW:
-                continue
-            for place, result in enumerate(chunk):
-                if result >= _OWN_ROW:
-                    writes.size -= result ^ _OWN_ROW
-                    sequence = number << _CHUNK_BITS | place
-                    writes.delete_row(_OUTCOME.pack(OUTCOMES, session, sequence))
+            _release(writes, session, found, number, chunk.results)
 
     def _find(self, writes: Slice, session: int) -> _Session | None:
         """The session, from memory or the rows; None if there is none."""
         found = self._cached.get(session)
         if found is not None:
             return found
-        row = writes.get(_MACHINE, _KEY.pack(SESSIONS, session) + _HEAD_PART)
-        if row is None:
+        if writes.get(_MACHINE, _KEY.pack(SESSIONS, session) + _HEAD_PART) is None:
             return None
-        if len(row) != _ANSWERED.size:
-            raise _corrupt(f"the row of session {session} has {len(row)} bytes")
-        (answered,) = _ANSWERED.unpack(row)
-        found = _Session(answered, answered)
+        found = _Session()
         first = _PART.pack(SESSIONS, session, _CHUNK_PART, 0)
         for key, packed in writes.scan(_MACHINE, first, _KEY.pack(SESSIONS, session + 1)):
-            found.chunks[_PART.unpack(key)[3]] = _unpack(session, packed)
+            number = _PART.unpack(key)[3]
+            chunk = found.chunks[number] = _unpack(session, number, packed)
+            found.answered = max(found.answered, chunk.answered)
+            found.outcomes += sum(result >= _OWN_ROW for result in chunk.results)
         self._chunks += len(found.chunks)
         self._cached[session] = found
         return found
@@ -249,6 +264,19 @@ def _keep(writes: Slice, session: int, sequence: int, result: KvResult) -> int:
     return _OWN_ROW | counted
 
 
+def _release(writes: Slice, session: int, found: _Session, number: int, results: list[int]) -> bool:
+    """Delete the outcomes of the first results of a chunk; whether there were any."""
+    if not found.outcomes or max(results, default=_NOTHING) < _OWN_ROW:
+        return False
+    for place, result in enumerate(results):
+        if result >= _OWN_ROW:
+            found.outcomes -= 1
+            writes.size -= result ^ _OWN_ROW
+            sequence = number << _CHUNK_BITS | place
+            writes.delete_row(_OUTCOME.pack(OUTCOMES, session, sequence))
+    return True
+
+
 def _too_late(session: int, sequence: int) -> Refused:
     return Refused(
         f"sequence {sequence} of session {session} is below what the session said is answered"
@@ -277,14 +305,20 @@ def _kept(result: KvResult) -> bytes:
     )
 
 
-def _pack(chunk: list[int]) -> bytes:
-    return struct.pack(f"<{_CHUNK}Q", *chunk).rstrip(b"\0")
+def _pack(number: int, chunk: _Chunk) -> bytes:
+    results = chunk.results[max(chunk.answered - (number << _CHUNK_BITS), 0) :]
+    return _NUMBERS[1 + len(results)].pack(chunk.answered, *results)
 
 
-def _unpack(session: int, row: bytes) -> list[int]:
-    if len(row) > 8 * _CHUNK:
+def _unpack(session: int, number: int, row: bytes) -> _Chunk:
+    count, odd = divmod(len(row), _NUMBERS[1].size)
+    if not count or odd or count >= len(_NUMBERS):
         raise _corrupt(f"a row of results of session {session} has {len(row)} bytes")
-    return list(struct.unpack(f"<{_CHUNK}Q", row.ljust(8 * _CHUNK, b"\0")))
+    answered, *results = _NUMBERS[count].unpack(row)
+    start = max(answered - (number << _CHUNK_BITS), 0)
+    if start + len(results) > _CHUNK:
+        raise _corrupt(f"a row of results of session {session} begins at sequence {answered}")
+    return _Chunk(answered, [_NOTHING] * start + results)
 
 
 def _corrupt(what: str) -> StorageCorruptError:

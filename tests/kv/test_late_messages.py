@@ -141,7 +141,6 @@ def test_each_write_is_done_at_most_once_and_what_is_told_of_it_is_so(
         patch.setattr(sessions, "_CHUNK_BITS", 1)
         patch.setattr(sessions, "_CHUNK", 2)
         patch.setattr(sessions, "_MASK", 1)
-        patch.setattr(sessions, "_EMPTY", [0, 0])
         anyio.run(main)
         for command in [*reversed(network.sent), *network.sent]:
             network.arrive(command)

@@ -9,6 +9,7 @@ from attrs import frozen
 from hypothesis import given
 from hypothesis import strategies as some
 
+from raftkv.errors import StorageCorruptError
 from raftkv.kv import sessions
 from raftkv.kv.commands import encode
 from raftkv.kv.engine import Slice
@@ -40,6 +41,7 @@ from raftkv.kv.requests import (
 )
 from raftkv.kv.rows import HEAD_KEY, OUTCOMES, SESSIONS, Head
 from raftkv.kv.sizes import PUT_BYTES, measure
+from raftkv.storage.base import Space
 from raftkv.storage.memory import MemoryDisk, MemoryStore
 from tests.kv.rig import Rig, memory_rig, slices
 
@@ -207,11 +209,18 @@ def test_what_is_answered_leaves_the_rows() -> None:
     assert sum(map(len, rows.values())) < 64 * 128
 
 
-def test_a_put_costs_a_few_bytes() -> None:
+def test_who_waits_for_each_answer_has_two_numbers_kept() -> None:
     rig = begun(MINE)
-    before = sum(map(len, kept(rig).values()))
-    rig.apply([once(0, put(0))])
-    assert sum(map(len, kept(rig).values())) <= before + 8
+    for number in range(200):
+        rig.apply([once(number, put(number), answered=number)])
+        assert sum(map(len, kept(rig).values())) == 16
+    assert len(kept(rig)) == 2
+
+
+def test_a_put_that_is_not_answered_costs_a_few_bytes() -> None:
+    rig = begun(MINE)
+    rig.apply([once(number, put(number)) for number in range(640)])
+    assert sum(map(len, kept(rig).values())) == 640 * 8 + 10 * 8
 
 
 def test_what_is_kept_beyond_a_revision_counts_until_it_is_answered() -> None:
@@ -220,11 +229,63 @@ def test_what_is_kept_beyond_a_revision_counts_until_it_is_answered() -> None:
     before = rig.machine.head.size
     rig.apply([once(1, DeleteSpan(Span(b"none", b"nonf"))), once(2, Txn(then=(Range(_ALL),)))])
     assert rig.machine.head.size == measure(rig.store) > before + 1000
-    rig.apply([once(64, Put(b"k", b""), answered=63)])
-    assert rig.machine.head.size > before + 1000  # one of its row may still be asked for
+    rig.apply([once(3, Put(b"k", b""), answered=2)])
+    assert rig.machine.head.size > before + 1000
     rig.restart()
-    rig.apply([once(65, Txn(), answered=64), once(66, Revoke(LEASE[MINE]))])
-    assert rig.machine.head.size == before + PUT_BYTES + 2
+    rig.apply([once(4, Put(b"k", b""), answered=3)])
+    assert rig.machine.head.size == measure(rig.store) == before + 2 * (PUT_BYTES + 2)
+    rig.apply([once(5, Txn()), once(6, Txn())])
+    assert rig.machine.head.size == measure(rig.store) > before + 2 * (PUT_BYTES + 2)
+    rig.apply([once(100, Txn(), answered=90), once(101, Revoke(LEASE[MINE]))])
+    assert rig.machine.head.size == measure(rig.store) == before + 2 * (PUT_BYTES + 2)
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_an_outcome_goes_with_the_command_that_says_it_is_answered(restarts: bool) -> None:
+    rig = begun(MINE)
+    nothing = DeleteSpan(Span(b"none", b"nonf"))
+    rig.apply([once(sequence, nothing) for sequence in (0, 5, 64, 70)])
+    for sequence, answered, left in [
+        (130, 0, {0, 5, 64, 70}),
+        (131, 1, {5, 64, 70}),
+        (132, 6, {64, 70}),
+        (133, 66, {70}),
+        (134, 71, set[int]()),
+        (135, 130, set[int]()),
+    ]:
+        rig.apply([once(sequence, put(sequence), answered=answered)])
+        if restarts:
+            rig.restart()
+        found = {int.from_bytes(key[9:]) for key in kept(rig) if key.startswith(OUTCOMES)}
+        assert found == left
+        assert rig.machine.head.size == measure(rig.store)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        (b"S" + MINE.to_bytes(8) + b"\1" + bytes(8), b""),
+        (b"S" + MINE.to_bytes(8) + b"\1" + bytes(8), b"1234567"),
+        (b"S" + MINE.to_bytes(8) + b"\1" + bytes(8), bytes(8 * 66)),
+        (b"S" + MINE.to_bytes(8) + b"\1" + bytes(8), (1).to_bytes(8, "little") + bytes(8 * 64)),
+        (b"S" + MINE.to_bytes(8) + b"\0", None),
+        (b"O" + MINE.to_bytes(8) + bytes(8), None),
+        (b"O" + MINE.to_bytes(8) + bytes(8), b"?"),
+    ],
+)
+def test_rows_that_were_damaged_are_not_taken(harm: tuple[bytes, bytes | None]) -> None:
+    rig = begun(MINE)
+    rig.apply([once(0, DeleteSpan(_ALL))])
+    batch = rig.store.batch()
+    place, row = harm
+    if row is None:
+        batch.delete(Space.MACHINE, place)
+    else:
+        batch.put(Space.MACHINE, place, row)
+    rig.store.write(batch)
+    rig.restart()
+    with pytest.raises(StorageCorruptError, match="let it join again"):
+        rig.apply([once(0, DeleteSpan(_ALL)), Revoke(LEASE[MINE])])
 
 
 def test_a_full_store_still_deletes_and_reads_in_sessions_that_are_open() -> None:

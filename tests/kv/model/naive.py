@@ -175,9 +175,9 @@ class Model:
             return No(Refusal.INVALID)
         if sequence in found.results:
             return found.results[sequence]
-        found.answered = max(answered, found.answered)
-        if sequence - found.answered >= UNANSWERED_MAX:
+        if sequence - max(answered, found.answered) >= UNANSWERED_MAX:
             return No(Refusal.TOO_MANY_UNANSWERED)
+        found.answered = max(answered, found.answered)
         found.results[sequence] = self.apply(command)
         return found.results[sequence]
 
