@@ -110,15 +110,16 @@ class Peers:
             )
         if hello.member_id == self.departing:
             return self.disks.refusal(hello)
+        name = self.called(hello.member_id)
         if hello.member_id in self.removed:
             if self.removals_are_settled():
-                what = f"member id {hello.member_id} was removed from this cluster for good"
+                what = f"member {name} was removed from this cluster, and its id never returns"
                 return Refusal(Code.REMOVED, what)
-            what = f"member id {hello.member_id} is being removed; others may still need its vote"
+            what = f"member {name} is being removed; others may still need its vote"
             return Refusal(Code.IDENTITY, what)
         is_known = hello.member_id in self._members or hello.member_id in self._told
         if not is_known or hello.member_id == self.me.id:
-            return Refusal(Code.IDENTITY, f"member id {hello.member_id} is not of this cluster")
+            return Refusal(Code.IDENTITY, f"member {name} is not of this cluster")
         return self.disks.refusal(hello)
 
 

@@ -405,7 +405,7 @@ class MemoryNetwork:
         if there != here:
             return Refusal(Code.CLUSTER, f"cluster {there:x} is not ours, {here:x}")
         if acceptor.hello.member_id != peer:
-            return Refusal(Code.RECEIVER, f"member {acceptor.hello.member_id} answers there")
+            return Refusal(Code.RECEIVER, f"member {acceptor.hello.member_id:x} answers there")
         return acceptor.receiver.accepts(dialer.hello)
 
     def _close(self, serving: Serving, peer: int, to: Serving | None = None) -> None:

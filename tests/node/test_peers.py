@@ -61,7 +61,7 @@ def test_strangers_are_refused_with_a_reason() -> None:
     peers = _peers(open_memory(5, 1).store)
     assert peers.refusal(_hello()) is None
     assert "cluster" in _sentence(peers, _hello(cluster=6))
-    assert "not of this cluster" in _sentence(peers, _hello(member=9))
+    assert _sentence(peers, _hello(member=0x9F)) == "member 9f is not of this cluster"
     assert peers.refusal(_hello(member=1)) is not None  # ourselves
 
 
@@ -72,6 +72,10 @@ def test_a_removed_leader_is_let_in_until_it_has_gone_but_not_with_another_disk(
     refused = peers.refusal(_hello())
     assert refused is not None
     assert refused.code is Code.REMOVED
+    assert _sentence(peers, _hello()).startswith("member 2 was removed from this cluster")
+    peers.removals_are_settled = bool
+    peers.hear(MEMBERS)
+    assert _sentence(peers, _hello()).startswith("member n2 is being removed; others may")
     peers.departing = 2
     assert peers.refusal(_hello()) is None
     assert "not the one it had" in _sentence(peers, _hello(disk=b"e" * 16))
