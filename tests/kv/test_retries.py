@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 
 import anyio
@@ -154,6 +155,12 @@ async def test_a_write_that_was_done_unseen_is_not_done_again(node: Script) -> N
     node.lines = [node.done_unseen]
     assert await node.put(b"once") == PutResult(3)
     assert node.rig.range(Span(b"", None)).items[0].version == 2
+
+
+async def test_a_write_may_wait_for_ever(node: Script) -> None:
+    await node.put()
+    node.lines = [UNKNOWN]
+    assert await node.put(timeout=math.inf) == PutResult(3)
 
 
 async def test_a_write_that_could_not_leave_is_tried_again(node: Script) -> None:

@@ -14,7 +14,7 @@ A command whose entry in the log was full (:mod:`raftkv.kv.bounds`) was not done
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -41,6 +41,8 @@ _ATTEMPT_ELECTIONS: Final = 1.5
 """The first attempt is given so many election timeouts, each further one twice the time before."""
 
 _FULL: Final = (Refusal.NO_SPACE, Refusal.TOO_MANY_LEASES)
+_COMES_AGAIN: Final = (Refusal.SESSION_NOT_FOUND, Refusal.ENTRY_FULL)
+"""What was refused for these was not done, and may be in another session, or another entry."""
 
 
 class Proposer(Protocol):
@@ -86,6 +88,17 @@ class _Open:
         """Everything below it is settled: answered, or given up."""
         self.settled: set[int] = set()
 
+    def give(self) -> int:
+        """The next sequence. Raises TooManyRequestsError if too many are not settled."""
+        sequence = self.next
+        if sequence - self.answered >= UNANSWERED_MAX:
+            raise TooManyRequestsError(
+                f"{sequence - self.answered} writes stand behind one that is not answered yet:"
+                " wait for answers before asking more"
+            )
+        self.next = sequence + 1
+        return sequence
+
     def settle(self, sequence: int) -> None:
         """Nobody waits for this one any more."""
         if sequence != self.answered:
@@ -127,45 +140,39 @@ class Session:
         Raises what the node does; OutcomeUnknownError only once ``timeout`` seconds are over.
         """
         began_ns = self._clock.monotonic_ns()
-        result = await self._propose(command, timeout)
-        while type(result) is Refused and result.why is Refusal.ENTRY_FULL:
-            left = timeout - (self._clock.monotonic_ns() - began_ns) / 1e9
-            if left <= 0:
-                break
-            result = await self._propose(command, left)
-        return result
-
-    async def _propose(self, command: bytes, timeout: float) -> KvResult:
-        """The same, unless it meets an entry that is full."""
-        session = self._open
-        if session is None:
-            return await self._in_new_one(command, timeout)
-        sequence = session.next
-        if sequence - session.answered >= UNANSWERED_MAX:
-            raise TooManyRequestsError(
-                f"{sequence - session.answered} writes stand behind one that is not answered yet:"
-                " wait for answers before asking more"
-            )
-        session.next = sequence + 1
-        began_ns = self._clock.monotonic_ns()
-        data = encode_once(session.id, sequence, session.answered, command)
-        patience = self._attempt
-        try:
-            if timeout <= patience:
-                result = await self._node.propose(data, timeout=timeout)
+        left = timeout
+        while True:
+            session = self._open
+            if session is None:
+                session = await self._opened(left)
+                left = self._left(began_ns, timeout)
+            if session is None:
+                result = await self._node.propose(command, timeout=left)
             else:
+                sequence = session.give()
+                data = encode_once(session.id, sequence, session.answered, command)
+                patience = self._attempt
                 try:
-                    result = await self._node.propose(data, timeout=patience)
-                except (OutcomeUnknownError, DeadlineError) as error:
-                    left = timeout - patience
-                    result = await self._again(session, sequence, command, left, error)
-        finally:
-            session.settle(sequence)
-        if type(result) is Refused and result.why is Refusal.SESSION_NOT_FOUND:
-            self._lost(session)
-            left = timeout - (self._clock.monotonic_ns() - began_ns) / 1e9
-            return await self._in_new_one(command, max(left, 0.0))
-        return result
+                    if left <= patience:
+                        result = await self._node.propose(data, timeout=left)
+                    else:
+                        try:
+                            result = await self._node.propose(data, timeout=patience)
+                        except (OutcomeUnknownError, DeadlineError) as error:
+                            left -= patience
+                            result = await self._again(session, sequence, command, left, error)
+                finally:
+                    session.settle(sequence)
+            if type(result) is not Refused or result.why not in _COMES_AGAIN:
+                return result
+            left = self._left(began_ns, timeout)
+            if session is not None and result.why is Refusal.SESSION_NOT_FOUND:
+                self._lost(session)
+            elif not left:
+                return result
+
+    def _left(self, began_ns: int, timeout: float) -> float:
+        return max(timeout - (self._clock.monotonic_ns() - began_ns) / 1e9, 0.0)
 
     async def keep(self, keep_alive: KeepAlive) -> None:
         """Keep the session alive while it is used; to be run beside the node, until cancelled."""
@@ -214,7 +221,7 @@ class Session:
     ) -> KvResult:
         """Further attempts, after one that ended with ``error``, for so many seconds."""
         clock = self._clock
-        deadline_ns = clock.monotonic_ns() + round(seconds * 1e9)
+        deadline_ns = clock.monotonic_ns() + round(min(seconds, 1e9) * 1e9)
         unknown = error if isinstance(error, OutcomeUnknownError) else None
         failure: Error = error
         patience = self._attempt
@@ -250,47 +257,35 @@ class Session:
 
     # --- opening ----------------------------------------------------------------------------------
 
-    async def _in_new_one(self, command: bytes, timeout: float) -> KvResult:
-        """The same in a session that is opened first, by whichever write comes first."""
+    async def _opened(self, timeout: float) -> _Open | None:
+        """Wait until a session is open; None if the store has no room for one."""
         with suppress(UnavailableError):  # a member that recovers may write
             self._node.check()  # before another loop than the node's meets who waits here
-        clock = self._clock
-        deadline_ns = clock.monotonic_ns() + round(min(timeout, 1e9) * 1e9)
-
-        def left() -> float:
-            return max((deadline_ns - clock.monotonic_ns()) / 1e9, 0.0)
-
+        began_ns = self._clock.monotonic_ns()
         try:
             with fail_after(timeout):
-                is_open = await self._opened(left)
+                while self._open is None:
+                    attempt = self._attempt_to_open
+                    if attempt is not None:
+                        await attempt.ended.wait()
+                    else:
+                        attempt = self._attempt_to_open = _Attempt()
+                        try:
+                            attempt.is_full = not await self._begin(began_ns, timeout)
+                        finally:
+                            self._attempt_to_open = None
+                            attempt.ended.set()
+                    if attempt.is_full:
+                        return None
         except DeadlineError:
             raise
         except TimeoutError as error:
             raise DeadlineError(
                 "the deadline passed before a client session was open; nothing was proposed"
             ) from error
-        if is_open:
-            return await self._propose(command, left())
-        return await self._node.propose(command, timeout=left())
+        return self._open
 
-    async def _opened(self, left: Callable[[], float]) -> bool:
-        """Wait until a session is open; False if the store has no room for one."""
-        while self._open is None:
-            attempt = self._attempt_to_open
-            if attempt is None:
-                attempt = self._attempt_to_open = _Attempt()
-                try:
-                    attempt.is_full = not await self._begin(left)
-                finally:
-                    self._attempt_to_open = None
-                    attempt.ended.set()
-            else:
-                await attempt.ended.wait()
-            if attempt.is_full:
-                return False
-        return True
-
-    async def _begin(self, left: Callable[[], float]) -> bool:
+    async def _begin(self, began_ns: int, timeout: float) -> bool:
         """Open a session; False if the store has no room for one.
 
         Each copy of the command that is done opens one of its own. Those of which nobody heard end
@@ -299,7 +294,7 @@ class Session:
         command = encode(OpenSession(0, self._ttl))
         patience = self._attempt
         while True:
-            seconds = left()
+            seconds = self._left(began_ns, timeout)
             try:
                 opened = await self._node.propose(command, timeout=min(seconds, patience))
             except (OutcomeUnknownError, DeadlineError) as error:
