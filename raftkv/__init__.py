@@ -93,7 +93,7 @@ from raftkv.kv.model import (
 )
 from raftkv.kv.requests import AlarmKind, Compare, Operation, SortOrder, SortTarget
 from raftkv.kv.settings import KvSettings
-from raftkv.machine import Command, DurableStateMachine, Row, StateMachine
+from raftkv.machine import Command, DurableStateMachine, Early, Row, StateMachine
 from raftkv.node.members import Members
 from raftkv.node.roster import Member
 from raftkv.node.settings import Settings
@@ -137,6 +137,7 @@ __all__ = [
     "DeleteResult",
     "DiskStatus",
     "DurableStateMachine",
+    "Early",
     "Error",
     "Event",
     "EventKind",

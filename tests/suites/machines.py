@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from hypothesis import strategies as st
 
-from raftkv.machine import Command, Machine, Row
+from raftkv.machine import Command, Early, Machine, Row
 from raftkv.storage.base import Batch, Reader, Space, Store
 from raftkv.testing.suites.machine import MachineSuite
 
@@ -67,6 +67,12 @@ class Rows:
 
     def check_restored(self, carry: bytes) -> None:
         assert not carry
+
+
+class StopsEarly(Rows):
+    def apply_durable(self, commands: Sequence[Command], batch: Batch) -> Sequence[object]:
+        results = super().apply_durable(commands[:2], batch)
+        return Early(results) if len(commands) > 2 else results
 
 
 class CountsSlices(Words):

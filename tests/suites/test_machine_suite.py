@@ -78,6 +78,13 @@ def test_a_machine_that_breaks_a_rule_fails_the_test_of_that_rule(
     assert said in _failure(machine, f"test_{test}")
 
 
+def test_a_machine_on_disk_may_stop_early() -> None:
+    suite = Suite()
+    suite.machine = machines.StopsEarly
+    suite.test_the_slices_of_apply_make_no_difference()
+    suite.test_each_command_has_one_result()
+
+
 def test_a_state_that_depends_on_the_order_of_a_set_differs_elsewhere() -> None:
     with pytest.raises(AssertionError, match="PYTHONHASHSEED"):
         OfHashes().test_other_processes_come_to_the_same()

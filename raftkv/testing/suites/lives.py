@@ -83,7 +83,7 @@ class _OnDisk(Life):
         batch = self._store.batch()
         results = self._machine.apply_durable(commands, batch)
         self._store.write(batch)
-        if isinstance(results, Early) and results:
+        if isinstance(results, Early):
             return [*results, *self._apply(commands[len(results) :])]
         return list(results)
 

@@ -85,8 +85,7 @@ class RecordedDurableMachine(DurableStateMachine[object]):
             image = tuple(self._machine.snapshot_durable(self._store))
             self._ledger.note(self._applied, image, self._is_restored)
         results = self._machine.apply_durable(commands, batch)
-        if results:  # fewer than commands if it stopped early
-            self._applied = commands[len(results) - 1].index
+        self._applied = commands[len(results) - 1].index  # the last one's, unless it stopped early
         return results
 
     def snapshot_durable(self, reader: Reader) -> Iterator[bytes]:
