@@ -280,7 +280,7 @@ async def test_a_session_that_cannot_be_opened_in_time_means_that_nothing_happen
     node: Script,
 ) -> None:
     node.lines = [UNKNOWN] * 9
-    with pytest.raises(DeadlineError, match="nothing was proposed"):
+    with pytest.raises(DeadlineError, match="nothing was proposed: no majority of the members"):
         await node.put()
     assert list(node.tries()) == []
 
@@ -299,7 +299,7 @@ async def test_who_waits_for_another_to_open_the_session_has_a_deadline(node: Sc
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(node.put)
         await anyio.wait_all_tasks_blocked()
-        with pytest.raises(DeadlineError, match="nothing was proposed"):
+        with pytest.raises(DeadlineError, match="nothing was proposed: no majority of the members"):
             await node.put(timeout=0.01)
         assert node.kinds() == [OpenSession]
         node.opens.set()

@@ -40,6 +40,11 @@ from raftkv.runtime.base import Runtime
 _ATTEMPT_ELECTIONS: Final = 1.5
 """The first attempt is given so many election timeouts, each further one twice the time before."""
 
+_NOT_OPENED: Final = (
+    "the deadline passed and nothing was proposed: no majority of the members answered in time (the"
+    " first write through a node opens a client session)"
+)
+
 _FULL: Final = (Refusal.NO_SPACE, Refusal.TOO_MANY_LEASES)
 _COMES_AGAIN: Final = (Refusal.SESSION_NOT_FOUND, Refusal.ENTRY_FULL)
 """What was refused for these was not done, and may be in another session, or another entry."""
@@ -280,9 +285,7 @@ class Session:
         except DeadlineError:
             raise
         except TimeoutError as error:
-            raise DeadlineError(
-                "the deadline passed before a client session was open; nothing was proposed"
-            ) from error
+            raise DeadlineError(_NOT_OPENED) from error
         return self._open
 
     async def _begin(self, began_ns: int, timeout: float) -> bool:
@@ -299,9 +302,7 @@ class Session:
                 opened = await self._node.propose(command, timeout=min(seconds, patience))
             except (OutcomeUnknownError, DeadlineError) as error:
                 if seconds <= patience:
-                    raise DeadlineError(
-                        "the deadline passed before a client session was open; nothing was proposed"
-                    ) from error
+                    raise DeadlineError(_NOT_OPENED) from error
                 patience *= 2
                 continue
             if isinstance(opened, SessionResult):
