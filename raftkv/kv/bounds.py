@@ -2,9 +2,11 @@
 
 A command is applied in one go, by each member, on the loop that also hears heartbeats; and again
 when a member starts anew. What a command names itself is bounded by its size. What it means by a
-span is bounded here: how many keys it deletes, before anything is written, and how much of what it
-found its caller is told. So that the end of a lease deletes no more either, a put that would attach
-too many keys to one is refused.
+span is bounded here: how many keys it deletes, before anything is written, at how many keys a
+transaction looks, and how much of what it found its caller is told. So that the end of a lease
+deletes no more either, a put that would attach too many keys to one is refused.
+
+No setting: what is refused, and what sessions keep of it, must be the same on all members.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ REVISION_KEYS_MAX: Final = 20_000
 """Most keys that the spans of one command may delete together, as the store is before it; and most
 keys that a lease may have, which are all deleted when it ends.
 
-etcd has no such bounds. A key counts once, and once more for each whole KiB that it is long; one
+etcd has no such bounds. So many keys are deleted in 0.15 s, with values of 1 KiB in 0.4 s: far less
+than an election takes. A key counts once, and once more for each whole KiB that it is long; one
 that lies in two of the spans counts for both.
 """
 

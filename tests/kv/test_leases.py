@@ -340,6 +340,11 @@ def test_a_lease_that_does_not_know_its_number_of_keys_stops_the_member(keys: in
     rig.close()
 
 
+def test_a_row_too_short_to_count_keys_in_is_damaged() -> None:
+    with pytest.raises(StorageCorruptError, match="lease row"):
+        rows.with_keys(b"short", 1)
+
+
 def test_a_key_never_has_a_lease_that_there_is_not() -> None:
     rig = memory_rig()
     _granted(rig)

@@ -122,9 +122,12 @@ class Leases(Part):
         """Make a lease that lives ``ttl`` seconds unless it is kept alive.
 
         A ``ttl`` below one and a half election timeouts (``lease_ttl_min`` if that is longer) is
-        raised to that; the result tells what it became. ``id`` 0 has an id chosen. Raises
-        LeaseExistsError for an id that a lease has, InvalidArgumentError for an id below 0 or a
-        ``ttl`` above 9,000,000,000, TooManyRequestsError at 200,000 leases.
+        raised to that; the result tells what it became. ``id`` 0 has an id chosen. It may have
+        20,000 keys (one longer than a KiB counts for several), as they all go in one revision when
+        it ends; etcd has no such bound.
+
+        Raises LeaseExistsError for an id that a lease has, InvalidArgumentError for an id below 0
+        or a ``ttl`` above 9,000,000,000, TooManyRequestsError at 200,000 leases.
         """
         if type(ttl) is not int:
             raise InvalidArgumentError(f"ttl must be an int, in seconds, not {ttl!r}")

@@ -44,7 +44,8 @@ class Writing(Part):
 
         Raises InvalidArgumentError for an empty or oversized key or a wrong type, KeyNotFoundError
         where something shall be kept of a key that does not exist, LeaseNotFoundError for a lease
-        that is not there, NoSpaceError at the quota, RequestTooLargeError beyond 1.5 MiB.
+        that is not there, NoSpaceError at the quota, RequestTooLargeError beyond 1.5 MiB, or for a
+        lease that has 20,000 keys already (see ``grant``).
         """
         key = key_of(key)
         wanted = flag_of("previous", previous)
