@@ -14,6 +14,7 @@ from raftkv.testing.commands.screen import Commands
 from raftkv.testing.explore import command as explore
 from raftkv.testing.fuzz import command as fuzz
 from raftkv.testing.mutants import command as mutants
+from raftkv.testing.nodes.campaign import keep_quiet
 
 
 class Command(Protocol):
@@ -52,4 +53,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    keep_quiet()
     sys.exit(main())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import TracebackType
 
@@ -35,6 +38,22 @@ def test_simulate_gives_one_json_object(capsys: pytest.CaptureFixture[str]) -> N
     assert (told["seeds"], told["steps_per_seed"], told["findings"]) == (1, 300, [])
     assert told["marks"]["recovered"] == 1
     assert not shown.err
+
+
+def test_what_simulated_members_log_is_not_told(tmp_path: Path) -> None:
+    arguments = ["simulate", "--level", "2", "--seeds", "0..2", "--steps", "600", "--jobs", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "raftkv.testing", *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
+    )
+    assert "2 seeds" in done.stdout
+    told = done.stderr.replace("\r", "\n").splitlines()
+    assert [line for line in told if line and not line.startswith("level 2: ")] == []
 
 
 def test_processes_find_what_one_finds(capsys: pytest.CaptureFixture[str]) -> None:

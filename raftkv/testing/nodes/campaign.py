@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -246,6 +247,14 @@ def run_campaign(
     return summary
 
 
+def keep_quiet() -> None:
+    """Let nobody read what simulated members log, who has not asked for it by a handler.
+
+    It is no news of the process that they are simulated in; their stories have it.
+    """
+    logging.getLogger("raftkv").addHandler(logging.NullHandler())
+
+
 def _shares(
     seeds: Sequence[int], steps: int, jobs: int, real_stores: bool, is_over: Callable[[], bool]
 ) -> Iterator[Share]:
@@ -257,7 +266,7 @@ def _shares(
         return
     # Spawned, not forked: a child starts from nothing, like the process that will replay it.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=keep_quiet) as pool:
         left = iter(seeds)
         waiting: dict[Future[Share], None] = {}
         while True:
