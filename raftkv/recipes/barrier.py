@@ -67,6 +67,8 @@ class Gathering:
     async def joined(self) -> AsyncGenerator[None]:
         """Wait for the others, run the body, and wait for them again.
 
+        Coming takes two writes, each with a deadline of 5 seconds, after which it raises
+        DeadlineError or OutcomeUnknownError; for the others it waits for ever.
         LeaseNotFoundError comes out of the body if the others take this party for dead by now.
         """
         async with self._kv.lease(self._ttl) as lease:

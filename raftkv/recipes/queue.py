@@ -86,7 +86,9 @@ class Queue:
 
         Leaving the body removes it. An exception in the body, cancellation, or the death of the
         process gives it back, at its place: each item is worked on at least once, by one at a time
-        as far as a lease can promise (:mod:`~raftkv.recipes.lock`).
+        as far as a lease can promise (:mod:`~raftkv.recipes.lock`). It waits for ever once it has
+        its lease; granting that has 5 seconds, after which it raises DeadlineError or
+        OutcomeUnknownError.
         """
         async with self._kv.lease(self._ttl) as lease:
             while True:
