@@ -22,10 +22,10 @@ tag        key behind it      row
 =========  =================  ============================================================
 
 Nearly all results are revisions of puts: those of 64 sequences make a chunk, and stand in one row.
-It begins with the lowest sequence that could still be asked for when its last result came, and
+It begins with the lowest sequence that could still be asked for when it was written last, and
 holds the results from there on, 0 where there is none: two numbers, for who waits for each answer
-before the next write. The newest row knows what is answered: a command that says more of it always
-leaves a result behind that. Where a result has a row of its own its number has the highest bit set,
+before the next write. What is answered the newest row knows: a command that says more of it has its
+result behind that. Where a result has a row of its own its number has the highest bit set,
 and is what that row counts in the size of the store (:mod:`raftkv.kv.sizes`), so that it can be
 taken back without looking.
 
@@ -79,7 +79,7 @@ class _Chunk:
     __slots__ = ("answered", "results")
 
     def __init__(self, answered: int, results: list[int]) -> None:
-        self.answered = answered  # as the session had it when the last of them came
+        self.answered = answered  # as the session had it when this was written last
         self.results = results
 
 
@@ -148,15 +148,20 @@ class Sessions:
             return _too_late(session, sequence)
         number, place = sequence >> _CHUNK_BITS, sequence & _MASK
         chunk = found.chunks.get(number)
-        if chunk is not None and place < len(chunk.results) and (known := chunk.results[place]):
-            return known if known < _OWN_ROW else _first(writes, session, sequence)
-        if sequence - answered >= UNANSWERED_MAX:
+        known = _NOTHING
+        if chunk is not None and place < len(chunk.results):
+            known = chunk.results[place]
+        if not known and sequence - answered >= UNANSWERED_MAX:
             return _too_many(session, sequence - answered)
         if answered != found.answered:
             first = answered >> _CHUNK_BITS
             if found.outcomes or first != found.answered >> _CHUNK_BITS:
                 self._answer(writes, session, found, first, answered & _MASK)
             found.answered = answered
+            if known and chunk is not None:
+                self._write(session, found, number, chunk)
+        if known:
+            return known if known < _OWN_ROW else _first(writes, session, sequence)
         result = apply(writes, command)
         if isinstance(result, int):
             known = result
@@ -172,9 +177,7 @@ class Sessions:
         if place >= len(results):
             results += [_NOTHING] * (place - len(results) + 1)
         results[place] = known
-        chunk.answered = answered
-        found.dirty.add(number)
-        self._touched[session] = found
+        self._write(session, found, number, chunk)
         return result
 
     def end(self, writes: Slice, session: int) -> None:
@@ -202,6 +205,12 @@ class Sessions:
             self._forget()
 
     # --- inside -----------------------------------------------------------------------------------
+
+    def _write(self, session: int, found: _Session, number: int, chunk: _Chunk) -> None:
+        """The chunk has a new result, or is the first to know what is answered."""
+        chunk.answered = found.answered
+        found.dirty.add(number)
+        self._touched[session] = found
 
     def _answer(self, writes: Slice, session: int, found: _Session, first: int, place: int) -> None:
         """Nobody asks any more for what is before this place in the chunk ``first``."""

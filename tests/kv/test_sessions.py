@@ -108,6 +108,19 @@ def test_what_is_answered_is_never_done(apart: bool) -> None:
     assert rig.range(_ALL).revision == 2
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_a_command_that_comes_again_says_what_is_answered_too(restarts: bool) -> None:
+    rig = begun(MINE)
+    rig.apply([once(130, put(1))])
+    assert rig.apply([once(130, put(1), answered=129)]) == [PutResult(2)]
+    if restarts:
+        rig.restart()
+    (late,) = rig.apply([once(5, put(5))])
+    assert isinstance(late, Refused)
+    assert "is answered" in late.message
+    assert rig.range(_ALL).revision == 2
+
+
 def test_nobody_else_ends_what_a_sequence_may_ask() -> None:
     rig = begun(MINE)
     (refusal,) = rig.apply([once(3, put(3), answered=4)])

@@ -174,6 +174,7 @@ class Model:
         if sequence < max(answered, found.answered):
             return No(Refusal.INVALID)
         if sequence in found.results:
+            found.answered = max(answered, found.answered)
             return found.results[sequence]
         if sequence - max(answered, found.answered) >= UNANSWERED_MAX:
             return No(Refusal.TOO_MANY_UNANSWERED)
