@@ -9,7 +9,7 @@ from functools import partial
 from types import TracebackType
 from typing import Final
 
-from anyio import Lock, move_on_after
+from anyio import Lock, get_cancelled_exc_class, move_on_after
 
 from raftkv.errors import ClosedError, DeadlineError, InvalidArgumentError
 from raftkv.kv.client.edge import check_count
@@ -37,6 +37,14 @@ class _Arrived:
         """Enter the watch, over there."""
         await self._watch.__aenter__()
         self.next_revision = self._watch.next_revision
+        if self.is_closed:
+            self._watch.close()
+
+    def abandon(self, portal: Portal) -> None:
+        """Whoever entered the watch gave up waiting for that: it may have begun all the same."""
+        self.is_closed = True
+        with suppress(ClosedError):  # the node is closed, and the watch with it
+            portal.start_task_soon(self._watch.close)
 
     async def fetch(self, seconds: float | None) -> None:
         """Wait, over there, until something is here, for so many seconds, or it is closed."""
@@ -84,7 +92,11 @@ class HostedWatch(Watch):
 
     async def __aenter__(self) -> Watch:
         """As :meth:`Watch.__aenter__`."""
-        await self._thread.run(self._arrived.begin, writes=False)
+        try:
+            await self._thread.run(self._arrived.begin, writes=False)
+        except get_cancelled_exc_class():
+            self._arrived.abandon(self._thread.portal)
+            raise
         self.next_revision = self._arrived.next_revision
         return self
 
@@ -148,7 +160,12 @@ class BlockingWatch:
 
     def __enter__(self) -> BlockingWatch:
         """Begin to watch: from here on nothing is missed. Raises what the async one does."""
-        self._portal.look(self._arrived.begin)
+        try:
+            self._portal.look(self._arrived.begin)
+        except BaseException as error:
+            if not isinstance(error, Exception):  # an interrupt
+                self._arrived.abandon(self._portal)
+            raise
         return self
 
     def __exit__(

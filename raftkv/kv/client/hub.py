@@ -201,17 +201,19 @@ class Hub:
         if walk.next < end:
             store = self._store
             floor = read_head(store).floor
-            try:
-                check_readable(walk.next[0], floor)
-            except Error as error:
-                watcher.failure = error
-                return
-            page = self._page_at(walk.next, floor)
             limits = self._limits
             # Without room one event at a time, so that nobody stands still for good.
             is_full = self._budget.used_bytes >= limits.buffers_bytes
             events_max = 1 if is_full else limits.step_events
-            changes = walk.advance(page, floor, events_max=events_max, bytes_max=limits.step_bytes)
+            try:
+                check_readable(walk.next[0], floor)
+                page = self._page_at(walk.next, floor)
+                changes = walk.advance(
+                    page, floor, events_max=events_max, bytes_max=limits.step_bytes
+                )
+            except Error as error:  # for good: what the walk had come by in this step is lost
+                watcher.failure = error
+                return
             if page.made_bytes > limits.page_made_bytes:
                 page.forget()
             watcher.queue(changes)

@@ -19,6 +19,9 @@ REST: Final = 4
 """While rows are written, readers rest for so many times as long as their last burst took: they get
 a fifth of the loop's time at most."""
 
+REST_MAX_NS: Final = 100_000_000
+"""No rest is longer: what seems a long burst was a loop that somebody stalled, in its midst."""
+
 BUSY_NS: Final = 20_000_000
 """For so long after rows were written the node counts as being at work."""
 
@@ -93,6 +96,8 @@ class Bell:
     def ring_now(self, sleeper: Sleeper) -> None:
         """Wake it at once: its watch is over."""
         if sleeper.wake():
+            if not self._woken:
+                self._began_ns = 0  # or all since the last burst would count as a part of this one
             self._woken += 1
 
     def ran(self) -> None:
@@ -105,7 +110,8 @@ class Bell:
         if self._is_paced:
             now = self._clock.monotonic_ns()
             is_busy = now - self._written_ns < BUSY_NS
-            self._rest_until_ns = now + REST * (now - self._began_ns) if is_busy else 0
+            rest_ns = min(REST * (now - self._began_ns), REST_MAX_NS)
+            self._rest_until_ns = now + rest_ns if is_busy else 0
         if self._turns:
             if self._rest_until_ns:
                 self._rest()

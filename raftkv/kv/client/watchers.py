@@ -276,8 +276,8 @@ class Watcher:
 
     @property
     def is_awaited(self) -> bool:
-        """Whether a reader waits already."""
-        return self._promise is not None and not self._promise.done()
+        """Whether there is a reader that waits, or was woken or cancelled and has not run yet."""
+        return self._promise is not None
 
     def park(self, promise: Promise[object]) -> None:
         """A reader waits by ``promise``, for it is synced and there is nothing to take."""
@@ -301,10 +301,11 @@ class Watcher:
     def wake(self) -> bool:
         """For the bell, which has taken it out of its berth: wake the reader."""
         self._berth = None
-        if not self.is_awaited or self._promise is None:
+        promise = self._promise
+        if promise is None or promise.done():
             return False
         self._is_woken = True
-        self._promise.set_result(None)
+        promise.set_result(None)
         return True
 
     def ring_now(self) -> None:

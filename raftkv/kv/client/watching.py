@@ -143,6 +143,8 @@ class Watch:
             if watcher.is_closed:
                 raise StopAsyncIteration
             self._check(watcher)
+            if watcher.is_awaited:
+                raise UsageError(_ONE_READER)
             self._taken = 0
             if not watcher.is_synced:
                 # One step of one watcher in a turn of the loop, however many are behind.
@@ -185,7 +187,8 @@ class Watch:
         The mark comes among the Changes, behind all that happened before, and everything that was
         acknowledged before the call is up to the revision returned. So whoever has read on to a
         Change of that revision, or beyond, has seen it all. Marks asked for while one waits to be
-        read are one. Raises what a linearizable read does.
+        read are one. Any task may ask, while another one reads. Raises what a linearizable read
+        does.
         """
         watcher = self._inside()
         await self._node.read(timeout=checked_timeout(timeout))
@@ -221,14 +224,12 @@ class Watch:
             watcher.ask_mark()
 
     def _check(self, watcher: Watcher) -> None:
-        """Raise what ended the watch, or would leave another reader waiting, if anything does."""
+        """Raise what ended the watch, if anything did."""
         if watcher.failure is not None:
             raise watcher.failure
         if self._hub.is_ended:
             self._node.check()
             raise ClosedError("the node is closed: watch again from next_revision on another one")
-        if watcher.is_awaited:
-            raise UsageError(_ONE_READER)
 
 
 class Watching(Part):
