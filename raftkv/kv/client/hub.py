@@ -143,9 +143,9 @@ class Hub:
         if page is not None:
             self._hand_out(page, head.floor)
             return
-        for watcher in self._watchers:
-            if watcher.is_synced:
-                watcher.fall_behind(first)
+        for group in dict.fromkeys(watcher.group for watcher in self._watchers):
+            if group is not None:
+                group.fall_behind(first)
 
     def ended(self) -> None:
         """Wake everybody: the node says why."""
@@ -183,11 +183,9 @@ class Hub:
         if not self._watchers:
             self._pages.clear()
 
-    def dismiss(self, watcher: Watcher, group: Group) -> None:
-        """The watcher is not synced any more, and has left its group."""
-        if group.watchers:
-            return
-        span = watcher.wanted.span
+    def dismiss(self, group: Group) -> None:
+        """The last of its watchers has left the group."""
+        span = group.wanted.span
         watched = self._spans.get(span)
         if watched is None:
             raise InvariantError("a synced watcher is not among those of its keys")
@@ -236,7 +234,7 @@ class Hub:
         start = start if start > self.revision + 1 else 0
         group = watched.groups.get((wanted, start))
         if group is None:
-            group = Group(wanted, start, self._settings, self._budget, self.bell)
+            group = Group(self, wanted, start, self._settings, self._budget, self.bell)
             watched.groups[wanted, start] = group
         watcher.admitted(group)
 

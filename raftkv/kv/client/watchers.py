@@ -8,8 +8,7 @@ readers takes the memory of one. Where the log has no room for more, the slowest
 from __future__ import annotations
 
 from collections import deque
-from operator import attrgetter
-from typing import Final, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
 from attrs import define
 
@@ -39,6 +38,7 @@ class Group:
         "_budget",
         "_bytes_max",
         "_count_max",
+        "_hub",
         "_log",
         "_readers",
         "_size",
@@ -52,8 +52,9 @@ class Group:
     )
 
     def __init__(
-        self, wanted: Wanted, start: int, settings: KvSettings, budget: Budget, bell: Bell
+        self, hub: Hub, wanted: Wanted, start: int, settings: KvSettings, budget: Budget, bell: Bell
     ) -> None:
+        self._hub = hub
         self._count_max = settings.watch_buffer_revisions_max
         self._bytes_max = settings.watch_buffer_bytes_max
         self._budget = budget
@@ -102,8 +103,11 @@ class Group:
 
     def fall_behind(self, revision: int) -> None:
         """None of them was handed ``revision``."""
-        for watcher in tuple(self.watchers):
-            watcher.fall_behind(revision)
+        parked = self.parked
+        if parked:
+            self.parked = {}
+            self.bell.ring(parked)
+        self._leave_behind([*self.watchers], revision)
 
     def revision_at(self, place: int) -> int:
         """Of which revision the Change at ``place`` is."""
@@ -120,6 +124,8 @@ class Group:
         del self.watchers[watcher]
         self._readers[place - self.first] -= 1
         self._trim()
+        if not self.watchers:
+            self._hub.dismiss(self)
 
     def _has_room(self, count: int, size: int) -> bool:
         budget = self._budget
@@ -130,15 +136,31 @@ class Group:
         )
 
     def _drop_slow(self) -> None:
-        """Leave the slowest behind until the log is half as full as it may be.
+        """Leave the slowest behind, so that the log is half as full as it may be.
 
         Half, so that it is long until they have to be looked for again.
         """
-        for watcher in sorted(self.watchers, key=_place):
-            is_small = self.end - self.first <= self._count_max // 2
-            if watcher.place == self.end or (is_small and self._size <= self._bytes_max // 2):
-                return
-            watcher.fall_behind(self.revision_at(watcher.place))
+        place, size = self.first, self._size
+        for _, change_size in self._log:
+            if self.end - place <= self._count_max // 2 and size <= self._bytes_max // 2:
+                break
+            place += 1
+            size -= change_size
+        self._leave_behind([one for one in self.watchers if one.place < place], 0)
+
+    def _leave_behind(self, slow: list[Watcher], revision: int) -> None:
+        """Let go of ``slow``, all at once, for there may be thousands.
+
+        Those who have taken everything have to read from ``revision`` on.
+        """
+        watchers, readers, first = self.watchers, self._readers, self.first
+        for watcher in slow:
+            del watchers[watcher]
+            readers[watcher.place - first] -= 1
+            watcher.left_behind(self, revision)
+        self._trim()
+        if slow and not watchers:
+            self._hub.dismiss(self)
 
     def _trim(self) -> None:
         log, readers = self._log, self._readers
@@ -161,8 +183,8 @@ class Hub(Protocol):
         """Lead it on through history."""
         ...
 
-    def dismiss(self, watcher: Watcher, group: Group) -> None:
-        """It is not synced any more."""
+    def dismiss(self, group: Group) -> None:
+        """Nobody is in it any more."""
         ...
 
     def forget(self, watcher: Watcher) -> None:
@@ -177,7 +199,6 @@ class Watcher:
         "_bell",
         "_berth",
         "_budget",
-        "_group",
         "_hub",
         "_is_woken",
         "_known",
@@ -188,6 +209,7 @@ class Watcher:
         "_size",
         "_walk",
         "failure",
+        "group",
         "is_closed",
         "mark_wanted",
         "place",
@@ -202,13 +224,14 @@ class Watcher:
         self._own: deque[Queued] = deque()  # what it read from history, and marks; comes first
         self._size = 0
         self._known = 0  # events taken of a revision whose other pieces are still to come
-        self._group: Group | None = None
         self._mark_place = -1  # a mark comes before the Change at that place of the group's log
         self._mark_revision = 0
         self._promise: Promise[object] | None = None
         self._berth: Parked | None = None  # where it stands to be woken
         self._is_woken = False
         self.wanted = wanted
+        self.group: Group | None = None
+        """Those whose log it shares, while it is synced."""
         self.place = 0
         """The next Change to take of the group's log, while it is synced."""
         self.is_closed = False
@@ -219,18 +242,18 @@ class Watcher:
     @property
     def is_synced(self) -> bool:
         """Whether what happens next is handed to it."""
-        return self._group is not None
+        return self.group is not None
 
     @property
     def queued(self) -> int:
         """How many Changes and marks can be taken."""
-        group = self._group
+        group = self.group
         pending = 0 if group is None else group.end - self.place
         return len(self._own) + pending + (self._mark_place >= 0)
 
     def take(self) -> Change | None:
         """The next Change that waits here; None if none does."""
-        group = self._group
+        group = self.group
         if self._own:
             change, size = self._own.popleft()
             self._count(-size)
@@ -252,20 +275,22 @@ class Watcher:
     def ask_mark(self) -> None:
         """Ask for a progress mark: it comes behind all that happened until now."""
         self.mark_wanted = True
-        if self._group is not None:
-            self._mark(self._group)
-            self._ring(self._group)
+        if self.group is not None:
+            self._mark(self.group)
+            self._ring(self.group)
 
     def step(self) -> None:
         """Read on in history, a bounded piece. For who is behind and has taken all there was."""
-        if self._group is None and not self.is_closed and self.failure is None:
+        if self.group is None and not self.is_closed and self.failure is None:
             self._hub.step(self, self._walk)
 
     def close(self) -> None:
         """Nothing more is wanted. Idempotent."""
         if not self.is_closed:
             self.is_closed = True
-            self._leave()
+            if self.group is not None:
+                self.group.leave(self, self.place)
+                self.group = None
             self._hub.forget(self)
             self._own.clear()
             self._count(-self._size)
@@ -281,7 +306,7 @@ class Watcher:
 
     def park(self, promise: Promise[object]) -> None:
         """A reader waits by ``promise``, for it is synced and there is nothing to take."""
-        group = self._group
+        group = self.group
         if group is None:
             raise InvariantError("a reader waits for a watcher that has to read history")
         self._promise = promise
@@ -323,15 +348,15 @@ class Watcher:
 
     def admitted(self, group: Group) -> None:
         """Everything that was handed out has been read: it is synced."""
-        self._group, self.place = group, group.join(self)
+        self.group, self.place = group, group.join(self)
         if self.mark_wanted:
             self._mark(group)
 
-    def fall_behind(self, revision: int) -> None:
-        """From ``revision`` on, or from what it has not taken, it has to read for itself."""
-        group = self._group
-        if group is None:
-            raise InvariantError("a watcher that is behind cannot fall behind")
+    def left_behind(self, group: Group, revision: int) -> None:
+        """From ``revision`` on, or from what it has not taken, it has to read for itself.
+
+        Its ``group`` has let it go, and woken its reader.
+        """
         skip = 0
         if self.place < group.end:
             revision = group.revision_at(self.place)
@@ -340,15 +365,7 @@ class Watcher:
             self._walk.go_to(revision, skip)
         if self._mark_place >= 0:
             self._mark_place, self.mark_wanted = -1, True
-        self._ring(group)
-        self._leave()
-
-    def _leave(self) -> None:
-        group = self._group
-        if group is not None:
-            self._group = None
-            group.leave(self, self.place)
-            self._hub.dismiss(self, group)
+        self.group = None
 
     def _ring(self, group: Group) -> None:
         """There is something for the reader: wake it in its turn."""
@@ -380,13 +397,10 @@ class Watcher:
     def _take_mark(self) -> Change:
         mark = Change(self._mark_revision, ())
         self._mark_place = -1
-        if self.mark_wanted and self._group is not None:
-            self._mark(self._group)
+        if self.mark_wanted and self.group is not None:
+            self._mark(self.group)
         return mark
 
     def _count(self, size: int) -> None:
         self._size += size
         self._budget.used_bytes += size
-
-
-_place: Final = attrgetter("place")
