@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import TypeAlias
+from unittest.mock import patch
 
 import anyio
 import pytest
@@ -19,9 +20,10 @@ from hypothesis import strategies as st
 
 from raftkv.errors import CompactedError, StorageCorruptError, UsageError
 from raftkv.kv import rows
+from raftkv.kv.client import watching
 from raftkv.kv.client.hub import Hub, Limits
 from raftkv.kv.client.ringing import BUSY_NS, REST_MAX_NS, Bell
-from raftkv.kv.client.watching import Watch
+from raftkv.kv.client.watching import TAKEN_MAX, Watch
 from raftkv.kv.history import Wanted
 from raftkv.kv.model import EVERYTHING, Change, Span, prefix_span
 from raftkv.kv.requests import Compact, DeleteSpan, KvCommand, Put, Sweep, Txn
@@ -135,11 +137,16 @@ class Reader:
 class Storm:
     """A node, and everything that reads what it writes."""
 
-    def __init__(self, tasks: anyio.abc.TaskGroup) -> None:
+    def __init__(
+        self,
+        tasks: anyio.abc.TaskGroup,
+        settings: KvSettings = SETTINGS,
+        limits: Limits = LIMITS,
+    ) -> None:
         self.node = AloneNode()
         self.clock = Clock()
         self.node.runtime = evolve(system_runtime(), clock=self.clock)
-        self.hub = Hub(self.node.rig.machine, SETTINGS, self.node.runtime, LIMITS)
+        self.hub = Hub(self.node.rig.machine, settings, self.node.runtime, limits)
         self.node.audiences[:] = [self.hub]
         self.lock = anyio.Lock()
         self.model = Model()
@@ -227,7 +234,7 @@ def writing(commands: list[KvCommand]) -> Step:
     return step
 
 
-def watching(wanted: Wanted, back: int, batch: int) -> Step:
+def beginning(wanted: Wanted, back: int, batch: int) -> Step:
     async def step(storm: Storm) -> None:
         start = max(1, storm.model.revision + 1 - back) if back else 0
         reader = Reader(storm, wanted, start, batch)
@@ -303,7 +310,7 @@ async def ringing(storm: Storm) -> None:
 
 
 writes = st.builds(writing, st.lists(some_changes, min_size=1, max_size=4))
-watches = st.builds(watching, asked, st.integers(-3, 9), st.sampled_from([1, 1, 2, 64]))
+watches = st.builds(beginning, asked, st.integers(-3, 9), st.sampled_from([1, 1, 2, 64]))
 turns = st.builds(turning, st.integers(1, 4))
 steps: st.SearchStrategy[Step] = st.one_of(
     writes, writes, writes, writes, watches, watches, turns, turns, turns,
@@ -332,7 +339,8 @@ def test_nobody_is_left_asleep_and_nothing_is_missed(
             await storm.end()
             tasks.cancel_scope.cancel()
 
-    anyio.run(main, backend=backend)
+    with patch.object(watching, "TAKEN_MAX", 2):  # so that they often line up to go on
+        anyio.run(main, backend=backend)
 
 
 # --- found by attacking it ----------------------------------------------------------------------
@@ -420,6 +428,30 @@ class Sleeping:
     def wake(self) -> bool:
         self.woken.append(self)
         return True
+
+
+async def test_of_many_readers_with_much_to_read_few_read_in_one_turn_of_the_loop() -> None:
+    readers, wakes, puts = 12, 2, 3 * TAKEN_MAX + 1
+    taken: list[int] = []
+    most = 0
+    async with anyio.create_task_group() as tasks:
+        storm = Storm(tasks, KvSettings(), Limits(wakes=wakes))
+
+        async def read() -> None:
+            async with storm.watch(Wanted(EVERYTHING), 0) as changes:
+                while True:
+                    taken.append((await anext(changes)).revision)
+
+        for _ in range(readers):
+            tasks.start_soon(read)
+        await anyio.wait_all_tasks_blocked()
+        storm.write([Put(b"a", b"v") for _ in range(puts)])
+        while len(taken) < readers * puts:
+            before = len(taken)
+            await checkpoint()
+            most = max(most, len(taken) - before)
+        tasks.cancel_scope.cancel()
+    assert most <= 2 * wakes * TAKEN_MAX  # a burst, and the next where the first of it is through
 
 
 def test_a_watcher_that_met_corruption_gives_nothing_more() -> None:

@@ -313,6 +313,11 @@ class Watcher:
         self._berth = group.parked
         group.parked[self] = None
 
+    def line_up(self, promise: Promise[object]) -> None:
+        """A reader waits by ``promise`` for its turn, though there is something to take."""
+        self._promise = promise
+        self._ring_alone()
+
     def unpark(self) -> None:
         """The reader runs again, woken or cancelled."""
         self._promise = None
@@ -371,9 +376,12 @@ class Watcher:
         """There is something for the reader: wake it in its turn."""
         if self._berth is group.parked:
             del group.parked[self]
-            alone: Parked = {self: None}
-            self._berth = alone
-            self._bell.ring(alone)
+            self._ring_alone()
+
+    def _ring_alone(self) -> None:
+        alone: Parked = {self: None}
+        self._berth = alone
+        self._bell.ring(alone)
 
     def _put(self, change: Change, size: int) -> None:
         self._own.append((change, size))

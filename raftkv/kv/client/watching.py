@@ -139,6 +139,8 @@ class Watch:
             # Answered without waiting, a fast reader would starve the node of its loop.
             self._taken = 0
             await checkpoint()
+            if watcher.is_synced and watcher.queued and not watcher.is_awaited:
+                await self._wait_for_turn(watcher)
         while (change := watcher.take()) is None:
             if watcher.is_closed:
                 raise StopAsyncIteration
@@ -211,6 +213,18 @@ class Watch:
         behind = change.revision if change.is_fragment else change.revision + 1
         if behind > self.next_revision:  # else it is a mark of before a start in the future
             self.next_revision = behind
+
+    async def _wait_for_turn(self, watcher: Watcher) -> None:
+        """Let others go first: for who has taken much, and finds more.
+
+        Thousands with long queues would else read all at once, for they need not be woken again.
+        """
+        promise = self._promise()
+        watcher.line_up(promise)
+        try:
+            await promise
+        finally:
+            watcher.unpark()
 
     async def _wait_quietly(
         self, watcher: Watcher, promise: Promise[object], progress_ns: int
