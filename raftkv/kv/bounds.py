@@ -43,8 +43,9 @@ Each KiB of their values that has to be read counts as another key.
 """
 
 HELD_BYTES_MAX: Final = 8 * 1024 * 1024
-"""When a slice holds more than that beside its commands, in results and in rows of what was
-deleted, it ends before the next entry. Keys that were only looked at count, too, for their time.
+"""When a slice holds more than that beside its commands, in results, in rows of what was deleted
+and in values that puts keep, it ends before the next entry. Keys that were only looked at count,
+too, for their time.
 
 An entry is never cut. So once the commands of one entry have a slice hold more than that, further
 ones in it that could add to it are refused, to be proposed again: whoever has many of them under
@@ -66,7 +67,9 @@ def is_over(writes: Slice) -> bool:
 def may_hold(command: KvCommand) -> bool:
     """Whether the slice may have to hold much for it, whatever its own size."""
     match command:
-        case Put() | DeleteOne():
+        case Put():
+            return command.previous or command.ignore_value
+        case DeleteOne():
             return command.previous
         case DeleteSpan() | Txn() | Revoke() | Expire():
             return True

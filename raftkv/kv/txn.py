@@ -78,16 +78,9 @@ def apply_txn(writes: Slice, txn: Txn) -> TxnResult | Refused:
     """A transaction, of which nothing happens if a part of it cannot."""
     room = Room()
     way = _way(writes, txn, room)
-    if room.is_over:
-        writes.hold(room.used)
-        return too_far()
-    for refuse in (_refuse_put, _refuse_range):
-        for operation in _operations(way):
-            refusal = refuse(writes, operation)
-            if refusal is not None:
-                return refusal
-    refusal = _refuse_deletes(writes, way) or _refuse_attaching(writes, _operations(way))
+    refusal = too_far() if room.is_over else _refuse(writes, way)
     if refusal is not None:
+        writes.hold(room.used)  # what its conditions looked at took its time
         return refusal
     revision = Revision(writes)
     result = _follow(writes, revision, way, room)
@@ -128,7 +121,11 @@ def _holds(writes: Slice, compare: Compare, room: Room) -> bool:
     keys = compare.keys
     if isinstance(keys, bytes):
         row = writes.current(keys)
-        return _holds_missing(compare) if row is None else _holds_for(writes, compare, keys, row)
+        if row is None:
+            return _holds_missing(compare)
+        if compare.target is CompareTarget.VALUE:
+            room.looks -= value_bytes_of(writes, row) >> 10
+        return not room.is_over and _holds_for(writes, compare, keys, row)
     found = False
     for key, row in writes.scan_current(keys):
         found = True
@@ -169,6 +166,16 @@ _NUMBERS: Final[dict[CompareTarget, Callable[[rows.Version], int]]] = {
 
 
 # --- what cannot be done --------------------------------------------------------------------------
+
+
+def _refuse(writes: Slice, way: _Way) -> Refused | None:
+    """Why not all on the way can be done; None if it can."""
+    for refuse in (_refuse_put, _refuse_range):
+        for operation in _operations(way):
+            refusal = refuse(writes, operation)
+            if refusal is not None:
+                return refusal
+    return _refuse_deletes(writes, way) or _refuse_attaching(writes, _operations(way))
 
 
 def _refuse_put(writes: Slice, operation: Operation) -> Refused | None:
@@ -268,6 +275,7 @@ def _put(writes: Slice, revision: Revision, put: Put, room: Room) -> PutResult:
         row = cast("bytes", writes.current(put.key))  # without the key it was refused
         if put.ignore_value:
             value = writes.key_value(put.key, row).value
+            writes.hold(len(value))  # no part of the command
         if put.ignore_lease:
             lease = rows.lease_of(row)
     old = revision.put(put.key, value, lease)

@@ -26,6 +26,9 @@ from raftkv.kv.model import (
     refused,
 )
 from raftkv.kv.requests import (
+    Compare,
+    CompareResult,
+    CompareTarget,
     DeleteOne,
     DeleteSpan,
     Expire,
@@ -33,6 +36,7 @@ from raftkv.kv.requests import (
     KvCommand,
     Once,
     OpenSession,
+    Operation,
     Put,
     Range,
     Revoke,
@@ -108,6 +112,25 @@ def test_keys_that_are_deleted_are_held() -> None:
     assert rig.batches == 4
 
 
+def test_values_that_puts_keep_are_held() -> None:
+    again = Put(b"a", b"", ignore_value=True)
+    for command in (again, Txn(then=(again,))):
+        rig = rig_with_keys()
+        results = rig.apply_entries(entries_of([[command, command, command], [command]]))
+        assert [why(one) for one in results] == [None, None, Refusal.ENTRY_FULL, None]
+        assert rig.batches == 2
+
+
+@pytest.mark.parametrize("end", [Put(b"k", b"", 99), Range(EVERYTHING, revision=10_000)])
+def test_what_a_refused_transaction_looked_at_is_held(end: Operation) -> None:
+    rig = rig_with_keys()
+    rig.apply([Put(b"k%d" % n, b"") for n in range(40)])
+    some = Compare(EVERYTHING, CompareTarget.VERSION, CompareResult.GREATER, 0)
+    looks = Txn(when=(some,), then=(end,))
+    results = rig.apply_entries(entries_of([[looks, looks]]))
+    assert [why(one) is Refusal.ENTRY_FULL for one in results] == [False, True]
+
+
 def test_the_keys_of_leases_that_end_are_held() -> None:
     for end in (Revoke(7), Expire(KEEPER, (7,))):
         rig = rig_with_keys()
@@ -120,6 +143,7 @@ def test_the_keys_of_leases_that_end_are_held() -> None:
 @pytest.mark.parametrize(
     "heavy",
     [
+        Put(b"a", b"", ignore_value=True),
         READS,
         DeleteSpan(EVERYTHING),
         Put(b"a", b"", previous=True),

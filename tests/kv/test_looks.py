@@ -88,6 +88,15 @@ def test_a_value_that_is_compared_counts_for_its_length(rig: Rig) -> None:
     assert why(rig, Txn(when=(ALL_FIVE, ALL_FIVE))) is None
 
 
+def test_the_value_of_a_single_key_counts_as_those_of_a_span_do(rig: Rig) -> None:
+    rig.apply([Put(b"b0", b"v" * 5 * 1024)])
+    one = evolve(VALUES_OF_FIVE, keys=b"b0")
+    assert why(rig, Txn(when=(one, one))) is None
+    assert why(rig, Txn(when=(one, one, one))) is Refusal.TOO_LARGE
+    made = Compare(b"b0", CompareTarget.VERSION, CompareResult.GREATER, 0)
+    assert why(rig, Txn(when=(made,) * 100)) is None
+
+
 RANGES = (
     Range(A),
     Range(A, limit=1),
