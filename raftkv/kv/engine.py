@@ -259,7 +259,12 @@ class Slice(Reader):
                 batch.delete(_MACHINE, key)
         batch.put_rows(_MACHINE, cast("dict[bytes, bytes]", self._rows).items())
         head = self.head
-        if head != self._before:
+        if head == self._before:
+            return head
+        if head == rows.Head():
+            # As at first, perhaps again: no row, whether or not a slice ended in between.
+            batch.delete(_MACHINE, rows.HEAD_KEY)
+        else:
             batch.put(_MACHINE, rows.HEAD_KEY, rows.encode_head(head))
         return head
 

@@ -10,13 +10,15 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from raftkv.kv import rows
+from raftkv.kv.commands import encode
 from raftkv.kv.engine import DELETE_RANGE_MIN, Revision, Slice
 from raftkv.kv.model import EVERYTHING, Span
+from raftkv.kv.requests import AlarmKind, KvCommand, Once, OpenSession, Revoke, SetAlarm
 from raftkv.kv.sizes import measure
 from raftkv.storage.base import Space, Store
 from raftkv.storage.batch import DELETE, DELETE_RANGE, ChangeList
 from raftkv.storage.memory import MemoryDisk, MemoryStore
-from tests.kv.rig import MACHINE
+from tests.kv.rig import MACHINE, memory_rig
 
 Change: TypeAlias = tuple[bytes, bytes | None]
 
@@ -170,3 +172,22 @@ def test_a_revision_without_a_change_is_none() -> None:
     batch = ChangeList()
     writes.flush(batch)
     assert batch.changes == []
+
+
+@pytest.mark.parametrize(
+    "commands",
+    [
+        [SetAlarm(1, AlarmKind.NO_SPACE, True), SetAlarm(1, AlarmKind.NO_SPACE, False)],
+        # What a session keeps of a refusal counts in the size, until the session ends.
+        [OpenSession(7, 60), Once(1, 0, 0, encode(Revoke(99))), Revoke(7)],
+    ],
+    ids=["alarm", "session"],
+)
+def test_a_store_that_is_as_at_first_again_has_the_same_rows_however_it_came_there(
+    commands: list[KvCommand],
+) -> None:
+    together, apart = memory_rig(), memory_rig()
+    together.apply(commands)
+    for command in commands:
+        apart.apply([command])
+    assert together.rows() == apart.rows()
