@@ -2,13 +2,13 @@
 
 Applications watch single keys and prefixes, and now and then a range. A single key is found in a
 dictionary, and so is a prefix, by the beginnings of the key that are as long as any prefix there
-is. What is left stands in order of its start, in chunks that know the greatest end among theirs: a
-chunk whose spans all end before the key is passed over at once.
+is. What is left stands in order of its start and stop, in chunks that know the greatest end among
+theirs: a chunk whose spans all end before the key is passed over at once.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_left, bisect_right, insort
 from operator import attrgetter
 from typing import Final, Generic, TypeVar
 
@@ -22,13 +22,19 @@ LENGTHS_MAX: Final = 32
 CHUNK_SPANS_MAX: Final = 128
 
 
-class _Chunk:
-    """Spans next to each other in order of their start, and how far the farthest reaches."""
+def _order(span: Span) -> tuple[bytes, bool, bytes]:
+    """By start, then stop: thousands may share a start, and each must be found at once."""
+    return span.start, span.stop is None, span.stop or b""
 
-    __slots__ = ("first", "spans", "stop")
+
+class _Chunk:
+    """Spans next to each other in their order, and how far the farthest reaches."""
+
+    __slots__ = ("first", "lowest", "spans", "stop")
 
     def __init__(self, spans: list[Span]) -> None:
         self.spans = spans
+        self.lowest = _order(spans[0])
         self.first = b""
         self.stop: bytes | None = b""
         self.measure()
@@ -36,6 +42,7 @@ class _Chunk:
     def measure(self) -> None:
         """The spans have changed."""
         self.first = self.spans[0].start
+        self.lowest = _order(self.spans[0])
         self.stop = b""
         for span in self.spans:
             if span.stop is None:
@@ -44,8 +51,7 @@ class _Chunk:
             self.stop = max(self.stop, span.stop)
 
 
-_first: Final = attrgetter("first")
-_start: Final = attrgetter("start")
+_lowest: Final = attrgetter("lowest")
 
 
 class SpanIndex(Generic[T]):
@@ -117,9 +123,8 @@ class SpanIndex(Generic[T]):
         if not chunks:
             chunks.append(_Chunk([span]))
             return
-        place = max(0, bisect_right(chunks, span.start, key=_first) - 1)
-        chunk = chunks[place]
-        insort(chunk.spans, span, key=_start)
+        chunk = chunks[place := self._place(span)]
+        insort(chunk.spans, span, key=_order)
         if len(chunk.spans) > CHUNK_SPANS_MAX:
             half = len(chunk.spans) // 2
             chunks.insert(place + 1, _Chunk(chunk.spans[half:]))
@@ -127,13 +132,13 @@ class SpanIndex(Generic[T]):
         chunk.measure()
 
     def _discard(self, span: Span) -> None:
-        # Spans of one start may fill several chunks, the last of which is found first.
-        place = bisect_right(self._chunks, span.start, key=_first) - 1
-        while span not in self._chunks[place].spans:
-            place -= 1
-        chunk = self._chunks[place]
-        chunk.spans.remove(span)
+        chunk = self._chunks[place := self._place(span)]
+        del chunk.spans[bisect_left(chunk.spans, _order(span), key=_order)]
         if chunk.spans:
             chunk.measure()
         else:
             del self._chunks[place]
+
+    def _place(self, span: Span) -> int:
+        """The chunk that holds ``span``, or would."""
+        return max(0, bisect_right(self._chunks, _order(span), key=_lowest) - 1)
