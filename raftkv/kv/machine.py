@@ -210,15 +210,20 @@ class _Results(Sequence[KvResult]):
         return len(self._results)
 
     def __iter__(self) -> Iterator[KvResult]:
-        for result in self._results:
-            yield PutResult(result) if type(result) is int else cast("KvResult", result)
+        yield from map(_told, self._results)
 
     @overload
     def __getitem__(self, index: int) -> KvResult: ...
     @overload
     def __getitem__(self, index: slice) -> Sequence[KvResult]: ...
     def __getitem__(self, index: int | slice) -> KvResult | Sequence[KvResult]:
-        return list(self)[index]
+        if isinstance(index, slice):
+            return _Results(self._results[index])
+        return _told(self._results[index])
+
+
+def _told(result: KvResult | int) -> KvResult:
+    return PutResult(result) if type(result) is int else cast("KvResult", result)
 
 
 def _ends_before(command: Command, writes: Slice) -> bool:

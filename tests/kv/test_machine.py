@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raftkv.errors import InvariantError, StorageCorruptError, StorageFormatError, UsageError
-from raftkv.kv import rows
+from raftkv.kv import machine, rows
 from raftkv.kv.commands import encode
 from raftkv.kv.engine import DELETE_RANGE_MIN, Slice
 from raftkv.kv.leases import not_granted
@@ -99,6 +99,23 @@ def test_an_expiry_makes_a_revision_for_each_lease_also_in_a_session() -> None:
             expire = Once(session, 1, 0, encode(expire))
         assert rig.apply([expire, DeleteOne(b"x")])[1] == DeleteResult(before + 2, 0)
         rig.apply([Revoke(9)])
+
+
+def test_the_results_of_one_entry_are_made_without_those_of_all_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rig, made = memory_rig(), list[int]()
+
+    def make(revision: int) -> PutResult:
+        made.append(revision)
+        return PutResult(revision)
+
+    monkeypatch.setattr(machine, "PutResult", make)
+    puts = [Command(number, encode(Put(b"a", b""))) for number in range(1, 9)]
+    results = rig.machine.apply_durable(puts, rig.store.batch())
+    assert list(results[3:5]) == [PutResult(5), PutResult(6)]
+    assert results[-1] == PutResult(9)
+    assert made == [5, 6, 9]
 
 
 @pytest.mark.parametrize("wrong", [0, 4])
