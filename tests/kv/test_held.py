@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raftkv.errors import TooManyRequestsError
+from raftkv.errors import OutcomeUnknownError, TooManyRequestsError
 from raftkv.kv import bounds
 from raftkv.kv.commands import encode
 from raftkv.kv.model import (
@@ -165,6 +165,20 @@ def test_an_entry_that_holds_much_takes_nothing_more_that_may(heavy: KvCommand) 
         assert why(done) is None
 
 
+def test_a_write_whose_entry_was_full_is_refused_for_good_under_its_sequence() -> None:
+    rig = rig_with_keys()
+    once = Once(3, 0, 0, encode(DeleteSpan(EVERYTHING)))
+    _, full = rig.apply_entries(entries_of([[READS, once]]))
+    assert why(full) is Refusal.ENTRY_FULL
+    rig.restart()
+    # Its client asks again under the next sequence; then an older copy of it comes.
+    again = Once(3, 1, 0, encode(DeleteSpan(EVERYTHING)))
+    assert rig.apply([again]) == [DeleteResult(4, 2)]
+    rig.apply([Put(b"c", b"")])
+    assert rig.apply([once]) == [full]
+    assert rig.range(EVERYTHING).count == 1
+
+
 @pytest.mark.parametrize(
     "light", [Put(b"c", LONG), DeleteOne(b"a"), Grant(10, 60), Put(b"a", b"", ignore_lease=True)]
 )
@@ -221,6 +235,14 @@ async def test_a_command_that_found_its_entry_full_is_proposed_again() -> None:
     command = encode(DeleteSpan(EVERYTHING))
     assert await node.session.propose(command, 5.0) == DeleteResult(3, 1)
     assert [sequence for sequence, _, _ in node.tries()] == [0, 1, 2, 3]
+
+
+async def test_a_copy_that_found_its_entry_full_is_taken_to_another_sequence() -> None:
+    node = Script()
+    await node.put()
+    node.lines += [OutcomeUnknownError("no answer"), FULL]
+    assert await node.session.propose(encode(READS), 9.0) != FULL
+    assert [sequence for sequence, _, _ in node.tries()] == [0, 1, 1, 2]
 
 
 async def test_a_command_whose_time_is_over_hears_that_its_entry_was_full() -> None:
