@@ -95,7 +95,7 @@ class Page:
         """Revision, sub-revision and record of each, in order."""
         self.made_bytes = 0
         """What the events made so far take, which are kept for the next who wants them."""
-        self._made: dict[tuple[int, bool], KeyEvent] = {}
+        self._made: dict[int, KeyEvent] = {}  # by number, or its complement: with what was before
         self._by_key: list[tuple[bytes, int]] | None = None
 
     def matching(self, span: Span, place: Place) -> list[int]:
@@ -117,10 +117,11 @@ class Page:
 
         ``floor`` is the store's, and not above the event. Raises StorageCorruptError.
         """
-        made = self._made.get((number, previous))
+        place = ~number if previous else number
+        made = self._made.get(place)
         if made is None:
             made = _event(self._reader, *self.events[number], previous=previous, floor=floor)
-            self._made[number, previous] = made
+            self._made[place] = made
             self.made_bytes += event_bytes(made)
         return made
 
@@ -204,8 +205,12 @@ def _event(
     if record.kind == rows.DELETE_EVENT:
         return KeyEvent(EventKind.DELETE, KeyValue(key, b"", 0, revision, 0), before)
     row = reader.get(_MACHINE, rows.current_key(key))
-    if row is not None and rows.mod_revision_of(row) == revision:
-        return KeyEvent(EventKind.PUT, load(reader, key, row), before)
+    if row is not None:
+        now = rows.key_value(key, row)  # None: a long value, which may be that of a later version
+        if now is None and rows.mod_revision_of(row) == revision:
+            now = load(reader, key, row)
+        if now is not None and now.mod_revision == revision:
+            return KeyEvent(EventKind.PUT, now, before)
     return KeyEvent(EventKind.PUT, _ended(reader, key, revision, sub), before)
 
 
@@ -256,6 +261,15 @@ class Gathering:
         done = Change(self.revision, tuple(self._events))
         self._events, self._size, self.revision = [], 0, 0
         return done
+
+
+def changes_of(revision: int, events: list[KeyEvent], fragment_bytes: int) -> list[Change]:
+    """The Changes of one revision, all of whose events, as far as they are wanted, are known."""
+    if not fragment_bytes or len(events) <= 1:
+        return [Change(revision, tuple(events))] if events else []
+    gathering = Gathering(fragment_bytes)
+    pieces = [gathering.add(revision, event) for event in events]
+    return [piece for piece in (*pieces, gathering.end()) if piece is not None]
 
 
 class Walk:

@@ -23,21 +23,20 @@ from attrs import frozen
 
 from raftkv.errors import Error, InvariantError, StorageCorruptError, TooManyRequestsError
 from raftkv.kv.client.ringing import Bell
-from raftkv.kv.client.watchers import Budget, Group, Queued, Watcher
+from raftkv.kv.client.watchers import Budget, Group, Watcher
 from raftkv.kv.history import (
     PAGE_BYTES,
     PAGE_EVENTS,
-    Gathering,
     Page,
     Place,
     Walk,
     Wanted,
-    change_bytes,
+    changes_of,
     check_readable,
     read_page,
 )
 from raftkv.kv.machine import KvMachine
-from raftkv.kv.model import Change
+from raftkv.kv.model import Change, KeyEvent
 from raftkv.kv.reader import read_head
 from raftkv.kv.rows import Head
 from raftkv.kv.settings import KvSettings
@@ -283,34 +282,26 @@ class Hub:
                 made = self._make(page, revision, numbers, group.wanted, floor)
                 if made is None:
                     group.fall_behind(revision)
-                elif made[0]:
-                    group.offer(revision, *made)
+                elif made:
+                    group.offer(revision, made)
 
     def _make(
         self, page: Page, revision: int, numbers: list[int], wanted: Wanted, floor: int
-    ) -> tuple[list[Queued], int] | None:
-        """The Changes of one revision and their size; None: they have to be read from history."""
-        gathering = Gathering(wanted.fragment_bytes)
-        changes: list[Change] = []
+    ) -> list[Change] | None:
+        """The Changes of one revision; None: they have to be read from history."""
+        events: list[KeyEvent] = []
         for number in numbers:
             if not wanted.has(page.events[number][2].kind):
                 continue
             if page.made_bytes > self._limits.live_bytes:
                 return None
             try:
-                event = page.event(number, previous=wanted.previous, floor=floor)
+                events.append(page.event(number, previous=wanted.previous, floor=floor))
             except StorageCorruptError:
                 if revision < floor:
                     return None  # compacted and half swept in the same slice: they are told so
                 raise
-            piece = gathering.add(revision, event)
-            if piece is not None:
-                changes.append(piece)
-        last = gathering.end()
-        if last is not None:
-            changes.append(last)
-        sizes = [change_bytes(change) for change in changes]
-        return [*zip(changes, sizes, strict=True)], sum(sizes)
+        return changes_of(revision, events, wanted.fragment_bytes)
 
     # --- pages of history -----------------------------------------------------------------------
 

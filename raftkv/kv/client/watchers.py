@@ -42,6 +42,7 @@ class Group:
         "_log",
         "_readers",
         "_size",
+        "_sizes",
         "bell",
         "end",
         "first",
@@ -58,7 +59,9 @@ class Group:
         self._count_max = settings.watch_buffer_revisions_max
         self._bytes_max = settings.watch_buffer_bytes_max
         self._budget = budget
-        self._log: deque[Queued] = deque()
+        # Numbers beside the log, not in it: what stands in tuples the garbage collector looks at.
+        self._log: deque[Change] = deque()
+        self._sizes: deque[int] = deque()
         self._readers = deque([0])  # how many watchers stand at each place, and at the end
         self._size = 0
         self.bell = bell
@@ -71,10 +74,12 @@ class Group:
         self.first = self.end = 0
         """The places of the oldest Change in the log, and of the next to come."""
 
-    def offer(self, revision: int, changes: list[Queued], size: int) -> None:
+    def offer(self, revision: int, changes: list[Change]) -> None:
         """What happened in ``revision``; who leaves no room for all of it falls behind."""
         if revision < self.start:
             return
+        sizes = [change_bytes(change) for change in changes]
+        size = sum(sizes)
         if not self._has_room(len(changes), size):
             self._drop_slow()
             if not self._has_room(len(changes), size):
@@ -82,6 +87,7 @@ class Group:
             if not self.watchers:
                 return
         self._log += changes
+        self._sizes += sizes
         self._readers += [0] * len(changes)
         self.end += len(changes)
         self._count(size)
@@ -93,7 +99,7 @@ class Group:
     def take(self, place: int) -> Change:
         """The Change at ``place``, for one of the watchers, whose place is behind it then."""
         number = place - self.first
-        change = self._log[number][0]
+        change = self._log[number]
         readers = self._readers
         readers[number] -= 1
         readers[number + 1] += 1
@@ -111,7 +117,7 @@ class Group:
 
     def revision_at(self, place: int) -> int:
         """Of which revision the Change at ``place`` is."""
-        return self._log[place - self.first][0].revision
+        return self._log[place - self.first].revision
 
     def join(self, watcher: Watcher) -> int:
         """One more of them; returns its place, behind all that there is."""
@@ -141,7 +147,7 @@ class Group:
         Half, so that it is long until they have to be looked for again.
         """
         place, size = self.first, self._size
-        for _, change_size in self._log:
+        for change_size in self._sizes:
             if self.end - place <= self._count_max // 2 and size <= self._bytes_max // 2:
                 break
             place += 1
@@ -165,8 +171,9 @@ class Group:
     def _trim(self) -> None:
         log, readers = self._log, self._readers
         while log and not readers[0]:
+            log.popleft()
             readers.popleft()
-            self._count(-log.popleft()[1])
+            self._count(-self._sizes.popleft())
             self.first += 1
 
     def _count(self, size: int) -> None:
@@ -207,6 +214,8 @@ class Watcher:
         "_own",
         "_promise",
         "_size",
+        "_skip",
+        "_start",
         "_walk",
         "failure",
         "group",
@@ -220,8 +229,11 @@ class Watcher:
         self._hub = hub
         self._bell = bell
         self._budget = budget
-        self._walk = Walk(wanted, (start, 0))
-        self._own: deque[Queued] = deque()  # what it read from history, and marks; comes first
+        # Where it would begin to read history, behind how many events; while it does, its walk.
+        self._start, self._skip = start, 0
+        self._walk: Walk | None = None
+        # What it read there, and marks; comes first. A deque would take more than all else of it.
+        self._own: list[Queued] = []
         self._size = 0
         self._known = 0  # events taken of a revision whose other pieces are still to come
         self._mark_place = -1  # a mark comes before the Change at that place of the group's log
@@ -255,7 +267,7 @@ class Watcher:
         """The next Change that waits here; None if none does."""
         group = self.group
         if self._own:
-            change, size = self._own.popleft()
+            change, size = self._own.pop(0)
             self._count(-size)
         elif group is None:
             return None
@@ -282,7 +294,11 @@ class Watcher:
     def step(self) -> None:
         """Read on in history, a bounded piece. For who is behind and has taken all there was."""
         if self.group is None and not self.is_closed and self.failure is None:
-            self._hub.step(self, self._walk)
+            walk = self._walk
+            if walk is None:
+                walk = self._walk = Walk(self.wanted, (self._start, 0))
+                walk.go_to(self._start, self._skip)
+            self._hub.step(self, walk)
 
     def close(self) -> None:
         """Nothing more is wanted. Idempotent."""
@@ -354,6 +370,7 @@ class Watcher:
     def admitted(self, group: Group) -> None:
         """Everything that was handed out has been read: it is synced."""
         self.group, self.place = group, group.join(self)
+        self._walk = None
         if self.mark_wanted:
             self._mark(group)
 
@@ -366,8 +383,7 @@ class Watcher:
         if self.place < group.end:
             revision = group.revision_at(self.place)
             skip = 0 if self._own else self._known
-        if self._walk.next <= (revision, 0):  # else it begins in the future
-            self._walk.go_to(revision, skip)
+        self._start, self._skip = max(revision, group.start), skip
         if self._mark_place >= 0:
             self._mark_place, self.mark_wanted = -1, True
         self.group = None

@@ -134,7 +134,7 @@ class Watch:
 
     async def __anext__(self) -> Change:
         """The next Change; the end once the watch is closed."""
-        watcher = self._inside()
+        watcher = self._watcher or self._inside()
         if self._taken >= TAKEN_MAX:
             # Answered without waiting, a fast reader would starve the node of its loop.
             self._taken = 0
