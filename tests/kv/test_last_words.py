@@ -31,7 +31,7 @@ SLOW = Weather(latency_ns=(5_000_000,))
 
 def sessions(node: Node[KvResult]) -> int:
     """How many sessions are open, as far as the member knows."""
-    machine = node.kv._machine  # pyright: ignore[reportPrivateUsage]
+    machine = node.kv._machine  # pyright: ignore[reportPrivateUsage] - its rows tell
     return sum(one.is_session for one in read_leases(machine.store, 0, 100))
 
 
